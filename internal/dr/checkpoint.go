@@ -1,0 +1,82 @@
+package dr
+
+import "time"
+
+// CheckpointKind says how a checkpoint's content was quiesced.
+type CheckpointKind uint8
+
+const (
+	CrashConsistent CheckpointKind = iota // a cut of the write order; nothing was quiesced
+	AppConsistent                         // guests were frozen by their agents
+	UserTagged                            // crash-consistent, asked for by a user
+)
+
+// String returns the stable name used in JSON and on the command line.
+func (k CheckpointKind) String() string {
+	switch k {
+	case CrashConsistent:
+		return "crash"
+	case AppConsistent:
+		return "app"
+	case UserTagged:
+		return "user"
+	}
+	return "unknown"
+}
+
+// Scope says over what a checkpoint is consistent.
+type Scope uint8
+
+const (
+	// Partial: each VM that is not listed as missing is crash-consistent by
+	// itself; no promise holds between VMs. The zero value, so that a point
+	// is never offered as a group point by omission.
+	Partial Scope = iota
+	// Group: one crash-consistent cut of all VMs of the domain: if a write is
+	// in the cut, so is every write that was acknowledged before it was issued.
+	Group
+)
+
+// String returns "partial" or "group".
+func (s Scope) String() string {
+	if s == Group {
+		return "group"
+	}
+	return "partial"
+}
+
+// Checkpoint is a point of a domain's history that recovery may choose. It
+// becomes a recovery point when the journal object that carries it is
+// published.
+type Checkpoint struct {
+	ID      CheckpointID
+	Seq     Seq       // it holds every record with a seq below this one
+	Time    time.Time // when the cut was taken, DRVA clock, UTC
+	Kind    CheckpointKind
+	Scope   Scope
+	Tag     string           // user's or agent's label; may be empty
+	Missing []VMID           // VMs the cut does not cover (Scope Partial)
+	Disks   []CheckpointDisk // every disk of the domain at this point
+}
+
+// CheckpointDisk is one disk as a checkpoint saw it.
+type CheckpointDisk struct {
+	ID     DiskID
+	VM     VMID
+	Size   int64 // bytes
+	Synced bool  // its baseline was complete: the disk can be recovered at this point
+}
+
+// Recoverable reports whether the whole domain can be recovered at c, and if
+// not, why.
+func (c *Checkpoint) Recoverable() (ok bool, why string) {
+	if len(c.Disks) == 0 {
+		return false, "no disk was protected yet"
+	}
+	for _, d := range c.Disks {
+		if !d.Synced {
+			return false, "baseline of disk " + d.ID.String() + " was not complete"
+		}
+	}
+	return true, ""
+}
