@@ -1,0 +1,15 @@
+// Package store is the contract between Holdfast and an object store, and the
+// home of its drivers (dir, mem), wrappers (retry) and the suite every driver
+// must pass (storetest).
+//
+// A container is a flat set of immutable objects under slash-separated keys.
+// Holdfast never overwrites: the only way to write is [Store.Create], which
+// fails when the name is taken. Names are therefore commits and fences, and
+// everything above relies on these properties of the store:
+//
+//   - create-once: of any number of concurrent Creates of one key exactly one
+//     succeeds, for ever, whatever was lost on the way;
+//   - durable when Create returns;
+//   - read-after-create and list-after-create;
+//   - ranges return exactly the bytes written.
+package store

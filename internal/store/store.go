@@ -1,0 +1,64 @@
+package store
+
+import (
+	"context"
+	"time"
+)
+
+// MaxObject bounds an object's size in bytes: 64 MiB, twice the largest
+// object Holdfast writes.
+const MaxObject = 64 << 20
+
+// MaxKey bounds a key's length in bytes.
+const MaxKey = 512
+
+// Info describes an object.
+type Info struct {
+	Key      string
+	Size     int64     // bytes
+	Modified time.Time // by the store's clock; for people, never for decisions
+}
+
+// Capabilities are what a driver declares about the store it is connected to;
+// shown to the operator, checked at start-up.
+type Capabilities struct {
+	Name       string // "dir", "mem"…
+	CreateOnce bool   // refused without it
+	Delete     bool   // the credentials may delete
+}
+
+// Store is an open container or a prefix of one. Implementations are safe for
+// concurrent use. Keys are relative, slash-separated, made of
+// [a-z0-9._/:-], not empty, without empty, "." or ".." elements; other keys
+// are refused with kind Invalid.
+//
+// Errors carry an errs.Kind: NotFound, Exists, Denied, Transient (the same
+// call may succeed when repeated), Unavailable (the store cannot be reached),
+// Full, Corrupt, Invalid. Retrying is store/retry's business alone.
+type Store interface {
+	// Create writes body under key if and only if no such key exists, and is
+	// durable on return. Kind Exists when the name is taken: by someone else,
+	// or by an earlier try of this very call whose answer was lost. body is
+	// not kept. With kind Transient or Unavailable the object may exist or
+	// may yet appear.
+	Create(ctx context.Context, key string, body []byte) error
+
+	// ReadRange fills p from offset off and returns the number of bytes read,
+	// short only at the object's end (then err is nil). off beyond the end
+	// gives 0. Kind NotFound when there is no such key.
+	ReadRange(ctx context.Context, key string, p []byte, off int64) (int, error)
+
+	// Stat describes the object.
+	Stat(ctx context.Context, key string) (Info, error)
+
+	// List returns, in ascending byte order, up to limit objects whose key
+	// begins with prefix and is greater than after. Fewer than limit means
+	// there are no more. limit is 1..1000.
+	List(ctx context.Context, prefix, after string, limit int) ([]Info, error)
+
+	// Delete removes the object; deleting a missing one succeeds.
+	Delete(ctx context.Context, key string) error
+
+	// Capabilities describes the store.
+	Capabilities() Capabilities
+}
