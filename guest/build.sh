@@ -1,0 +1,140 @@
+#!/bin/sh
+# Builds the test guest: OUTDIR/ledger.raw, a whole VM disk with boot code in
+# its first sectors and one ext4 partition that holds all the rest. Nothing in
+# it comes from outside the disk at boot.
+#
+#   usage: guest/build.sh OUTDIR
+#
+# Needs no root, no mount and no loop device. The kernel is Debian's own cloud
+# kernel: its package is downloaded and unpacked, never installed. The result
+# is rebuilt only when what goes into it changed; to move to a newer kernel,
+# remove OUTDIR/kernel.
+#
+#   sector 0          boot.img: GRUB's first stage, and the partition table
+#   sector 1…         core.img: GRUB with the few modules it needs and its menu
+#   1 MiB…            ext4 "ledgerroot": /boot (kernel, initial RAM file
+#                     system), /sbin/ledger, /ledger (the database)
+set -eu
+
+say() { printf 'guest: %s\n' "$*"; }
+die() { printf 'guest: %s\n' "$*" >&2; exit 1; }
+
+[ $# -eq 1 ] || die "usage: guest/build.sh OUTDIR"
+PATH=$PATH:/usr/sbin:/sbin
+mkdir -p "$1"
+out=$(cd "$1" && pwd)
+here=$(cd "$(dirname "$0")" && pwd)
+
+disk_mib=96
+part_mib=$((disk_mib - 1))
+grub=/usr/lib/grub/i386-pc
+meta=linux-image-cloud-amd64
+# Load order is the order of this list: each driver needs those before it.
+modules="virtio/virtio_ring virtio/virtio virtio/virtio_pci_legacy_dev virtio/virtio_pci_modern_dev
+	virtio/virtio_pci block/virtio_blk input/evdev acpi/button"
+# One processor and no self-tests: nothing here may cost boot time.
+cmdline="console=ttyS0 quiet loglevel=0 panic=-1 mitigations=off nokaslr random.trust_cpu=on tsc=reliable no_timer_check 8250.nr_uarts=1 i8042.noaux cryptomgr.notests rdinit=/init"
+
+need() { # need TOOL-OR-FILE PACKAGE
+	case $1 in
+	/*) [ -e "$1" ] || missing="$missing $2" ;;
+	*) command -v "$1" >/dev/null || missing="$missing $2" ;;
+	esac
+}
+missing=
+need apt-get apt; need dpkg dpkg; need cpio cpio; need mke2fs e2fsprogs; need sfdisk fdisk; need flock util-linux
+need grub-mkimage grub-common; need "$grub/boot.img" grub-pc-bin; need go "go (from go.dev)"
+[ -z "$missing" ] || die "missing:$missing (run 'make deps')"
+
+# Two builds into one directory take turns.
+exec 9>"$out/.lock"
+flock 9
+
+# --- the kernel: $out/kernel/NAME.deb unpacked, kept until removed
+if [ ! -e "$out/kernel/version" ]; then
+	package=$(apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*-cloud-amd64\)$/\1/p' | head -n 1)
+	[ -n "$package" ] || die "apt knows no package behind $meta (run 'apt-get update')"
+	say "downloading $package"
+	rm -rf "$out/kernel.tmp"
+	mkdir "$out/kernel.tmp"
+	# apt's download user cannot write here; what is downloaded is checked all the same.
+	user=$(id -un)
+	(cd "$out/kernel.tmp" && apt-get -qq -o APT::Sandbox::User="$user" download "$package") || die "download of $package failed"
+	say "unpacking it"
+	(cd "$out/kernel.tmp" && dpkg -x ./*.deb tree && sha256sum ./*.deb >version && rm ./*.deb)
+	rm -rf "$out/kernel"
+	mv "$out/kernel.tmp" "$out/kernel"
+fi
+kernel=$(echo "$out"/kernel/tree/boot/vmlinuz-*)
+drivers=$(echo "$out"/kernel/tree/lib/modules/*/kernel/drivers)
+
+# --- the two programs
+work=$out/work
+rm -rf "$work"
+mkdir -p "$work/initrd" "$work/root/boot" "$work/root/sbin"
+trap 'rm -rf "$work"' EXIT
+for p in init ledger; do
+	(cd "$here/.." && CGO_ENABLED=0 GOOS=linux GOARCH=amd64 GOFLAGS= \
+		go build -trimpath -buildvcs=false -ldflags '-s -w' -o "$work/$p" "./guest/$p") || die "go build of guest/$p failed"
+done
+
+# --- unchanged?
+stamp=$({ cat "$here/build.sh" "$out/kernel/version" "$work/init" "$work/ledger" "$grub/boot.img"
+	grub-mkimage --version; mke2fs -V 2>&1; } | sha256sum)
+if [ -e "$out/ledger.raw" ] && [ "$stamp" = "$(cat "$out/stamp" 2>/dev/null)" ]; then
+	say "$out/ledger.raw is up to date"
+	exit 0
+fi
+
+# --- initial RAM file system: the first program and the drivers, uncompressed
+# (emulated processors unpack slower than the boot loader reads)
+say "packing the initial RAM file system"
+(
+	cd "$work/initrd"
+	mkdir dev proc sys newroot modules
+	mv ../init init
+	n=10
+	for m in $modules; do
+		[ -e "$drivers/$m.ko" ] || die "the kernel has no driver $m"
+		cp "$drivers/$m.ko" "modules/$n-${m##*/}.ko"
+		n=$((n + 1))
+	done
+	find . -exec touch -h -d @0 {} +
+	find . | LC_ALL=C sort | cpio --quiet --reproducible -o -H newc -R 0:0
+) >"$work/root/boot/initrd.img"
+
+# --- root file system
+say "filling the root file system"
+cp "$kernel" "$work/root/boot/vmlinuz"
+mv "$work/ledger" "$work/root/sbin/ledger"
+mkdir "$work/root/dev" "$work/root/proc" "$work/root/sys" "$work/root/ledger"
+find "$work/root" -exec touch -h -d @0 {} +
+truncate -s "${part_mib}M" "$work/part.img"
+# A fixed identity and clock: the same inputs give the same image. The two
+# features left out are unknown to GRUB.
+E2FSPROGS_FAKE_TIME=1 mke2fs -q -t ext4 -b 4096 -m 0 -J size=4 -N 256 -L ledgerroot \
+	-U 6c656467-6572-4000-8000-000000000001 -E hash_seed=6c656467-6572-4000-8000-000000000002,root_owner=0:0,lazy_itable_init=0 \
+	-O ^metadata_csum_seed,^orphan_file,^resize_inode -d "$work/root" "$work/part.img"
+
+# --- boot loader and disk
+say "assembling the disk"
+cat >"$work/menu" <<MENU
+set root=(hd0,msdos1)
+linux /boot/vmlinuz $cmdline
+initrd /boot/initrd.img
+boot
+MENU
+grub-mkimage -O i386-pc -p /boot -c "$work/menu" -o "$work/core.img" biosdisk part_msdos ext2 linux boot
+[ "$(stat -c %s "$work/core.img")" -le $((2047 * 512)) ] || die "boot loader does not fit before the partition"
+disk=$work/disk.img
+truncate -s "${disk_mib}M" "$disk"
+printf 'label: dos\nlabel-id: 0x6c656467\nstart=2048, type=83, bootable\n' | sfdisk -q "$disk"
+# The first stage's own default is to load what follows it: core.img needs no
+# patching at sector 1. Bytes 440-511 stay the partition table's.
+dd if="$grub/boot.img" of="$disk" bs=440 count=1 conv=notrunc status=none
+dd if="$work/core.img" of="$disk" bs=512 seek=1 conv=notrunc status=none
+dd if="$work/part.img" of="$disk" bs=1M seek=1 conv=notrunc,sparse status=none
+rm -f "$out/stamp"
+mv "$disk" "$out/ledger.raw"
+echo "$stamp" >"$out/stamp"
+say "$out/ledger.raw: $disk_mib MiB, $(du -m "$out/ledger.raw" | cut -f 1) MiB used, kernel ${kernel##*/vmlinuz-}"
