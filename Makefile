@@ -1,0 +1,69 @@
+# Holdfast. `make demo` shows the main job; `make test` is what CI runs.
+GO            ?= go
+BIN           := bin
+BUILD         := build
+GOLANGCI      := $(BIN)/golangci-lint
+GOLANGCI_VER  := v2.15.0
+
+# What the demo needs: QEMU, and what builds the test guest's disk.
+DEMO_PACKAGES := qemu-system-x86 qemu-utils seabios e2fsprogs fdisk cpio zstd grub-pc-bin grub-common
+# What the tests need besides: the NBD peers and their tools.
+TEST_PACKAGES := qemu-block-extra nbdkit libnbd-bin python3-libnbd fio fuse3
+
+export CGO_ENABLED = 0
+GOFLAGS_BUILD := -trimpath -ldflags=-s\ -w
+
+.PHONY: all build demo deps deps-demo guest test check unit lint fmt race fuzz sim bench clean help
+
+all: build
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: ## build bin/holdfast
+	$(GO) build $(GOFLAGS_BUILD) -o $(BIN)/holdfast ./cmd/holdfast
+
+demo: deps-demo build guest ## protect two guests, lose the site, boot them from the store alone
+	$(BIN)/holdfast demo --image $(BUILD)/guest/ledger.raw
+
+guest: ## build the test guest's disk image
+	guest/build.sh $(BUILD)/guest
+
+deps-demo: ## install what the demo needs (Debian packages)
+	./.ci/install $(DEMO_PACKAGES)
+
+deps: ## install what demo and tests need (Debian packages)
+	./.ci/install $(DEMO_PACKAGES) $(TEST_PACKAGES)
+
+test: deps build guest check ## everything CI runs: checks, unit, simulation, peers, real guests
+	$(GO) test -timeout 20m -p 1 $(TESTFLAGS) $$($(GO) list ./... | grep -v -x -F -f .ci/unit-packages)
+
+check: fmt lint unit ## format, vet, lint, floors, documents, unit tests (under 2 minutes)
+
+fmt:
+	@out=$$(gofmt -l cmd guest internal test); if [ -n "$$out" ]; then echo "gofmt: $$out"; exit 1; fi
+
+lint: $(GOLANGCI)
+	$(GO) vet ./...
+	$(GOLANGCI) run ./...
+
+$(GOLANGCI):
+	GOBIN=$(CURDIR)/$(BIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VER)
+
+unit: ## the packages that need no real parts
+	$(GO) test $(TESTFLAGS) $$(cat .ci/unit-packages)
+
+race: ## unit tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race $$(cat .ci/unit-packages) ./internal/nbd/... ./internal/iofilter/... ./internal/drva/...
+
+sim: ## the cut simulation at length: make sim HOLDFAST_SIM_N=1000000
+	$(GO) test -count=1 -timeout 60m -v ./test/sim/...
+
+fuzz: ## every decoder, FUZZTIME each (default 30s)
+	.ci/fuzz $(or $(FUZZTIME),30s)
+
+bench: deps build ## side by side with the peers; writes build/bench.json
+	$(GO) run ./test/bench -out $(BUILD)/bench.json $(BENCHFLAGS)
+
+clean: ## remove what was built
+	rm -rf $(BIN) $(BUILD)

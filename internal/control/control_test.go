@@ -1,0 +1,192 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/internal/errs"
+)
+
+// site makes an authority and one box of each role in a temporary directory.
+func site(t *testing.T) (ca, host, drva string) {
+	t.Helper()
+	d := t.TempDir()
+	ca, host, drva = filepath.Join(d, "ca"), filepath.Join(d, "host"), filepath.Join(d, "drva")
+	if err := InitAuthority(ca, "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := Issue(ca, host, RoleHost, "h1", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := Issue(ca, drva, RoleDRVA, "d1", []string{"127.0.0.1"}); err != nil {
+		t.Fatal(err)
+	}
+	return ca, host, drva
+}
+
+func load(t *testing.T, dir string) *Credentials {
+	t.Helper()
+	c, err := LoadCredentials(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// connect dials from one box to another over loopback and returns both ends.
+func connect(t *testing.T, client, server *Credentials, clientExpects, serverExpects Role) (c, s *Link, err error) {
+	t.Helper()
+	ln, lerr := net.Listen("tcp", "127.0.0.1:0")
+	if lerr != nil {
+		t.Fatal(lerr)
+	}
+	defer ln.Close()
+	type result struct {
+		l   *Link
+		err error
+	}
+	accepted := make(chan result, 1)
+	go func() {
+		raw, err := ln.Accept()
+		if err != nil {
+			accepted <- result{nil, err}
+			return
+		}
+		l, err := server.Accept(context.Background(), raw, serverExpects)
+		accepted <- result{l, err}
+	}()
+	c, cerr := client.Dial(t.Context(), ln.Addr().String(), clientExpects)
+	r := <-accepted
+	if c != nil {
+		t.Cleanup(func() { c.Close() })
+	}
+	if r.l != nil {
+		t.Cleanup(func() { r.l.Close() })
+	}
+	return c, r.l, errors.Join(cerr, r.err)
+}
+
+func TestLinkProvesBothSides(t *testing.T) {
+	_, host, drva := site(t)
+	c, s, err := connect(t, load(t, host), load(t, drva), RoleDRVA, RoleHost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if role, name := s.Peer(); role != RoleHost || name != "h1" {
+		t.Fatalf("server sees %s %s", role, name)
+	}
+	if role, name := c.Peer(); role != RoleDRVA || name != "d1" {
+		t.Fatalf("client sees %s %s", role, name)
+	}
+	if _, err := c.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 5)
+	if _, err := io.ReadFull(s, got); err != nil || string(got) != "hello" {
+		t.Fatalf("got %q, %v", got, err)
+	}
+}
+
+func TestLinkRefusals(t *testing.T) {
+	_, host, drva := site(t)
+	_, strangerHost, _ := site(t)
+	for name, c := range map[string]struct {
+		client        string
+		expect, admit Role
+	}{
+		"other authority":      {strangerHost, RoleDRVA, RoleHost},
+		"host where drva due":  {host, RoleHost, RoleHost},
+		"wrong role of dialer": {drva, RoleDRVA, RoleHost},
+	} {
+		_, _, err := connect(t, load(t, c.client), load(t, drva), c.expect, c.admit)
+		if !errs.Is(err, errs.Denied) && !strings.Contains(err.Error(), "certificate") {
+			t.Errorf("%s: got %v, want denied", name, err)
+		}
+	}
+}
+
+func TestAuthorityIsNotReplaced(t *testing.T) {
+	ca, _, _ := site(t)
+	if err := InitAuthority(ca, "again"); !errs.Is(err, errs.Exists) {
+		t.Fatalf("got %v, want exists", err)
+	}
+}
+
+func TestKeysArePrivate(t *testing.T) {
+	_, host, _ := site(t)
+	key := filepath.Join(host, keyFile)
+	st, err := os.Stat(key)
+	if err != nil || st.Mode().Perm() != 0o600 {
+		t.Fatalf("mode %v, %v", st.Mode(), err)
+	}
+	if err := os.Chmod(key, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadCredentials(host); !errs.Is(err, errs.Denied) {
+		t.Fatalf("readable key: got %v, want denied", err)
+	}
+}
+
+func TestLocalCalls(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- ServeLocal(ctx, socket, map[string]Handler{
+			"/echo": func(_ context.Context, b []byte) (any, error) { return string(b), nil },
+			"/fail": func(context.Context, []byte) (any, error) {
+				return nil, errs.New("x.Y", errs.Full, "disk", "no room").WithRemedy("make room")
+			},
+		})
+	}()
+	deadline := time.Now().Add(5 * time.Second)
+	var out string
+	for {
+		err := CallLocal(ctx, socket, "/echo", "hi", &out)
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if strings.TrimSpace(out) != `"hi"` {
+		t.Fatalf("echo: %q", out)
+	}
+	err := CallLocal(ctx, socket, "/fail", nil, &out)
+	if !errs.Is(err, errs.Full) || errs.RemedyOf(err) != "make room" {
+		t.Fatalf("error arrived as %v, remedy %q", err, errs.RemedyOf(err))
+	}
+	if err := ServeLocal(ctx, socket, nil); !errs.Is(err, errs.Exists) {
+		t.Fatalf("second server: got %v, want exists", err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(socket); err == nil {
+		t.Fatal("socket is left behind")
+	}
+}
+
+func TestLocalSocketErrorsNameTheRemedy(t *testing.T) {
+	for _, socket := range []string{
+		filepath.Join(t.TempDir(), "missing", "s.sock"),
+		filepath.Join(t.TempDir(), strings.Repeat("x", 120)),
+	} {
+		err := ServeLocal(t.Context(), socket, nil)
+		if err == nil || errs.RemedyOf(err) == "" {
+			t.Errorf("%s: %v, remedy %q", socket, err, errs.RemedyOf(err))
+		}
+	}
+}
