@@ -1,6 +1,9 @@
 package dr
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // CheckpointKind says how a checkpoint's content was quiesced.
 type CheckpointKind uint8
@@ -24,6 +27,20 @@ func (k CheckpointKind) String() string {
 	return "unknown"
 }
 
+// MarshalText renders the stable name.
+func (k CheckpointKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText accepts the stable names only.
+func (k *CheckpointKind) UnmarshalText(b []byte) error {
+	for _, v := range []CheckpointKind{CrashConsistent, AppConsistent, UserTagged} {
+		if string(b) == v.String() {
+			*k = v
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not a kind of checkpoint", b)
+}
+
 // Scope says over what a checkpoint is consistent.
 type Scope uint8
 
@@ -45,26 +62,42 @@ func (s Scope) String() string {
 	return "partial"
 }
 
+// MarshalText renders "partial" or "group".
+func (s Scope) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText accepts "partial" and "group" only.
+func (s *Scope) UnmarshalText(b []byte) error {
+	switch string(b) {
+	case "group":
+		*s = Group
+	case "partial":
+		*s = Partial
+	default:
+		return fmt.Errorf("%q is not a scope of a checkpoint", b)
+	}
+	return nil
+}
+
 // Checkpoint is a point of a domain's history that recovery may choose. It
 // becomes a recovery point when the journal object that carries it is
 // published.
 type Checkpoint struct {
-	ID      CheckpointID
-	Seq     Seq       // it holds every record with a seq below this one
-	Time    time.Time // when the cut was taken, DRVA clock, UTC
-	Kind    CheckpointKind
-	Scope   Scope
-	Tag     string           // user's or agent's label; may be empty
-	Missing []VMID           // VMs the cut does not cover (Scope Partial)
-	Disks   []CheckpointDisk // every disk of the domain at this point
+	ID      CheckpointID     `json:"id"`
+	Seq     Seq              `json:"seq"`  // it holds every record with a seq below this one
+	Time    time.Time        `json:"time"` // when the cut was taken, DRVA clock, UTC
+	Kind    CheckpointKind   `json:"kind"`
+	Scope   Scope            `json:"scope"`
+	Tag     string           `json:"tag,omitempty"`     // user's or agent's label; may be empty
+	Missing []VMID           `json:"missing,omitempty"` // VMs the cut does not cover (Scope Partial)
+	Disks   []CheckpointDisk `json:"disks"`             // every disk of the domain at this point
 }
 
 // CheckpointDisk is one disk as a checkpoint saw it.
 type CheckpointDisk struct {
-	ID     DiskID
-	VM     VMID
-	Size   int64 // bytes
-	Synced bool  // its baseline was complete: the disk can be recovered at this point
+	ID     DiskID `json:"id"`
+	VM     VMID   `json:"vm"`
+	Size   int64  `json:"size"`   // bytes
+	Synced bool   `json:"synced"` // its baseline was complete: the disk can be recovered at this point
 }
 
 // Recoverable reports whether the whole domain can be recovered at c, and if
