@@ -1,0 +1,111 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+	"holdfast/internal/segment"
+)
+
+// head is the sealed content of t/<timeline>/HEAD.
+type head struct {
+	Timeline dr.TimelineID `json:"timeline"`
+	Created  time.Time     `json:"created"`
+	By       string        `json:"by"` // host that made the timeline
+	// Parent and Fork say where a branch began; zero for a first timeline.
+	Parent dr.TimelineID   `json:"parent"`
+	Fork   dr.CheckpointID `json:"fork"`
+	// Container is the digest of DOMAIN as the timeline's maker knew it: it
+	// authenticates that clear object.
+	Container string `json:"container"`
+}
+
+// claim is the sealed content of t/<timeline>/epoch/<epoch>.
+type claim struct {
+	Timeline dr.TimelineID `json:"timeline"`
+	Epoch    dr.Epoch      `json:"epoch"`
+	Host     string        `json:"host"`
+	Time     time.Time     `json:"time"`
+	Nonce    dr.UUID       `json:"nonce"` // tells own claims from others'
+}
+
+// storedVM is the sealed content of meta/<vm>/<seq>.
+type storedVM struct {
+	VM     dr.VMID     `json:"vm"`
+	Seq    dr.Seq      `json:"seq"`
+	Config dr.VMConfig `json:"config"`
+}
+
+// sealJSON seals v as a blob of the container.
+func (c *Container) sealJSON(h segment.Header, v any) ([]byte, error) {
+	plain, err := json.Marshal(v)
+	if err != nil {
+		return nil, errs.E("journal.sealJSON", errs.Internal, "", err)
+	}
+	if len(plain) > maxDocument/2 {
+		return nil, errs.New("journal.sealJSON", errs.Invalid, "", "the document is larger than 512 KiB")
+	}
+	h.Kind, h.Object, h.Domain = segment.Blob, dr.NewUUID(), c.domain.ID
+	h.Key, h.Window = c.domain.DataKey, Window
+	if h.Created.IsZero() {
+		h.Created = time.Now()
+	}
+	body, _, err := segment.SealBlob(c.key, h, plain)
+	return body, err
+}
+
+// openJSON reads and opens a blob of the container under key into v. Kind
+// Corrupt when its bytes are not what was written or it belongs elsewhere.
+func (c *Container) openJSON(ctx context.Context, key string, v any) (segment.Header, error) {
+	const op = "journal.openJSON"
+	body, err := readDocument(ctx, c.st, key)
+	if err != nil {
+		return segment.Header{}, errs.E(op, errs.Internal, key, err)
+	}
+	h, plain, err := segment.OpenBlob(c.key, body)
+	if err != nil {
+		return h, errs.E(op, errs.Internal, key, err)
+	}
+	if h.Domain != c.domain.ID {
+		return h, errs.New(op, errs.Corrupt, key, "the object belongs to another container")
+	}
+	if err := json.Unmarshal(plain, v); err != nil {
+		return h, errs.E(op, errs.Corrupt, key, err)
+	}
+	return h, nil
+}
+
+// readHead reads a timeline's HEAD and checks that it lies under its own name.
+func (c *Container) readHead(ctx context.Context, t dr.TimelineID) (head, error) {
+	const op = "journal.readHead"
+	var v head
+	if _, err := c.openJSON(ctx, headKey(t), &v); err != nil {
+		return v, err
+	}
+	if v.Timeline != t {
+		return v, errs.New(op, errs.Corrupt, headKey(t), "it is the HEAD of another timeline")
+	}
+	if !v.Parent.IsZero() || v.Fork != 0 {
+		return v, errs.New(op, errs.Invalid, headKey(t), fmt.Sprintf(
+			"the timeline is a branch of %s, which this release does not read", v.Parent)).
+			WithRemedy("use a newer release of Holdfast")
+	}
+	return v, nil
+}
+
+// normal is cfg as it reads back after being stored.
+func normal(cfg dr.VMConfig) dr.VMConfig {
+	var out dr.VMConfig
+	b, err := json.Marshal(cfg)
+	if err == nil {
+		err = json.Unmarshal(b, &out)
+	}
+	if err != nil {
+		return cfg
+	}
+	return out
+}

@@ -1,0 +1,218 @@
+package journal
+
+import (
+	"context"
+	"slices"
+	"sort"
+	"sync"
+	"time"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+	"holdfast/internal/segment"
+)
+
+// HistoryOptions say which history to read.
+type HistoryOptions struct {
+	// Timeline; zero is the current one: the youngest of the container.
+	Timeline dr.TimelineID
+	// Progress, if not nil, is called now and then while the history is read,
+	// on the reader's goroutine. It must not call the History.
+	Progress func(HistoryProgress)
+}
+
+// HistoryProgress tells how far reading a history has come. How long the
+// history is shows only at its end.
+type HistoryProgress struct {
+	Objects     int             // journal objects accepted
+	Checkpoints int             // checkpoints found
+	Newest      dr.ObjectNumber // last number looked at
+}
+
+// CheckpointInfo is a checkpoint of a history with where it lies and whether
+// it can be recovered.
+type CheckpointInfo struct {
+	dr.Checkpoint
+	Object      dr.ObjectNumber // the journal object that carries it
+	PublishedAt time.Time       // when that was written, publisher's clock
+	Recoverable bool
+	Why         string // why it is not recoverable
+}
+
+// objectRef is what is kept of an accepted object: 24 bytes, so that a month
+// of 5-second objects takes 12 MB.
+type objectRef struct {
+	number dr.ObjectNumber
+	size   int64
+	epoch  dr.Epoch
+	kind   segment.Kind
+	lost   bool // its content cannot be read
+}
+
+// History is a timeline as its container tells it: the accepted objects and
+// their checkpoints. It keeps about 24 bytes an object and 200 bytes a
+// checkpoint (disk lists that do not change are kept once); footers and
+// content stay in the store. Safe for concurrent use.
+type History struct {
+	c        *Container
+	timeline dr.TimelineID
+	progress func(HistoryProgress)
+
+	extending sync.Mutex // one Extend at a time
+
+	mu       sync.RWMutex // guards all below
+	chain    chain
+	unlinked bool // an object's loss left the chain's digest unknown at next
+	broken   bool // something lies at next that is not this history's
+	objects  []objectRef
+	points   []CheckpointInfo
+	problems []Problem
+	dropped  int             // problems beyond maxProblems
+	lostAt   dr.ObjectNumber // first object whose content is lost; 0: none
+	lostWhy  string
+	last     dr.Seq
+}
+
+// History reads a timeline from its beginning: heads, tails and footers of its
+// journal objects with readParallel reads at once, no content. Objects that
+// are damaged become problems and make the checkpoints that rest on them
+// unrecoverable; only the store's own failures and a missing timeline are
+// errors.
+func (c *Container) History(ctx context.Context, opts HistoryOptions) (*History, error) {
+	t, err := c.pickTimeline(ctx, opts.Timeline)
+	if err != nil {
+		return nil, err
+	}
+	h := &History{c: c, timeline: t, progress: opts.Progress, chain: newChain(Window)}
+	if err := h.Extend(ctx); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// Timeline returns which timeline this is the history of.
+func (h *History) Timeline() dr.TimelineID { return h.timeline }
+
+// Checkpoints returns all checkpoints, oldest first. The slice is the
+// caller's; what it points to is shared and must not be changed.
+func (h *History) Checkpoints() []CheckpointInfo {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return slices.Clone(h.points)
+}
+
+// Problems returns what was found wrong so far, in the order of the history.
+func (h *History) Problems() []Problem {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return slices.Clone(h.problems)
+}
+
+// LastSeq returns the newest seq the history's readable objects hold.
+func (h *History) LastSeq() dr.Seq {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.last
+}
+
+// Objects returns the number of accepted journal objects, fences included.
+func (h *History) Objects() int {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return len(h.objects)
+}
+
+// Newest returns the number of the last accepted object; 0 when there is none.
+func (h *History) Newest() dr.ObjectNumber {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if len(h.objects) == 0 {
+		return 0
+	}
+	return h.objects[len(h.objects)-1].number
+}
+
+// objectsUpTo returns the accepted objects with a number not above n.
+func (h *History) objectsUpTo(n dr.ObjectNumber) []objectRef {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	i := sort.Search(len(h.objects), func(i int) bool { return h.objects[i].number > n })
+	return h.objects[:i:i] // accepted objects never change
+}
+
+// take makes an accepted object part of the history.
+func (h *History) take(l *loaded) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ref := objectRef{number: l.number, size: l.size, epoch: l.header.Epoch, kind: l.header.Kind}
+	if err := l.damaged(); err != nil {
+		ref.lost = true
+		h.loseLocked(l.number, l.key, err)
+	}
+	h.objects = append(h.objects, ref)
+	if l.footer == nil {
+		return
+	}
+	if f := l.footer; f.Last >= f.First && f.Last > 0 {
+		if f.First <= h.last {
+			h.problemLocked(Problem{Object: l.key, What: "its records do not come after those of the objects before it", Kind: errs.Corrupt})
+		}
+		h.last = max(h.last, f.Last)
+	}
+	if l.footer.Checkpoint != nil {
+		h.addPointLocked(l)
+	}
+}
+
+func (h *History) addPointLocked(l *loaded) {
+	p := CheckpointInfo{Checkpoint: *l.footer.Checkpoint, Object: l.number, PublishedAt: l.header.Created}
+	if n := len(h.points); n > 0 {
+		before := &h.points[n-1]
+		if p.ID <= before.ID || p.Seq < before.Seq {
+			h.problemLocked(Problem{Object: l.key, What: "its checkpoint does not come after the one before it", Kind: errs.Corrupt})
+		}
+		if slices.Equal(p.Disks, before.Disks) {
+			p.Disks = before.Disks // kept once
+		}
+	}
+	p.Recoverable, p.Why = p.Checkpoint.Recoverable()
+	if h.lostAt != 0 {
+		p.Recoverable, p.Why = false, h.lostWhy
+	}
+	h.points = append(h.points, p)
+}
+
+// loseLocked notes that the content of object n is gone. Nobody can know which
+// blocks it held, so every later checkpoint rests on it.
+func (h *History) loseLocked(n dr.ObjectNumber, key string, err error) {
+	kind := errs.KindOf(err)
+	if kind == errs.Internal {
+		kind = errs.Corrupt
+	}
+	h.problemLocked(Problem{Object: key, What: err.Error(), Kind: kind})
+	if h.lostAt == 0 {
+		h.lostAt = n
+		h.lostWhy = "it rests on journal object " + key + ", which is damaged or missing"
+	}
+}
+
+func (h *History) problemLocked(p Problem) {
+	if len(h.problems) >= maxProblems {
+		h.dropped++
+		return
+	}
+	if !slices.ContainsFunc(h.problems, func(q Problem) bool { return q.Object == p.Object && q.What == p.What }) {
+		h.problems = append(h.problems, p)
+	}
+}
+
+// tellProgress calls the user's function.
+func (h *History) tellProgress() {
+	if h.progress == nil {
+		return
+	}
+	h.mu.RLock()
+	p := HistoryProgress{Objects: len(h.objects), Checkpoints: len(h.points), Newest: h.chain.next - 1}
+	h.mu.RUnlock()
+	h.progress(p)
+}

@@ -1,0 +1,63 @@
+package journal
+
+import "time"
+
+const (
+	// Window is W: how many numbers a publisher may have beyond its published
+	// prefix, and how far the history jumps after a FENCE. Part of the format;
+	// 8 objects of 5 s cover a store that answers in 40 s.
+	Window = 8
+
+	// FirstNumber is the number of a timeline's first object, always a FENCE.
+	FirstNumber = 1
+
+	// EpochCheckAge is how old the last look at the epoch claims may be, by the
+	// boot-time clock and by the wall clock, when an object counts as
+	// published: far below the age at which anything is ever deleted, so that a
+	// publisher that slept past its own removal notices.
+	EpochCheckAge = 10 * time.Minute
+
+	// readParallel is the number of concurrent small reads of a walk: hides a
+	// 10 ms store behind about 0.6 ms an object.
+	readParallel = 16
+
+	// guessTail is how many bytes of an object's end the first read takes, in
+	// the hope that footer and tail are inside: the footer of a 5 MiB object
+	// is about 20 KiB.
+	guessTail = 64 << 10
+
+	// maxStoredFooter bounds a sealed footer in bytes; the codec bounds its
+	// decompressed form to the same figure.
+	maxStoredFooter = 16 << 20
+
+	// maxDocument bounds DOMAIN, a wrapped key, HEAD, a claim and a stored VM
+	// configuration in bytes; real ones are below 8 KiB.
+	maxDocument = 1 << 20
+
+	// maxWraps bounds the wrapped keys looked at in one container, and
+	// maxPassphraseWraps those that cost an argon2id run each.
+	maxWraps           = 64
+	maxPassphraseWraps = 8
+
+	// maxEpochs bounds the claims of one timeline that are looked at: one
+	// restart an hour for over a century.
+	maxEpochs = 1 << 20
+
+	// listPage is the number of keys asked for at once: the most a store gives.
+	listPage = 1000
+
+	// maxTimelines bounds the timelines of a container that are looked at.
+	maxTimelines = 4096
+
+	// maxName bounds a domain's or host's name and a hint, in bytes.
+	maxName = 255
+
+	// maxProblems bounds the problems kept in memory and in a report; further
+	// ones are only counted.
+	maxProblems = 10_000
+
+	// retryFirst and retryMost are the bounds of a publisher's waits between
+	// two tries of the same object.
+	retryFirst = 100 * time.Millisecond
+	retryMost  = 15 * time.Second
+)

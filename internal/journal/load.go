@@ -1,0 +1,174 @@
+package journal
+
+import (
+	"context"
+
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+	"holdfast/internal/segment"
+)
+
+// loaded is a journal object's head, tail and footer, without its frames.
+type loaded struct {
+	number dr.ObjectNumber
+	key    string
+	size   int64
+
+	header   segment.Header
+	headErr  error // the header is not readable
+	digest   segment.Digest
+	tailErr  error // the digest and the footer's place are not readable
+	footer   *segment.Footer
+	bodyErr  error // the footer is not what was written
+	missing  bool  // gone, or not yet there
+	headRaw  []byte
+	frameEnd int64 // where the footer begins
+}
+
+// damaged says why the object's content cannot be used, or nil.
+func (l *loaded) damaged() error {
+	for _, err := range []error{l.headErr, l.tailErr, l.bodyErr} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *loaded) link() link {
+	return link{number: l.number, kind: l.header.Kind, epoch: l.header.Epoch, prev: l.header.Prev, digest: l.digest}
+}
+
+// load reads the ends of journal object n of size bytes with two or three
+// ranged reads. What the bytes themselves are guilty of is noted in the
+// result; an error is the store's and says nothing about the object.
+func (c *Container) load(ctx context.Context, t dr.TimelineID, n dr.ObjectNumber, size int64) (*loaded, error) {
+	l := &loaded{number: n, key: objectKey(t, n), size: size}
+	if size < segment.HeaderSize+segment.TailSize || size > segment.MaxObjectSize {
+		err := errs.New("journal.load", errs.Corrupt, l.key, "the object's size is not one a journal object has")
+		l.headErr, l.tailErr = err, err
+		return l, nil
+	}
+	end := make([]byte, min(size, guessTail+segment.HeaderSize))
+	if err := l.read(ctx, c, end, size-int64(len(end))); err != nil || l.missing || l.headErr != nil {
+		return l, err
+	}
+	if int64(len(end)) == size {
+		l.headRaw = end[:segment.HeaderSize]
+	} else {
+		l.headRaw = make([]byte, segment.HeaderSize)
+		if err := l.read(ctx, c, l.headRaw, 0); err != nil || l.missing || l.headErr != nil {
+			return l, err
+		}
+	}
+	l.parseHeader(c, t)
+	return l, l.parseEnd(ctx, c, end)
+}
+
+// read fills p; a store that says that the object is damaged is believed.
+func (l *loaded) read(ctx context.Context, c *Container, p []byte, off int64) error {
+	err := readExact(ctx, c.st, l.key, p, off)
+	switch {
+	case err == nil:
+		return nil
+	case errs.Is(err, errs.NotFound):
+		l.missing = true
+		return nil
+	case errs.Is(err, errs.Corrupt):
+		l.headErr, l.tailErr = err, err
+		return nil
+	}
+	return errs.E("journal.load", errs.Internal, l.key, err)
+}
+
+func (l *loaded) parseHeader(c *Container, t dr.TimelineID) {
+	h, err := segment.ParseHeader(l.headRaw)
+	if err == nil {
+		err = c.checkPlace(&h, t, l.number)
+	}
+	if err != nil {
+		l.headErr = errs.E("journal.load", errs.Internal, l.key, err)
+		return
+	}
+	l.header = h
+}
+
+// checkPlace compares what a header says about where it belongs with where it
+// was found.
+func (c *Container) checkPlace(h *segment.Header, t dr.TimelineID, n dr.ObjectNumber) error {
+	what := ""
+	switch {
+	case h.Domain != c.domain.ID:
+		what = "the object belongs to another container"
+	case h.Timeline != t:
+		what = "the object belongs to another timeline"
+	case h.Number != n:
+		what = "the object was written under another number"
+	case h.Window != Window:
+		what = "the object has another window"
+	case h.Kind == segment.Journal && h.Key != c.domain.DataKey:
+		what = "the object is sealed with a data key that is not open"
+	}
+	if what != "" {
+		return errs.New("journal.load", errs.Corrupt, "", what)
+	}
+	return nil
+}
+
+// parseEnd takes tail and footer from the object's last bytes, reading more
+// when the footer is longer than they are.
+func (l *loaded) parseEnd(ctx context.Context, c *Container, end []byte) error {
+	const op = "journal.load"
+	off, n, digest, err := segment.ParseTail(end[len(end)-segment.TailSize:])
+	if err == nil && (off+n+segment.TailSize != l.size || n > maxStoredFooter) {
+		err = errs.New(op, errs.Corrupt, "", "the tail does not fit the object's size")
+	}
+	if err != nil {
+		l.tailErr = errs.E(op, errs.Internal, l.key, err)
+		return nil
+	}
+	l.digest, l.frameEnd = digest, off
+	if l.headErr != nil || l.header.Kind != segment.Journal {
+		return nil
+	}
+	var sealed []byte
+	if at := int64(len(end)) - segment.TailSize - n; at >= 0 {
+		sealed = end[at : at+n]
+	} else {
+		sealed = make([]byte, n)
+		if err := l.read(ctx, c, sealed, off); err != nil || l.missing || l.headErr != nil {
+			return err
+		}
+	}
+	l.footer, err = segment.OpenFooter(c.key, l.header, l.headRaw, sealed)
+	if err != nil {
+		l.bodyErr = errs.E(op, errs.Internal, l.key, err)
+	}
+	return nil
+}
+
+// sized is a journal object as a list shows it.
+type sized struct {
+	number dr.ObjectNumber
+	size   int64
+}
+
+// loadAll loads objects concurrently; the result has their order. Its memory
+// is that of the footers of one list page.
+func (c *Container) loadAll(ctx context.Context, t dr.TimelineID, objects []sized) ([]*loaded, error) {
+	out := make([]*loaded, len(objects))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(readParallel)
+	for i, o := range objects {
+		g.Go(func() (err error) {
+			out[i], err = c.load(ctx, t, o.number, o.size)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
