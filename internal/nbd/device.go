@@ -1,5 +1,7 @@
 package nbd
 
+import "sync/atomic"
+
 // Kind is what a guest asks a disk to do.
 type Kind uint8
 
@@ -54,11 +56,31 @@ type Op struct {
 	depth int
 	conn  opOwner
 	slot  uint32 // index in the connection's pool
-	// (the loops may add private fields)
+
+	// What the loop remembers of the request, and what it needs to answer it.
+	cookie uint64
+	cmd    uint16        // wire command, which chooses the reply's shape
+	phase  atomic.Uint32 // rendezvous between the submitting loop and the completing goroutine
+	err    error         // the outcome, from finished to the reply
+	region []byte        // Read, BlockStatus: the whole reply, header room in front of the payload
+	hold   *buffer       // what Data lies in; released when the operation is recycled
+	next   *Op           // one list at a time: free, worker queue, done queue
+	span   span          // place in the direct file's range lock
 }
 
 // opOwner is the transmission loop an operation belongs to.
 type opOwner interface{ finished(op *Op, err error) }
+
+// ownerFunc makes a function the owner of an operation made by NewOp.
+type ownerFunc func(op *Op, err error)
+
+func (f ownerFunc) finished(op *Op, err error) { f(op, err) }
+
+// NewOp returns an operation that belongs to no connection: a layer's own
+// writes, tools and tests send it down a Device like any other. done hears of
+// its end, from any goroutine; afterwards the caller may fill the fields anew
+// and submit it again.
+func NewOp(done func(op *Op, err error)) *Op { return &Op{conn: ownerFunc(done)} }
 
 // Intercept makes c the next to hear of the completion. Called before the
 // operation is submitted further down.
@@ -81,6 +103,9 @@ func (op *Op) Complete(err error) {
 
 // Device executes operations. Implementations: a file or block device (the
 // primary), and layers over one.
+//
+// A layer may submit an operation further down later and from another
+// goroutine, but not after its connection's last operation has completed.
 type Device interface {
 	// Submit starts op, which is completed exactly once by op.Complete, either
 	// before Submit returns or later from any goroutine. Submit is called from

@@ -6,5 +6,20 @@
 // A loop parses requests in place, hands each as an [Op] to the export's
 // [Device] and writes replies in batches. Between the loop and the primary
 // disk stand at most a few layers (the host component's filter is one); each
-// takes part in an operation by Intercept-ing its completion.
+// takes part in an operation by Intercept-ing its completion. [File] is the
+// primary: a raw image or a block device. [Client] is the other end.
+//
+// # Order and durability
+//
+// A reply to a write means that the primary has it, and every later read on
+// any connection sees it. It is durable after a Flush that was sent later, on
+// any connection of the export, or at once with FUA. Requests in flight
+// together have no order among themselves; a direct file keeps writes that
+// share a block from undoing each other, as a disk would.
+//
+// # Goroutines
+//
+// Serve owns one goroutine per connection, which is its loop, and a writer
+// beside it for replies whose operation was completed by somebody else. A
+// File owns the goroutines that wait for the disk; a Client owns its reader.
 package nbd
