@@ -11,7 +11,7 @@ import (
 	"holdfast/internal/segment"
 )
 
-// head is the sealed content of t/<timeline>/HEAD.
+// head is the sealed content of t/<timeline>/head.
 type head struct {
 	Timeline dr.TimelineID `json:"timeline"`
 	Created  time.Time     `json:"created"`
@@ -19,7 +19,7 @@ type head struct {
 	// Parent and Fork say where a branch began; zero for a first timeline.
 	Parent dr.TimelineID   `json:"parent"`
 	Fork   dr.CheckpointID `json:"fork"`
-	// Container is the digest of DOMAIN as the timeline's maker knew it: it
+	// Container is the digest of the domain object as the timeline's maker knew it: it
 	// authenticates that clear object.
 	Container string `json:"container"`
 }
@@ -79,7 +79,7 @@ func (c *Container) openJSON(ctx context.Context, key string, v any) (segment.He
 	return h, nil
 }
 
-// readHead reads a timeline's HEAD and checks that it lies under its own name.
+// readHead reads a timeline's head and checks that it lies under its own name.
 func (c *Container) readHead(ctx context.Context, t dr.TimelineID) (head, error) {
 	const op = "journal.readHead"
 	var v head
@@ -87,7 +87,7 @@ func (c *Container) readHead(ctx context.Context, t dr.TimelineID) (head, error)
 		return v, err
 	}
 	if v.Timeline != t {
-		return v, errs.New(op, errs.Corrupt, headKey(t), "it is the HEAD of another timeline")
+		return v, errs.New(op, errs.Corrupt, headKey(t), "it is the head of another timeline")
 	}
 	if !v.Parent.IsZero() || v.Fork != 0 {
 		return v, errs.New(op, errs.Invalid, headKey(t), fmt.Sprintf(

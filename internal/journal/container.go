@@ -19,7 +19,7 @@ import (
 type Container struct {
 	st     store.Store
 	domain Domain
-	digest segment.Digest  // of DOMAIN
+	digest segment.Digest  // of the domain object
 	key    segment.DataKey // opens everything under domain.DataKey
 	hasher *segment.BlockHasher
 }
@@ -167,8 +167,8 @@ func Open(ctx context.Context, st store.Store, id Identity) (*Container, error) 
 			WithRemedy("restore the object from another copy of the container, or from the store's own versions")
 	}
 	if h.Container != digestText(digest) {
-		return nil, errs.New(op, errs.Corrupt, keyDomain, "DOMAIN is not the one this container was made with").
-			WithRemedy("somebody has replaced it: restore DOMAIN from another copy of the container")
+		return nil, errs.New(op, errs.Corrupt, keyDomain, "the domain object is not the one this container was made with").
+			WithRemedy("somebody has replaced it: restore the domain object from another copy of the container")
 	}
 	return c, nil
 }

@@ -26,7 +26,7 @@ type CreateOptions struct {
 // it creates a name once, lists what it created and returns exact ranges; a
 // store that does not is refused with the name of the property it lacks.
 //
-// The wrapped keys and the first timeline are written first and DOMAIN last,
+// The wrapped keys and the first timeline are written first and the domain object last,
 // so that there is either a whole container or none: after a crash Create may
 // be called again. Kind Exists when there is a container already, Invalid for
 // bad options or a place that holds something else.

@@ -57,7 +57,7 @@ func newDomain(id dr.DomainID, name string, now time.Time) Domain {
 	}
 }
 
-// parseDomain decodes DOMAIN and refuses what this release cannot read.
+// parseDomain decodes the domain object and refuses what this release cannot read.
 func parseDomain(body []byte) (Domain, error) {
 	const op = "journal.Open"
 	var d Domain
@@ -65,10 +65,10 @@ func parseDomain(body []byte) (Domain, error) {
 	switch {
 	case errors.Is(err, errNotDocument):
 		return d, errs.New(op, errs.Invalid, keyDomain, "this is not a Holdfast container: "+err.Error()).
-			WithRemedy("check the store's address; a container's DOMAIN object begins with \"holdfast container\"")
+			WithRemedy("check the store's address; a container's domain object begins with \"holdfast container\"")
 	case errs.Is(err, errs.Corrupt):
 		return d, errs.E(op, errs.Corrupt, keyDomain, err).
-			WithRemedy("restore DOMAIN from another copy of the container, or from the store's own versions")
+			WithRemedy("restore the domain object from another copy of the container, or from the store's own versions")
 	case err != nil:
 		return d, errs.E(op, errs.Internal, keyDomain, err)
 	}

@@ -33,10 +33,10 @@ type HistoryProgress struct {
 // it can be recovered.
 type CheckpointInfo struct {
 	dr.Checkpoint
-	Object      dr.ObjectNumber // the journal object that carries it
-	PublishedAt time.Time       // when that was written, publisher's clock
-	Recoverable bool
-	Why         string // why it is not recoverable
+	Object      dr.ObjectNumber `json:"object"`       // the journal object that carries it
+	PublishedAt time.Time       `json:"published_at"` // when that was written, publisher's clock
+	Recoverable bool            `json:"recoverable"`
+	Why         string          `json:"why,omitempty"` // why it is not recoverable
 }
 
 // objectRef is what is kept of an accepted object: 24 bytes, so that a month

@@ -10,8 +10,8 @@ import (
 
 // Names of a container's objects. They are part of the format.
 const (
-	keyDomain  = "DOMAIN"  // what the container is; written last
-	headName   = "HEAD"    // t/<timeline>/HEAD: where a timeline begins
+	keyDomain  = "domain"  // what the container is; written last
+	headName   = "head"    // t/<timeline>/head: where a timeline begins
 	prefixKeys = "keys/"   // keys/<data key>/<wrap>: the data key, wrapped for one recipient
 	prefixTime = "t/"      // t/<timeline>/…: one branch of history
 	prefixMeta = "meta/"   // meta/<vm>/<seq:016x>: VM configurations

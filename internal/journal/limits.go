@@ -30,7 +30,7 @@ const (
 	// decompressed form to the same figure.
 	maxStoredFooter = 16 << 20
 
-	// maxDocument bounds DOMAIN, a wrapped key, HEAD, a claim and a stored VM
+	// maxDocument bounds the domain object, a wrapped key, head, a claim and a stored VM
 	// configuration in bytes; real ones are below 8 KiB.
 	maxDocument = 1 << 20
 

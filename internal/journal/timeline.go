@@ -8,7 +8,7 @@ import (
 	"holdfast/internal/errs"
 )
 
-// timelines lists the timelines that have anything under their name, HEAD or
+// timelines lists the timelines that have anything under their name, head or
 // not. Cost: one small list a timeline.
 func (c *Container) timelines(ctx context.Context) ([]dr.TimelineID, error) {
 	var out []dr.TimelineID
@@ -52,8 +52,8 @@ func (c *Container) pickTimeline(ctx context.Context, t dr.TimelineID) (dr.Timel
 	var youngest head
 	for _, id := range all {
 		v, err := c.readHead(ctx, id)
-		if errs.Is(err, errs.NotFound) {
-			continue // begun, never finished
+		if errs.Is(err, errs.NotFound) || errs.Is(err, errs.Denied) && id != c.domain.Timeline {
+			continue // begun, never finished; or left by an interrupted Create, under a key that is gone
 		} else if err != nil {
 			return t, err
 		}
