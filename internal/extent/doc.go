@@ -7,5 +7,5 @@
 //
 // Ranges are plain values. Offsets and lengths are never negative and a range
 // ends at or below [MaxSize]; within that bound no operation overflows. The
-// package starts no goroutines and imports only the standard library.
+// package starts no goroutines.
 package extent

@@ -3,16 +3,17 @@ package extent
 import (
 	"iter"
 	"math/bits"
+
+	"holdfast/internal/dr"
 )
 
-// The grains, in bytes, as package dr names them; package segment, which sees
-// both, does not compile should they differ.
+// The units of capture and the largest disk, in bytes, by the short names
+// arithmetic wants.
 const (
-	BlockSize      = 4 << 10
-	ChunkSize      = 64 << 10
-	BlocksPerChunk = ChunkSize / BlockSize
-	// MaxSize bounds a disk, 64 TiB.
-	MaxSize = 64 << 40
+	BlockSize      = dr.BlockSize
+	ChunkSize      = dr.ChunkSize
+	BlocksPerChunk = dr.BlocksPerChunk
+	MaxSize        = dr.MaxDiskSize
 )
 
 // Range is Len bytes from byte Off of a disk (or of a chunk, where a function

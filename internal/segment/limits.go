@@ -1,9 +1,6 @@
 package segment
 
-import (
-	"holdfast/internal/dr"
-	"holdfast/internal/extent"
-)
+import "holdfast/internal/dr"
 
 // Sizes of the fixed parts of an object, in bytes. Part of the format.
 const (
@@ -64,15 +61,4 @@ const (
 	missingSize     = 16
 	checkpointDisk  = 16 + 16 + 8 + 1
 	compressionSlop = 64 // zstd's own framing of content it cannot shrink, per 64 KiB
-)
-
-// The words of packages dr and extent are the same grains: these arrays have
-// length 0, and a difference in either direction does not compile.
-var (
-	_ [extent.ChunkSize - dr.ChunkSize]struct{}
-	_ [dr.ChunkSize - extent.ChunkSize]struct{}
-	_ [extent.BlockSize - dr.BlockSize]struct{}
-	_ [dr.BlockSize - extent.BlockSize]struct{}
-	_ [extent.MaxSize - dr.MaxDiskSize]struct{}
-	_ [dr.MaxDiskSize - extent.MaxSize]struct{}
 )

@@ -5,13 +5,6 @@ import (
 	"time"
 )
 
-// MaxObject bounds an object's size in bytes: 64 MiB, twice the largest
-// object Holdfast writes.
-const MaxObject = 64 << 20
-
-// MaxKey bounds a key's length in bytes.
-const MaxKey = 512
-
 // Info describes an object.
 type Info struct {
 	Key      string
@@ -29,18 +22,21 @@ type Capabilities struct {
 
 // Store is an open container or a prefix of one. Implementations are safe for
 // concurrent use. Keys are relative, slash-separated, made of
-// [a-z0-9._/:-], not empty, without empty, "." or ".." elements; other keys
-// are refused with kind Invalid.
+// [a-z0-9._/:-], at most MaxKey bytes, without elements that are empty, begin
+// with a dot or are longer than MaxElement; other keys are refused with kind
+// Invalid ([CheckKey]). No key may be a directory of another: with "a/b"
+// there, Create of "a" may be refused with kind Invalid, and the reverse.
 //
 // Errors carry an errs.Kind: NotFound, Exists, Denied, Transient (the same
 // call may succeed when repeated), Unavailable (the store cannot be reached),
-// Full, Corrupt, Invalid. Retrying is store/retry's business alone.
+// Full, Corrupt, Invalid, Canceled (ctx ended). Retrying is store/retry's
+// business alone.
 type Store interface {
 	// Create writes body under key if and only if no such key exists, and is
 	// durable on return. Kind Exists when the name is taken: by someone else,
 	// or by an earlier try of this very call whose answer was lost. body is
-	// not kept. With kind Transient or Unavailable the object may exist or
-	// may yet appear.
+	// not kept; more than MaxObject bytes are Invalid. With kind Transient,
+	// Unavailable or Canceled the object may exist or may yet appear.
 	Create(ctx context.Context, key string, body []byte) error
 
 	// ReadRange fills p from offset off and returns the number of bytes read,
@@ -53,7 +49,8 @@ type Store interface {
 
 	// List returns, in ascending byte order, up to limit objects whose key
 	// begins with prefix and is greater than after. Fewer than limit means
-	// there are no more. limit is 1..1000.
+	// there are no more. limit is 1..MaxList. prefix may end inside an
+	// element; both may be empty.
 	List(ctx context.Context, prefix, after string, limit int) ([]Info, error)
 
 	// Delete removes the object; deleting a missing one succeeds.
