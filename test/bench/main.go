@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	args, do := os.Args[1:], measure
+	if len(args) > 0 && args[0] == "serve" {
+		args, do = args[1:], serve
+	}
+	if err := do(ctx, args); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+// options are the command line.
+type options struct {
+	out     string
+	only    *regexp.Regexp
+	rounds  int
+	seconds time.Duration
+	long    time.Duration
+	size    int64
+}
+
+func parseOptions(args []string) (options, error) {
+	var o options
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	fs.StringVar(&o.out, "out", "build/bench.json", "file of the results; raw rows go beside it")
+	only := fs.String("only", "", "measure only figures whose name matches this regular expression")
+	fs.IntVar(&o.rounds, "rounds", 5, "rounds; the figures are medians over them")
+	seconds := fs.Float64("seconds", 3, "length of one run")
+	long := fs.Float64("long", 60, "length of the long runs, in seconds")
+	size := fs.String("size", "4GiB", "size of the disks")
+	quick := fs.Bool("quick", false, "one round of one-second runs on small disks: proves that the bench works, measures nothing")
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	if fs.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	if *quick {
+		o.rounds, *seconds, *long, *size = 1, 1, 4, "512MiB"
+	}
+	o.seconds = time.Duration(*seconds * float64(time.Second))
+	o.long = time.Duration(*long * float64(time.Second))
+	var err error
+	if o.only, err = regexp.Compile(*only); err != nil {
+		return o, fmt.Errorf("-only: %w", err)
+	}
+	if o.size, err = parseSize(*size); err != nil {
+		return o, fmt.Errorf("-size: %w", err)
+	}
+	switch {
+	case o.rounds < 1:
+		return o, errors.New("-rounds: at least one")
+	case o.seconds < time.Second/2 || o.long < time.Second/2:
+		return o, errors.New("-seconds, -long: at least half a second")
+	case o.size < 64*mib || o.size%mib != 0:
+		return o, errors.New("-size: whole MiB, at least 64")
+	}
+	return o, nil
+}
+
+// parseSize reads a size in MiB or GiB.
+func parseSize(s string) (int64, error) {
+	for suffix, unit := range map[string]int64{"MiB": mib, "GiB": gib} {
+		if n, ok := strings.CutSuffix(s, suffix); ok {
+			v, err := strconv.ParseInt(n, 10, 32)
+			return v * unit, err
+		}
+	}
+	return 0, fmt.Errorf("%q: give a number of MiB or GiB", s)
+}
+
+// bench is one run of the program.
+type bench struct {
+	options
+	ctx     context.Context // for versions of peers; everything else gets it passed
+	dir     string          // temporary files, on the disk under test
+	sockets string
+	sp      *spawner
+	machine machine
+
+	rows    []row
+	figures []figure
+	notes   []string
+	samples []rpoSample
+}
+
+// measure is the program.
+func measure(ctx context.Context, args []string) (err error) {
+	o, err := parseOptions(args)
+	if err != nil {
+		return err
+	}
+	dir, release, err := claimDir(filepath.Join(filepath.Dir(o.out), "bench.tmp"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	sockets, err := os.MkdirTemp("", "holdfast-bench-") // short: a socket's path has at most 107 bytes
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(sockets)) }()
+	logs := filepath.Join(dir, "logs")
+	if err := os.Mkdir(logs, 0o755); err != nil {
+		return err
+	}
+	b := &bench{options: o, ctx: ctx, dir: dir, sockets: sockets, sp: newSpawner(logs)}
+	if b.machine, err = b.thisMachine(); err != nil {
+		return err
+	}
+	if err := b.all(ctx); err != nil {
+		return err
+	}
+	if err := b.save(); err != nil {
+		return err
+	}
+	return b.table(os.Stdout)
+}
+
+// claimDir makes the directory for temporary files, emptied of what a killed
+// run left. Two runs at a time would measure each other, so the second is
+// refused.
+func claimDir(dir string) (string, func() error, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return "", nil, err
+	}
+	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return "", nil, errors.Join(fmt.Errorf("another bench runs (%s is locked): %w", lock.Name(), err), lock.Close())
+	}
+	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o755)); err != nil {
+		return "", nil, errors.Join(err, lock.Close())
+	}
+	return dir, func() error {
+		return errors.Join(os.RemoveAll(dir), os.Remove(lock.Name()), lock.Close())
+	}, nil
+}
+
+// all measures what is wanted.
+func (b *bench) all(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	st := &stage{sp: b.sp, self: self, sockets: b.sockets, disk: filepath.Join(b.dir, "disk.raw"), second: filepath.Join(b.dir, "second.raw")}
+	if err := makeDisk(ctx, st.disk, b.size); err != nil {
+		return err
+	}
+	var wanted []ratio
+	for _, r := range ratios() {
+		if b.only.MatchString(r.name) {
+			wanted = append(wanted, r)
+		}
+	}
+	targets := []target{
+		st.qemuNBD(qemuNBD, false), st.nbdkit(), st.passthrough(passthrough, false),
+		st.qemuNBD(qemuNBDDirect, true), st.passthrough(passthroughDirect, true), st.mirror(),
+	}
+	if err := makeDisk(ctx, st.second, b.size); err != nil {
+		return err
+	}
+	if err := b.runRounds(ctx, wanted, []workload{qd1, qd32, seq64, half, flush, mix}, targets); err != nil {
+		return err
+	}
+	for _, r := range wanted {
+		f, err := r.compute(b.rows)
+		if err != nil {
+			return err
+		}
+		b.figures = append(b.figures, f)
+	}
+	return nil
+}

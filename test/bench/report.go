@@ -1,0 +1,157 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// machine says where and when a run was made.
+type machine struct {
+	Kernel   string            `json:"kernel"`
+	CPUs     int               `json:"cpus"`
+	Model    string            `json:"cpu_model"`
+	MemoryMB int64             `json:"memory_mb"`
+	Go       string            `json:"go"`
+	Peers    map[string]string `json:"peers"`
+	Started  time.Time         `json:"started"`
+	Load     []float64         `json:"load_averages"` // at the start
+}
+
+// raw is the content of the file of raw rows.
+type raw struct {
+	Machine machine     `json:"machine"`
+	Size    int64       `json:"disk_bytes"`
+	Rounds  int         `json:"rounds"`
+	Seconds float64     `json:"seconds"`
+	Long    float64     `json:"long_seconds"`
+	Rows    []row       `json:"rows"`
+	Notes   []string    `json:"notes"`
+	Samples []rpoSample `json:"rpo_samples,omitempty"`
+	Figures []rawFigure `json:"figures"`
+}
+
+// rpoSample is one look at how old the newest recoverable point is.
+type rpoSample struct {
+	Load    string    `json:"load"`
+	At      time.Time `json:"at"`
+	Seconds float64   `json:"rpo_s"`
+}
+
+// rawFigure is a figure with its spread.
+type rawFigure struct {
+	figure
+	Want string  `json:"want"`
+	Met  bool    `json:"met"`
+	Min  float64 `json:"min"`
+	Max  float64 `json:"max"`
+	Note string  `json:"note,omitempty"`
+}
+
+// thisMachine describes the machine; peers are asked for their versions.
+func (b *bench) thisMachine() (machine, error) {
+	m := machine{CPUs: runtime.NumCPU(), Go: runtime.Version(), Started: time.Now().UTC(), Peers: map[string]string{}}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return m, err
+	}
+	m.Kernel = unix.ByteSliceToString(u.Release[:])
+	m.Model = procField("/proc/cpuinfo", "model name")
+	if _, err := fmt.Sscan(procField("/proc/meminfo", "MemTotal"), &m.MemoryMB); err != nil {
+		return m, fmt.Errorf("memory size: %w", err)
+	}
+	m.MemoryMB /= 1024
+	avg, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return m, err
+	}
+	m.Load = make([]float64, 3)
+	if _, err := fmt.Sscan(string(avg), &m.Load[0], &m.Load[1], &m.Load[2]); err != nil {
+		return m, fmt.Errorf("load average: %w", err)
+	}
+	for _, peer := range []string{"qemu-nbd", "nbdkit", "qemu-storage-daemon", "nbdcopy", "fio"} {
+		out, err := b.sp.run(b.ctx, peer, peer, "--version")
+		if err != nil {
+			return m, fmt.Errorf("%w (make deps installs it)", err)
+		}
+		m.Peers[peer], _, _ = strings.Cut(string(out), "\n")
+	}
+	return m, nil
+}
+
+// procField returns the first value of a name in one of the kernel's tables.
+func procField(path, name string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == name {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
+}
+
+// save writes the results and, beside them, the raw rows.
+func (b *bench) save() error {
+	if err := writeJSON(b.out, b.figures); err != nil {
+		return err
+	}
+	r := raw{Machine: b.machine, Size: b.size, Rounds: b.rounds, Seconds: b.seconds.Seconds(), Long: b.long.Seconds(),
+		Rows: b.rows, Notes: b.notes, Samples: b.samples}
+	for _, f := range b.figures {
+		r.Figures = append(r.Figures, rawFigure{f, f.want.String(), f.want.holds(f.Value), f.min, f.max, f.note})
+	}
+	ext := filepath.Ext(b.out)
+	return writeJSON(strings.TrimSuffix(b.out, ext)+"-raw"+ext, r)
+}
+
+func writeJSON(path string, v any) error {
+	j, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return err
+	}
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, append(j, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// table shows the figures to a person.
+func (b *bench) table(w io.Writer) error {
+	fmt.Fprintf(w, "\n%d CPUs (%s), kernel %s, %s; disk %d MiB, %d rounds of %s, long runs %s; load average at the start %.2f\n\n",
+		b.machine.CPUs, b.machine.Model, b.machine.Kernel, b.machine.Go, b.size/mib, b.rounds, b.seconds, b.long, b.machine.Load[0])
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "figure\tvalue\tunit\tspread\tgoal\tmet\tagainst")
+	for _, f := range b.figures {
+		met := "-"
+		if f.want.sign != "" {
+			met = "no"
+			if f.want.holds(f.Value) {
+				met = "yes"
+			}
+		}
+		spread := "-"
+		if f.min != f.max {
+			spread = fmt.Sprintf("%.3g-%.3g", f.min, f.max)
+		}
+		fmt.Fprintf(t, "%s\t%.3f\t%s\t%s\t%s\t%s\t%s\n", f.Name, f.Value, f.Unit, spread, f.want, met, f.Against)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, n := range b.notes {
+		fmt.Fprintln(w, "note:", n)
+	}
+	return nil
+}
