@@ -19,7 +19,7 @@ const root = "../.."
 // floors: a package imports only lower floors or its own subtree. ADR 0002.
 var floors = map[string]int{
 	"dr": 0, "errs": 0, "extent": 0,
-	"durable": 1, "record": 1, "wire": 1, "segment": 1, "telemetry": 1,
+	"durable": 1, "record": 1, "wire": 1, "segment": 1,
 	"store": 2, "hypervisor": 2, "nbd": 2, "control": 2,
 	"replog": 3, "journal": 3,
 	"iofilter": 4, "drva": 4, "rocva": 4,
