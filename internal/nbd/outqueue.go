@@ -85,6 +85,13 @@ func (q *outQueue) writeTo(nc net.Conn) error {
 	for first := 0; first < len(q.segs) && err == nil; first += maxSegments {
 		err = q.writeSome(nc, q.segs[first:min(len(q.segs), first+maxSegments)])
 	}
+	q.discard()
+	return err
+}
+
+// discard releases what is queued, sent or not.
+func (q *outQueue) discard() {
+	q.closeSegment()
 	for i := range q.segs {
 		if h := q.segs[i].hold; h != nil {
 			h.release()
@@ -92,13 +99,19 @@ func (q *outQueue) writeTo(nc net.Conn) error {
 		q.segs[i] = segment{}
 	}
 	q.segs, q.pending = q.segs[:0], 0
-	if q.cur != nil && q.cur.alone() {
-		q.start, q.end = 0, 0 // start over where the cache is warm
-		if len(q.cur.b) > outSize {
-			q.drop()
-		}
+	q.reuse()
+}
+
+// reuse starts the current buffer over, where the cache is warm, if nobody
+// needs what is in it.
+func (q *outQueue) reuse() {
+	if q.cur == nil || q.end != q.start || !q.cur.alone() {
+		return
 	}
-	return err
+	q.start, q.end = 0, 0
+	if len(q.cur.b) > outSize {
+		q.drop()
+	}
 }
 
 func (q *outQueue) writeSome(nc net.Conn, segs []segment) error {

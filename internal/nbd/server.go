@@ -238,17 +238,40 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn, by *serving) {
 // transmit runs the transmission phase.
 func (s *Server) transmit(c *serverConn, h *handshake) {
 	log := s.log.With("export", h.chosen.Name, "client", h.conn.RemoteAddr())
-	l := newStreamLoop(h, s.pool)
-	halt := func() { l.nc.SetReadDeadline(time.Unix(1, 0)) }
-	kill := func() { l.nc.Close() }
-	if !s.enter(c, h.chosen, halt, kill) {
+	l := s.newLoop(h, log)
+	defer l.close()
+	if !s.enter(c, h.chosen, l.halt, l.kill) {
 		return
 	}
 	log.Debug("nbd connection", "structured", h.structured, "tls", h.secure)
 	if err := l.run(); err != nil && !quiet(err) {
 		log.Warn("nbd connection ended", "err", err)
 	}
-	h.conn.Close()
+}
+
+// runner is a transmission loop as the server handles it. close is called
+// last, by the goroutine that made the loop; halt and kill by any.
+type runner interface {
+	run() error
+	halt()
+	kill()
+	close()
+}
+
+// newLoop chooses the loop: a ring for a direct file where there can be one.
+func (s *Server) newLoop(h *handshake, log *slog.Logger) runner {
+	if f := h.chosen.File; f == nil || !f.direct {
+		return newStreamLoop(h, s.pool)
+	}
+	if s.opts.NoRing {
+		return newStreamLoop(h, s.pool)
+	}
+	l, err := newRingLoop(h, s.pool, log)
+	if err != nil {
+		log.Warn("direct disk is served by worker threads, slower: no io_uring for this connection", "err", err)
+		return newStreamLoop(h, s.pool)
+	}
+	return l
 }
 
 // quiet reports whether an error is an ordinary way for a connection to end.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"time"
 )
 
 // Rendezvous between the loop that submits an operation and the goroutine
@@ -75,6 +76,14 @@ func (l *streamLoop) run() error {
 	l.in.release()
 	return err
 }
+
+// halt asks the loop to end in good order, kill breaks the connection; any
+// goroutine.
+func (l *streamLoop) halt() { l.nc.SetReadDeadline(time.Unix(1, 0)) }
+
+func (l *streamLoop) kill() { l.nc.Close() }
+
+func (l *streamLoop) close() { l.nc.Close() }
 
 // serve is the loop proper. It returns nil after an orderly end.
 func (l *streamLoop) serve() error {
