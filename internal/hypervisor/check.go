@@ -1,0 +1,90 @@
+package hypervisor
+
+import (
+	"fmt"
+	"net"
+	"slices"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+)
+
+// Check reports what is wrong with a spec, before any driver looks at it. The
+// error's kind is Invalid.
+func (s *Spec) Check() error {
+	c := &s.Config
+	var fault error
+	switch {
+	case c.ID.IsZero():
+		fault = fmt.Errorf("the VM has no identity")
+	case c.Name == "" || len(c.Name) > 255:
+		fault = fmt.Errorf("the VM's name %q is empty or too long", c.Name)
+	case c.CPUs < 1 || c.CPUs > MaxCPUs:
+		fault = fmt.Errorf("%d processors are not in 1…%d", c.CPUs, MaxCPUs)
+	case c.MemoryMiB < MinMemoryMiB || c.MemoryMiB > MaxMemoryMiB:
+		fault = fmt.Errorf("%d MiB of memory are not in %d…%d", c.MemoryMiB, MinMemoryMiB, MaxMemoryMiB)
+	case c.Firmware != "bios" && c.Firmware != "uefi":
+		fault = fmt.Errorf(`firmware %q is neither "bios" nor "uefi"`, c.Firmware)
+	case !slices.Contains([]Accelerator{AutoAccelerator, KVM, TCG}, s.Accelerator):
+		fault = fmt.Errorf("accelerator %q is not known", s.Accelerator)
+	default:
+		fault = s.checkDisks()
+		if fault == nil {
+			fault = s.checkNICs()
+		}
+	}
+	if fault != nil {
+		return errs.E("hypervisor.Check", errs.Invalid, c.Name, fault)
+	}
+	return nil
+}
+
+func (s *Spec) checkDisks() error {
+	disks := s.Config.Disks
+	if len(disks) == 0 || len(disks) > MaxDisks {
+		return fmt.Errorf("%d disks are not in 1…%d", len(disks), MaxDisks)
+	}
+	seen := map[dr.DiskID]bool{}
+	for _, d := range disks {
+		src, ok := s.Sources[d.ID]
+		switch {
+		case d.ID.IsZero() || seen[d.ID]:
+			return fmt.Errorf("disk %q has no identity of its own", d.Name)
+		case d.Size <= 0 || d.Size > dr.MaxDiskSize:
+			return fmt.Errorf("disk %q of %d bytes", d.Name, d.Size)
+		case !slices.Contains([]string{"virtio", "scsi", "nvme", "ide"}, d.Bus):
+			return fmt.Errorf("disk %q is on unknown bus %q", d.Name, d.Bus)
+		case !ok:
+			return fmt.Errorf("disk %q has no source", d.Name)
+		case (src.Path == "") == (src.Socket == ""):
+			return fmt.Errorf("disk %q needs either a path or a socket", d.Name)
+		case src.Path != "" && src.Export != "":
+			return fmt.Errorf("disk %q is a file and has no export", d.Name)
+		}
+		seen[d.ID] = true
+	}
+	if len(s.Sources) != len(disks) {
+		return fmt.Errorf("%d sources for %d disks", len(s.Sources), len(disks))
+	}
+	return nil
+}
+
+func (s *Spec) checkNICs() error {
+	nics := s.Config.NICs
+	if len(nics) > MaxNICs {
+		return fmt.Errorf("%d network cards are more than %d", len(nics), MaxNICs)
+	}
+	for i, n := range nics {
+		if mac, err := net.ParseMAC(n.MAC); err != nil || len(mac) != 6 || mac[0]&1 != 0 {
+			return fmt.Errorf("network card %d: %q is not a card's address", i, n.MAC)
+		}
+		target, ok := s.Networks[n.Network]
+		if !ok {
+			return fmt.Errorf("network card %d: network %q is mapped to nothing", i, n.Network)
+		}
+		if target.Kind != Isolated && target.Kind != User {
+			return fmt.Errorf("network card %d: unknown kind of network", i)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,132 @@
+package hypervisor
+
+import (
+	"context"
+	"time"
+
+	"holdfast/internal/dr"
+)
+
+// Provider runs virtual machines. All methods are safe for concurrent use.
+type Provider interface {
+	// Name says which driver this is, as "qemu".
+	Name() string
+	// Capabilities says what the driver can do here. Constant after New.
+	Capabilities() Capabilities
+	// Start makes a VM of spec and starts it. It returns once the VM is
+	// Running, or Paused when that was asked for. On error nothing is left
+	// running. Kinds: Invalid (spec), Exists (this VM runs already), NotFound
+	// (a disk is missing), Unavailable (the platform cannot), Canceled.
+	Start(ctx context.Context, spec Spec) (VM, error)
+	// Close kills every VM that still runs, waits for their ends and frees
+	// what the provider holds. Start fails afterwards.
+	Close() error
+}
+
+// VM is one run of a virtual machine. All methods are safe for concurrent use.
+type VM interface {
+	// Status returns the state now, without asking the platform.
+	Status() Status
+	// Serial returns the path of the unix socket that carries the first serial
+	// port, or "" when Spec did not ask for one. What the guest says while
+	// nobody is connected is lost: start Paused, connect, then Resume.
+	Serial() string
+	// Events returns the VM's events, in order. There is one channel for one
+	// reader; it is bounded (Event.Lost counts what did not fit) and closed
+	// after the event of the final state.
+	Events() <-chan Event
+	// Pause halts the processors; what the guest wrote so far stays in its
+	// disks' caches. No effect on a Paused VM. Kinds: Conflict (final state).
+	Pause(ctx context.Context) error
+	// Resume lets a Paused VM run; no effect on a Running one. After an I/O
+	// error the failed operation is repeated, and the VM may be Paused again
+	// at once. Kinds: Conflict (final state).
+	Resume(ctx context.Context) error
+	// Stop asks the guest to shut down (ACPI power button) and returns when it
+	// has. No effect on a VM in a final state. A guest that does not obey in
+	// opt.Limit is Running again and the error is Transient, or is killed when
+	// opt.Force is set. Kinds besides: Conflict (Paused, and no Force).
+	Stop(ctx context.Context, opt StopOptions) error
+	// Kill ends the VM at once, as pulling the plug does, and returns when it
+	// is gone. No effect on a VM in a final state.
+	Kill(ctx context.Context) error
+	// Wait returns the final status once there is one. Kinds: Canceled.
+	Wait(ctx context.Context) (Status, error)
+}
+
+// Capabilities says what a driver can do.
+type Capabilities struct {
+	NBD         bool // disks may be NBD exports on unix sockets
+	Serial      bool // VM.Serial
+	Pause       bool // Pause, Resume, Spec.Paused
+	OrderlyStop bool // Stop reaches the guest
+	UEFI        bool // firmware "uefi" can be had on this host
+	IOErrors    bool // a disk error pauses the VM and is an event
+}
+
+// Spec is everything a VM is started from.
+type Spec struct {
+	Config  dr.VMConfig
+	Sources map[dr.DiskID]Source // one for every disk of Config
+	StartOptions
+}
+
+// Source says where a disk's bytes are: Path or Socket, not both.
+type Source struct {
+	Path   string // a raw image file or a block device on this host
+	Socket string // a unix socket on which an NBD server exports the disk
+	Export string // the NBD export's name; may be empty
+}
+
+// Accelerator says how the guest's instructions are run.
+type Accelerator string
+
+// The accelerators.
+const (
+	AutoAccelerator Accelerator = ""    // KVM where it was proved to work, else TCG
+	KVM             Accelerator = "kvm" // the processor runs them
+	TCG             Accelerator = "tcg" // emulation: slow, works everywhere
+)
+
+// NetworkKind says what stands behind a network. The zero value is Isolated.
+type NetworkKind uint8
+
+const (
+	// Isolated joins the cards of one VM on the same network, and nothing else.
+	Isolated NetworkKind = iota
+	// User gives the guest addresses and name resolution from a network of its
+	// own that reaches neither the host nor anything beyond.
+	User
+)
+
+// Network is what a recorded network name is mapped to.
+type Network struct {
+	Kind NetworkKind
+}
+
+// StartOptions are the choices of one start. The zero value starts a VM
+// without serial port, running, on the best accelerator.
+type StartOptions struct {
+	WorkDir     string // where the run's private directory is made; "": the system's temporary directory
+	Accelerator Accelerator
+	Serial      bool               // give the VM a serial port on a unix socket
+	Paused      bool               // leave it Paused before the first instruction
+	ExitOnReset bool               // a guest that resets ends, Stopped, instead of booting again
+	Direct      bool               // local disks bypass the host's page cache
+	Networks    map[string]Network // by recorded network name; every card's must be there
+}
+
+// StopOptions say how far an orderly stop may go. The zero value waits
+// DefaultStopLimit and then gives up.
+type StopOptions struct {
+	Limit time.Duration // for the guest to obey; 0: DefaultStopLimit
+	Force bool          // kill the VM when it did not
+}
+
+// EffectiveLimit returns Limit or its default.
+func (o StopOptions) EffectiveLimit() time.Duration {
+	if o.Limit <= 0 {
+		return DefaultStopLimit
+	}
+	return o.Limit
+}

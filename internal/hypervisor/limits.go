@@ -1,0 +1,23 @@
+package hypervisor
+
+import "time"
+
+const (
+	// MaxDisks bounds the disks of a VM: what fits the slots of the smallest
+	// machine type beside the network cards.
+	MaxDisks = 16
+	// MaxNICs bounds the network cards of a VM, as ESXi and common practice do (10 there).
+	MaxNICs = 8
+	// MaxCPUs bounds the processors of a VM: more needs options we do not set.
+	MaxCPUs = 255
+	// MinMemoryMiB and MaxMemoryMiB bound a VM's memory, MiB: no guest boots
+	// in less, no host we run on has more.
+	MinMemoryMiB = 8
+	MaxMemoryMiB = 16 << 20
+	// DefaultStopLimit is how long an orderly stop may take when StopOptions
+	// names no limit: what guests of the field need to shut services down.
+	DefaultStopLimit = 2 * time.Minute
+	// eventQueue bounds the events of one VM nobody has read yet. When it is
+	// full the oldest goes, and a later one says how many went.
+	eventQueue = 64
+)

@@ -1,0 +1,26 @@
+// Package qemu runs virtual machines as QEMU processes on this host: the
+// embedded hypervisor driver, which needs no management layer.
+//
+// A [Provider] starts one QEMU per VM as its direct child and talks to it over
+// a socket pair (QMP, QEMU's JSON protocol) that no other process can reach.
+// What else a run needs, the serial port's socket and the copy of a UEFI
+// variable store, lies in a directory of mode 0700 that goes when the VM ends.
+// Processes are ended by their handle, never by name.
+//
+// Names inside QEMU, for whoever uses [VM.Execute]; N counts from 0 in the
+// order of the VM's configuration:
+//
+//	diskN        block node of format raw, on top: what the guest sees
+//	diskN-file   protocol node beneath it: a local file, block device or NBD export
+//	diskN-dev    the guest's device; it stops the VM on an I/O error
+//	nicN         network back end
+//	nicN-dev     the guest's network card
+//
+// So a filter is put in front of a running disk by blockdev-reopen of diskN
+// with another "file", and taken out of a dead one by qom-set of
+// /machine/peripheral/diskN-dev.
+//
+// Each VM has two goroutines: one, bound to its thread, that started the
+// process and waits for it, and one that reads QMP. The first ends the second
+// and makes the final move; nobody else does.
+package qemu

@@ -1,0 +1,120 @@
+package qemu
+
+import (
+	"context"
+
+	"holdfast/internal/errs"
+	"holdfast/internal/hypervisor"
+)
+
+// Status returns the state now.
+func (v *VM) Status() hypervisor.Status { return v.life.Status() }
+
+// Serial returns the serial port's socket, or "".
+func (v *VM) Serial() string { return v.serial }
+
+// Events returns the VM's events.
+func (v *VM) Events() <-chan hypervisor.Event { return v.life.Events() }
+
+// PID returns the number of the QEMU process, for operators and for tests that
+// pull the plug.
+func (v *VM) PID() int { return v.proc.pid() }
+
+// Execute runs one QMP command and stores its answer in result; args and
+// result may be nil. Safe for concurrent use. A command whose ctx ends may
+// still take effect. Kinds: Conflict (QEMU refused), Unavailable (it is gone),
+// Full, Canceled.
+func (v *VM) Execute(ctx context.Context, command string, args, result any) error {
+	return v.qmp.execute(ctx, command, args, result)
+}
+
+// Pause halts the processors.
+func (v *VM) Pause(ctx context.Context) error { return v.toggle(ctx, "qemu.Pause", "stop") }
+
+// Resume lets a Paused VM run.
+func (v *VM) Resume(ctx context.Context) error { return v.toggle(ctx, "qemu.Resume", "cont") }
+
+// toggle runs a command that QEMU itself takes as done when there is nothing
+// to do. The event that moves the state comes before the command's answer.
+func (v *VM) toggle(ctx context.Context, op, command string) error {
+	if s := v.Status(); s.State.Final() {
+		return errs.New(op, errs.Conflict, v.name, "the VM is "+s.State.String()+": "+s.Reason)
+	}
+	if err := v.qmp.execute(ctx, command, nil, nil); err != nil {
+		return errs.E(op, errs.Internal, v.name, err)
+	}
+	return nil
+}
+
+// Stop asks the guest to shut down.
+func (v *VM) Stop(ctx context.Context, opt hypervisor.StopOptions) error {
+	err := v.orderly(ctx, opt)
+	if err != nil && opt.Force && ctx.Err() == nil {
+		return v.Kill(ctx)
+	}
+	return err
+}
+
+// orderly shuts the guest down, or leaves it Running.
+func (v *VM) orderly(ctx context.Context, opt hypervisor.StopOptions) error {
+	switch s := v.Status(); {
+	case s.State.Final():
+		return nil
+	case s.State == hypervisor.Paused:
+		return errs.New("qemu.Stop", errs.Conflict, v.name, "a paused guest cannot shut down")
+	}
+	v.life.Move(hypervisor.Stopping, "")
+	limited, cancel := context.WithTimeout(ctx, opt.EffectiveLimit())
+	defer cancel()
+	err := v.press(limited)
+	if err == nil {
+		return nil
+	}
+	v.life.Move(hypervisor.Running, "the guest did not shut down")
+	if limited.Err() != nil && ctx.Err() == nil {
+		return errs.New("qemu.Stop", errs.Transient, v.name,
+			"the guest did not shut down in "+opt.EffectiveLimit().String())
+	}
+	return errs.E("qemu.Stop", errs.Internal, v.name, err)
+}
+
+// press presses the power button until the VM ends, or a pause makes that
+// impossible.
+func (v *VM) press(ctx context.Context) error {
+	for {
+		err := v.qmp.execute(ctx, "system_powerdown", nil, nil)
+		if err != nil && !errs.Is(err, errs.Unavailable) { // it may just have ended
+			return err
+		}
+		round, cancel := context.WithTimeout(ctx, pressEvery)
+		s, err := v.life.Await(round, func(s hypervisor.State) bool { return s.Final() || s == hypervisor.Paused })
+		cancel()
+		switch {
+		case err == nil && s.State == hypervisor.Paused:
+			return errs.New("qemu.Stop", errs.Conflict, v.name, "the VM was paused while it shut down: "+s.Reason)
+		case err == nil || ctx.Err() != nil:
+			return err
+		}
+	}
+}
+
+// Kill ends the process and waits for it to be gone.
+func (v *VM) Kill(ctx context.Context) error {
+	v.kill()
+	_, err := v.Wait(ctx)
+	return err
+}
+
+// kill ends the process and notes that this was wanted.
+func (v *VM) kill() {
+	if v.Status().State.Final() {
+		return
+	}
+	v.killed.Store(true)
+	if err := v.proc.kill(); err != nil {
+		v.log.Warn("kill failed", "err", err)
+	}
+}
+
+// Wait returns the final status once there is one.
+func (v *VM) Wait(ctx context.Context) (hypervisor.Status, error) { return v.life.Wait(ctx) }

@@ -1,0 +1,199 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync/atomic"
+
+	"holdfast/internal/errs"
+	"holdfast/internal/hypervisor"
+)
+
+// VM is one QEMU process. Besides hypervisor.VM it takes QMP commands.
+type VM struct {
+	name    string   // immutable, as all up to exited
+	dir     string   // the run's private directory; removed at its end
+	args    []string // QEMU's arguments
+	disks   []string // configured name of each disk, by its place
+	serial  string
+	paused  bool   // leave it Paused after the start
+	release func() // frees the VM's place in its provider
+	log     *slog.Logger
+	life    *hypervisor.Lifecycle
+	proc    *process // set by launch before anybody else sees the VM, as qmp
+	qmp     *qmp
+	exited  chan struct{} // closed by watch after the final move
+	killed  atomic.Bool   // somebody wanted the process to be killed
+
+	fate fate // owned by the goroutine that reads QMP; by watch after that ended
+}
+
+// fate is what QMP told about how the run goes and why it ends.
+type fate struct {
+	ioError  string // words for the I/O error that is about to pause the VM
+	shutdown string // reason of the SHUTDOWN event
+}
+
+var _ hypervisor.VM = (*VM)(nil)
+
+// launch starts the process and brings the VM to Running or Paused. On error
+// the process is gone.
+func (v *VM) launch(ctx context.Context, binary string, dieWithParent bool) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, errors.New("QEMU did not come up in time"))
+	defer cancel()
+	proc, conn, err := newProcess(binary, v.args, dieWithParent)
+	if err != nil {
+		v.discard()
+		return err
+	}
+	v.proc, v.qmp = proc, newQMP(conn, v.onEvent)
+	started := make(chan error, 1)
+	go v.watch(started)
+	if err := <-started; err != nil {
+		<-v.exited
+		return errs.E("qemu.Start", errs.Unavailable, binary, err)
+	}
+	go v.qmp.run()
+	if err := v.bringUp(ctx); err != nil {
+		died := errs.Is(err, errs.Unavailable) // by itself, as far as QMP can tell
+		v.kill()
+		<-v.exited
+		return v.startError(err, died)
+	}
+	return nil
+}
+
+// bringUp talks to a fresh QEMU until it is in the state asked for.
+func (v *VM) bringUp(ctx context.Context) error {
+	if err := v.qmp.negotiate(ctx); err != nil {
+		return err
+	}
+	if v.paused {
+		v.life.Move(hypervisor.Paused, "started paused")
+		return nil
+	}
+	if err := v.qmp.execute(ctx, "cont", nil, nil); err != nil {
+		return err
+	}
+	_, err := v.life.Await(ctx, func(s hypervisor.State) bool { return s != hypervisor.Starting })
+	return err
+}
+
+// startError adds QEMU's own words to a failed start.
+func (v *VM) startError(err error, died bool) error {
+	words := v.proc.tail.String()
+	if !died || words == "" {
+		return errs.E("qemu.Start", errs.Internal, v.name, err)
+	}
+	e := errs.New("qemu.Start", errs.Unavailable, v.name, "QEMU ended at once: "+words)
+	if strings.Contains(words, `Failed to get`) && strings.Contains(words, `lock`) {
+		e.Kind = errs.Conflict
+		return e.WithRemedy("another process uses a disk of this VM; end it first")
+	}
+	return e
+}
+
+// discard frees what a run holds besides its process.
+func (v *VM) discard() {
+	if err := os.RemoveAll(v.dir); err != nil {
+		v.log.Warn("run directory not removed", "err", err)
+	}
+	v.release()
+}
+
+// watch starts the process, waits for its end and makes the final move. The
+// VM's place is free before anybody hears of the end, so that it can be
+// started again at once.
+func (v *VM) watch(started chan<- error) {
+	defer close(v.exited)
+	up, err := v.proc.run(started)
+	if up {
+		<-v.qmp.done // the process's end is the socket's end: its last events are in
+	}
+	v.qmp.conn.Close()
+	state, reason := v.verdict(err)
+	v.discard()
+	v.life.Move(state, reason)
+	v.log.Info("vm ended", "state", state.String(), "reason", reason)
+}
+
+// verdict says what kind of end it was.
+func (v *VM) verdict(err error) (hypervisor.State, string) {
+	switch v.fate.shutdown {
+	case "":
+	case "guest-panic":
+		return hypervisor.Crashed, "the guest panicked"
+	case "host-signal":
+		return hypervisor.Stopped, "QEMU was told to end by a signal"
+	default:
+		return hypervisor.Stopped, v.fate.shutdown
+	}
+	if v.killed.Load() {
+		return hypervisor.Stopped, "killed"
+	}
+	reason := "QEMU ended unexpectedly"
+	if err != nil {
+		reason = fmt.Sprintf("QEMU ended: %v", err)
+	}
+	if words := v.proc.tail.String(); words != "" {
+		reason += ": " + words
+	}
+	return hypervisor.Crashed, reason
+}
+
+// onEvent takes QMP events, in order, from the goroutine that reads them.
+func (v *VM) onEvent(event string, data json.RawMessage) {
+	var d struct {
+		Reason    string `json:"reason"`
+		Node      string `json:"node-name"`
+		Device    string `json:"device"`
+		Operation string `json:"operation"`
+		Action    string `json:"action"`
+	}
+	// Fields of other events may have other types; those we do not use.
+	if err := json.Unmarshal(data, &d); err != nil && len(data) > 0 {
+		v.log.Debug("event with unknown fields", "op", event)
+	}
+	switch event {
+	case "RESUME":
+		v.fate.ioError = ""
+		v.life.Move(hypervisor.Running, "")
+	case "STOP":
+		reason := v.fate.ioError
+		if reason == "" {
+			reason = "paused"
+		}
+		v.life.Move(hypervisor.Paused, reason)
+	case "SHUTDOWN":
+		v.fate.shutdown = d.Reason
+	case "RESET":
+		if d.Reason == "guest-reset" {
+			v.life.Emit(hypervisor.Event{Kind: hypervisor.GuestReset, Detail: d.Reason})
+		}
+	case "GUEST_PANICKED":
+		v.life.Emit(hypervisor.Event{Kind: hypervisor.GuestPanic})
+	case "BLOCK_IO_ERROR":
+		disk := v.diskOf(d.Node, d.Device)
+		words := fmt.Sprintf("%s error on disk %s: %s", d.Operation, disk, d.Reason)
+		if d.Action == "stop" {
+			v.fate.ioError = words
+		}
+		v.life.Emit(hypervisor.Event{Kind: hypervisor.IOError, Disk: disk, Detail: words})
+	}
+}
+
+// diskOf returns the configured name of the disk QEMU speaks of.
+func (v *VM) diskOf(node, device string) string {
+	for i, name := range v.disks {
+		id := fmt.Sprintf("disk%d", i)
+		if node == id || strings.Contains(device+"/", "/"+id+"-dev/") {
+			return name
+		}
+	}
+	return node
+}
