@@ -1,0 +1,239 @@
+package iofilter
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+	"holdfast/internal/wire"
+)
+
+// Config says what a host protects, and how. It is plain data, read from JSON.
+type Config struct {
+	Domain dr.DomainID `json:"domain"`
+	Host   dr.HostID   `json:"host"`
+	Name   string      `json:"name"`          // host name, for people
+	Ack    string      `json:"ack,omitempty"` // ack rule: "async" (default), "ordered", "sync"
+	VMs    []VM        `json:"vms"`
+
+	// RingBytes is the payload retained until the DRVA has it durably; 0 means
+	// DefaultRing.
+	RingBytes int64 `json:"ring_bytes,omitempty"`
+	// StallLimit is how long a write waits for room in a full stream while
+	// none is being freed; 0 means DefaultStallLimit.
+	StallLimit Duration `json:"stall_limit,omitempty"`
+	// SyncBandwidth bounds what the first copy and resyncs read, in bytes a
+	// second; 0 means no bound.
+	SyncBandwidth int64 `json:"sync_bandwidth,omitempty"`
+}
+
+// VM is a protected virtual machine on the host.
+type VM struct {
+	Config dr.VMConfig `json:"config"` // what recovery builds the VM from; disk sizes are filled in
+	Disks  []Disk      `json:"disks"`
+}
+
+// Disk is one protected disk of a VM.
+type Disk struct {
+	ID     dr.DiskID `json:"id"`
+	Name   string    `json:"name"`             // unique inside its VM; also the NBD export
+	Path   string    `json:"path"`             // raw image file or block device: the primary
+	Socket string    `json:"socket"`           // unix socket the disk is served on
+	Direct bool      `json:"direct,omitempty"` // bypass the host's page cache
+}
+
+// Duration is a time span written as in "500ms".
+type Duration time.Duration
+
+// MarshalText renders d as time.Duration does.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText parses what time.ParseDuration does.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return err
+	}
+	*d = Duration(v)
+	return nil
+}
+
+func (c *Config) ring() int64 {
+	if c.RingBytes == 0 {
+		return DefaultRing
+	}
+	return c.RingBytes
+}
+
+func (c *Config) stallLimit() time.Duration {
+	if c.StallLimit == 0 {
+		return DefaultStallLimit
+	}
+	return time.Duration(c.StallLimit)
+}
+
+func (c *Config) ackRule() dr.AckRule {
+	rule, _ := dr.ParseAckRule(c.Ack) // Validate has judged the word; "" is async, the zero value
+	return rule
+}
+
+func invalid(object, remedy, format string, a ...any) error {
+	return errs.E("iofilter.Validate", errs.Invalid, object, fmt.Errorf(format, a...)).WithRemedy(remedy)
+}
+
+// Validate checks the configuration against itself and against the host it is
+// to run on: files and directories must be there. Errors are of kind Invalid
+// and say what to change.
+func (c *Config) Validate() error {
+	switch {
+	case c.Domain.IsZero():
+		return invalid("domain", "set domain to the UUID of the protected domain", "no domain is named")
+	case c.Host.IsZero():
+		return invalid("host", "set host to a UUID of its own, once and for all", "no host is named")
+	case c.Name == "" || len(c.Name) > maxName:
+		return invalid("name", "set name to the host's name", "the host's name must have 1 to %d bytes", maxName)
+	case c.RingBytes != 0 && (c.RingBytes < MinRing || c.RingBytes > MaxRing):
+		return invalid("ring_bytes", "leave it out for 64 MiB", "%d is not within %d and %d", c.RingBytes, int64(MinRing), int64(MaxRing))
+	case c.StallLimit < 0 || time.Duration(c.StallLimit) > pressureLimit:
+		return invalid("stall_limit", "leave it out for 500ms", "%v is not within 0 and %v", time.Duration(c.StallLimit), pressureLimit)
+	case c.SyncBandwidth < 0:
+		return invalid("sync_bandwidth", "leave it out for no limit", "%d bytes a second is negative", c.SyncBandwidth)
+	}
+	if _, ok := dr.ParseAckRule(c.Ack); !ok && c.Ack != "" {
+		return invalid("ack", "use async, ordered or sync", "%q is no ack rule", c.Ack)
+	}
+	return c.validateVMs()
+}
+
+// seen finds what must be unique.
+type seen struct {
+	vms     map[dr.VMID]bool
+	disks   map[dr.DiskID]bool
+	paths   map[string]bool
+	sockets map[string]bool
+}
+
+func (c *Config) validateVMs() error {
+	s := seen{make(map[dr.VMID]bool), make(map[dr.DiskID]bool), make(map[string]bool), make(map[string]bool)}
+	disks := 0
+	for i := range c.VMs {
+		vm := &c.VMs[i]
+		name := vm.Config.Name
+		switch {
+		case name == "" || len(name) > maxName:
+			return invalid("vms", "set config.name", "the name of VM %d must have 1 to %d bytes", i, maxName)
+		case vm.Config.ID.IsZero():
+			return invalid(name, "set config.id to the VM's UUID", "the VM has no id")
+		case s.vms[vm.Config.ID]:
+			return invalid(name, "give each VM its own id", "duplicate VM %v", vm.Config.ID)
+		}
+		s.vms[vm.Config.ID] = true
+		if err := s.validateDisks(vm); err != nil {
+			return err
+		}
+		disks += len(vm.Disks)
+	}
+	if disks == 0 || disks > maxDisks {
+		return invalid("vms", "name the disks to protect; use several domains for more", "a host protects 1 to %d disks, not %d", maxDisks, disks)
+	}
+	return nil
+}
+
+func (s *seen) validateDisks(vm *VM) error {
+	names := make(map[string]bool)
+	for i := range vm.Disks {
+		d := &vm.Disks[i]
+		object := vm.Config.Name + "/" + d.Name
+		switch {
+		case d.Name == "" || len(d.Name) > maxName:
+			return invalid(vm.Config.Name, "set name, as in disk0", "the name of disk %d must have 1 to %d bytes", i, maxName)
+		case names[d.Name]:
+			return invalid(object, "give each disk of a VM its own name", "duplicate disk name")
+		case d.ID.IsZero():
+			return invalid(object, "set id to the disk's UUID", "the disk has no id")
+		case s.disks[d.ID]:
+			return invalid(object, "give each disk its own id", "duplicate disk %v", d.ID)
+		}
+		names[d.Name], s.disks[d.ID] = true, true
+		if err := s.validatePath(d, object); err != nil {
+			return err
+		}
+		if err := s.validateSocket(d, object); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *seen) validatePath(d *Disk, object string) error {
+	real, err := filepath.EvalSymlinks(d.Path)
+	if err != nil {
+		return invalid(object, "name an existing raw image or block device", "the primary cannot be found: %w", err)
+	}
+	if real, err = filepath.Abs(real); err != nil {
+		return invalid(object, "use an absolute path", "the primary cannot be found: %w", err)
+	}
+	if s.paths[real] {
+		return invalid(object, "protect each disk once", "duplicate disk: %s is named twice", d.Path)
+	}
+	s.paths[real] = true
+	st, err := os.Stat(real)
+	switch {
+	case err != nil:
+		return invalid(object, "make the primary accessible", "the primary cannot be examined: %w", err)
+	case st.Mode().IsRegular() && st.Size() == 0:
+		return invalid(object, "create the disk with its size first", "the primary is empty")
+	case st.Size() > dr.MaxDiskSize:
+		return invalid(object, "use smaller disks", "the primary is larger than 64 TiB")
+	}
+	return nil
+}
+
+func (s *seen) validateSocket(d *Disk, object string) error {
+	path, err := filepath.Abs(d.Socket)
+	if d.Socket == "" || err != nil {
+		return invalid(object, "set socket to the path the hypervisor connects to", "the disk has no socket")
+	}
+	dir := filepath.Dir(path)
+	switch {
+	case len(d.Socket) > maxSocketPath:
+		return invalid(object, "choose a shorter directory", "the socket's path is longer than %d bytes", maxSocketPath)
+	case s.sockets[path]:
+		return invalid(object, "give each disk its own socket", "duplicate socket %s", d.Socket)
+	}
+	s.sockets[path] = true
+	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+		return invalid(object, "create the directory "+dir, "the socket's directory does not exist")
+	}
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return invalid(object, "run as a user who may write to "+dir, "the socket's directory is not writable: %w", err)
+	}
+	return nil
+}
+
+// hello is what the host says of itself; sizes are those of the disks.
+func (c *Config) hello(disks []*disk) wire.Hello {
+	h := wire.Hello{Domain: c.Domain, Host: c.Host, Name: c.Name, Ack: c.ackRule().String()}
+	index := 0
+	for i := range c.VMs {
+		vm := wire.HelloVM{Config: c.VMs[i].Config}
+		vm.Config.Disks = append([]dr.VMDisk(nil), vm.Config.Disks...)
+		for range c.VMs[i].Disks {
+			d := disks[index]
+			vm.Disks = append(vm.Disks, wire.HelloDisk{Index: d.index, Disk: d.info})
+			for j := range vm.Config.Disks {
+				if vm.Config.Disks[j].ID == d.info.ID {
+					vm.Config.Disks[j].Size = d.info.Size
+				}
+			}
+			index++
+		}
+		h.VMs = append(h.VMs, vm)
+	}
+	return h
+}

@@ -1,0 +1,92 @@
+package iofilter
+
+import "time"
+
+// Every bound of the package. A guest's write waits for the DRVA at most
+// ackLimit, of which at most pressureLimit for room in the stream: with a
+// primary that answers in 200 ms that is below 2 s whatever the DRVA does.
+const (
+	// DefaultRing is the payload a host retains for a DRVA that restarts: at
+	// 100 MB/s of writes it covers 0.6 s, at the usual 2 MB/s half a minute.
+	DefaultRing = 64 << 20
+	// MinRing and MaxRing bound what may be configured.
+	MinRing = 4 << 20
+	MaxRing = 4 << 30
+	// ringGrain is the payload per descriptor: as many descriptors as blocks,
+	// so that descriptors run out first only if most records have no payload.
+	ringGrain = 4096
+
+	// DefaultStallLimit is how long a write waits for room in a full stream
+	// while none is being freed.
+	DefaultStallLimit = 500 * time.Millisecond
+	// pressureLimit is how long writes wait for room in one stretch even if a
+	// little is freed all the time: a queue of writes waits for the sum.
+	pressureLimit = 800 * time.Millisecond
+	// pressureEnd is how empty the stream must get for a stretch to end.
+	pressureEnd = 0.75
+	// pressureEcho is how long after a stretch an arriving operation is taken
+	// to have waited, unseen, in its socket since the stretch began.
+	pressureEcho = 100 * time.Millisecond
+	// ackLimit is how long a write waits for the DRVA's acknowledgement,
+	// counted from its arrival.
+	ackLimit = 1800 * time.Millisecond
+
+	// leaveFill is how empty the stream must be to end tracking, and what the
+	// sync cursor leaves free for live writes.
+	leaveFill = 0.5
+	// A host that has just left tracking and must go back stays there longer
+	// each time, and no write waits for room again so soon: a DRVA that is too
+	// slow for good must not stall the guests once a second.
+	dwellMin    = time.Second
+	dwellMax    = time.Minute
+	dwellMemory = time.Minute
+	noWaitAfter = 30 * time.Second
+
+	// napTime and napBytes: with asynchronous acknowledgement the sender
+	// collects for so long, or so much, before it sends. Without it the sender
+	// and the other side wake for every write, which costs a third of the
+	// throughput at queue depth 32.
+	napTime  = 1500 * time.Microsecond
+	napBytes = 512 << 10
+
+	// Link timing. A DRVA that says nothing for peerSilence is taken as dead;
+	// either side pings after pingEvery.
+	dialTimeout      = 5 * time.Second
+	handshakeTimeout = 10 * time.Second
+	pingEvery        = 2 * time.Second
+	peerSilence      = 8 * time.Second
+	backoffMin       = 50 * time.Millisecond
+	backoffMax       = time.Second
+	// refusedRetry: what a DRVA refuses takes a person to change.
+	refusedRetry = 15 * time.Second
+
+	// maxAnswer bounds the body of any frame after the handshake; the largest
+	// is an Ack of 512 spans, about 12 KiB.
+	maxAnswer = 16 << 10
+	// maxOutbox bounds answers waiting to be sent; a DRVA that asks faster
+	// than it reads is not sane.
+	maxOutbox = 64 << 10
+	// readBuffer is the receiver's buffer.
+	readBuffer = 64 << 10
+
+	// maxDisks bounds the disks of a host: a Hello must fit its frame.
+	maxDisks = 500
+	// maxName bounds names of hosts, VMs and disks.
+	maxName = 255
+	// maxSocketPath is the kernel's bound for a unix socket (108 with its zero).
+	maxSocketPath = 107
+
+	// syncWindow is what the cursor reads under one range lock; the guest's
+	// writes to that range wait for one read of it. syncHole is the longest
+	// run of zeroes recorded at once.
+	syncWindow = 1 << 20
+	syncHole   = 1 << 30
+	// syncRetry is the pause after the primary failed to be read.
+	syncRetry = time.Second
+
+	// drainLimit is how long a stopping host waits for the DRVA to have
+	// everything.
+	drainLimit = 5 * time.Second
+	// never is a deadline that does not come.
+	never = time.Duration(1<<63 - 1)
+)

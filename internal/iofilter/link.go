@@ -1,0 +1,239 @@
+package iofilter
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"crypto/rand"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+	"holdfast/internal/wire"
+)
+
+// dialer opens a connection to the DRVA, mutually authenticated.
+type dialer func(ctx context.Context) (net.Conn, error)
+
+// flusher is what a connection has that gathers small writes.
+type flusher interface{ Flush() error }
+
+// linkState is the connection to the DRVA. Guarded by the outlet's mutex.
+type linkState struct {
+	up       bool // the DRVA has said Welcome on this connection
+	replayed bool // what an earlier connection left has been sent again
+	session  dr.Session
+	nonce    uint64     // names this run of the stream
+	cursor   dr.HostSeq // the next record to send
+	replayTo dr.HostSeq // records below are replayed
+	rush     dr.HostSeq // records up to here are sent without a nap
+	outbox   []byte     // answers to be sent, whole frames
+	err      error      // why there is no link; nil while there is one
+}
+
+func newNonce() uint64 {
+	var b [8]byte
+	rand.Read(b[:]) // never fails: crypto/rand.Read stops the program instead
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+// errStreamLost says that the DRVA cannot continue the stream: a new one is
+// begun on the next connection.
+var errStreamLost = errors.New("the DRVA does not have the earlier part of this host's stream")
+
+// runLink keeps a connection to the DRVA until ctx is done.
+func (o *outlet) runLink(ctx context.Context, dial dialer) {
+	pause, told := backoffMin, ""
+	for ctx.Err() == nil {
+		welcomed, err := o.connect(ctx, dial)
+		o.down(err)
+		if ctx.Err() != nil {
+			return
+		}
+		if words := err.Error(); welcomed || words != told {
+			o.log.LogAttrs(ctx, slog.LevelWarn, "no link to the DRVA", slog.Any("err", err), slog.String("remedy", errs.RemedyOf(err)))
+			told = words
+		}
+		switch {
+		case errors.Is(err, errStreamLost):
+			pause = backoffMin
+		case refusal(err):
+			pause = refusedRetry
+		case welcomed:
+			pause = backoffMin
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, backoffMax)
+	}
+}
+
+// refusedError is a Refuse of the DRVA.
+type refusedError struct{ error }
+
+func (e refusedError) Unwrap() error { return e.error }
+
+// refusal reports whether err is a refusal that will not change by itself.
+func refusal(err error) bool {
+	var r refusedError
+	return errors.As(err, &r) && !errs.Is(r.error, errs.Transient) && !errs.Is(r.error, errs.Unavailable)
+}
+
+// connect makes one connection and serves it until it ends. It reports whether
+// the DRVA had welcomed the host.
+func (o *outlet) connect(ctx context.Context, dial dialer) (welcomed bool, err error) {
+	const op = "iofilter.connect"
+	dctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	conn, err := dial(dctx)
+	cancel()
+	if err != nil {
+		return false, errs.E(op, errs.KindOf(err), "drva", err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	in := &frameReader{r: bufio.NewReaderSize(conn, readBuffer)}
+	if err := o.handshake(conn, in); err != nil {
+		return false, errs.E(op, errs.KindOf(err), "drva", err)
+	}
+	o.log.LogAttrs(ctx, slog.LevelInfo, "link to the DRVA is up")
+	received := make(chan error, 1)
+	lctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		received <- o.receive(conn, in)
+		cancel() // ends the sender's sleep
+		conn.Close()
+	}()
+	sendErr := o.send(lctx, conn)
+	conn.Close()
+	err = <-received
+	if sendErr != nil && !errors.Is(sendErr, net.ErrClosed) && !errors.Is(sendErr, context.Canceled) {
+		err = sendErr
+	}
+	return true, errs.E(op, errs.KindOf(err), "drva", err)
+}
+
+// handshake says Hello and takes in the answer.
+func (o *outlet) handshake(conn net.Conn, in *frameReader) error {
+	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return err
+	}
+	o.mu.Lock()
+	hello := o.hello
+	hello.Nonce, hello.First, hello.Next = o.link.nonce, o.str.First(), o.str.Next()
+	o.mu.Unlock()
+	frame, err := wire.EncodeJSON(wire.TypeHello, hello)
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Write(frame); err != nil {
+		return err
+	}
+	if f, ok := conn.(flusher); ok {
+		if err := f.Flush(); err != nil {
+			return err
+		}
+	}
+	h, body, err := in.next(wire.MaxBody)
+	if err != nil {
+		return err
+	}
+	switch h.Type {
+	case wire.TypeWelcome:
+		var w wire.Welcome
+		if err := wire.DecodeJSON(body, &w); err != nil {
+			return err
+		}
+		if err := conn.SetDeadline(time.Time{}); err != nil {
+			return err
+		}
+		return o.welcome(&w, hello.Next)
+	case wire.TypeRefuse:
+		return refused(body)
+	}
+	return errs.E("iofilter.handshake", errs.Invalid, "drva", fmt.Errorf("frame of type %d instead of a welcome", h.Type))
+}
+
+// refused makes an error of a Refuse.
+func refused(body []byte) error {
+	var r wire.Refuse
+	if err := wire.DecodeJSON(body, &r); err != nil {
+		return err
+	}
+	return refusedError{r.Err("drva.refuse")}
+}
+
+// welcome takes in what the DRVA knows of this host and decides what has to be
+// sent again: the rest of the stream, or whole disks.
+func (o *outlet) welcome(w *wire.Welcome, next dr.HostSeq) error {
+	const op = "iofilter.welcome"
+	o.mu.Lock()
+	defer o.unlock()
+	for _, i := range w.Unsynced {
+		if int(i) >= len(o.disks) {
+			return errs.E(op, errs.Invalid, "drva", fmt.Errorf("disk index %d of %d disks", i, len(o.disks)))
+		}
+	}
+	if !w.Known && o.str.Sent() > 0 {
+		o.loseStreamLocked()
+		return errs.E(op, errs.NotFound, "stream", errStreamLost)
+	}
+	before := o.str.First()
+	if err := o.str.Resume(w.Durable); err != nil {
+		if errs.Is(err, errs.Corrupt) {
+			o.loseStreamLocked()
+			return errs.E(op, errs.Corrupt, "stream", errors.Join(errStreamLost, err))
+		}
+		return err
+	}
+	for _, i := range w.Unsynced {
+		if d := o.disks[i]; !d.unsynced && d.dirty.Count() == 0 && d.progress.end <= w.Durable {
+			d.dirty.SetAll()
+			o.trackLocked(causeUnsynced)
+		}
+	}
+	l := &o.link
+	l.up, l.replayed, l.err = true, false, nil
+	l.session, l.cursor, l.replayTo, l.rush = w.Session, o.str.First(), next, next-1
+	l.outbox = l.outbox[:0]
+	o.stats.connects++
+	o.progressLocked(o.str.First() > before)
+	return nil
+}
+
+// loseStreamLocked begins a new stream: what the old one held is dropped, and
+// every disk is to be copied again.
+func (o *outlet) loseStreamLocked() {
+	o.trackLocked(causeLost)
+	o.mode.cause, o.mode.from = causeLost, 0
+	for _, d := range o.disks {
+		d.dirty.SetAll()
+		d.unsynced = true
+		d.progress.end = 0
+	}
+	o.run++
+	o.str.Reset()
+	o.link.nonce = newNonce()
+}
+
+// down notes that there is no connection.
+func (o *outlet) down(err error) {
+	o.mu.Lock()
+	defer o.unlock()
+	l := &o.link
+	l.up, l.replayed, l.err = false, false, err
+	l.outbox = l.outbox[:0]
+	o.asleep.Store(awake)
+	o.gate.Disconnect()
+	o.holdEndedLocked(o.now())
+	o.room.Broadcast() // who waits for room now waits in vain
+}

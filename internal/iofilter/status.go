@@ -1,0 +1,162 @@
+package iofilter
+
+import (
+	"time"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+)
+
+// State says how well a host or a disk is protected.
+type State string
+
+const (
+	// Streaming: every write goes to the DRVA, and its copy is complete.
+	Streaming State = "streaming"
+	// Syncing: as Streaming, while the first copy or a resync is being made;
+	// no new checkpoint can be recovered until it ends.
+	Syncing State = "syncing"
+	// Tracking: writes are acknowledged by the primary alone and remembered by
+	// chunk; no new checkpoints.
+	Tracking State = "tracking"
+	// Disconnected: there is no link; writes gather in the stream.
+	Disconnected State = "disconnected"
+)
+
+// Status is a picture of a Filter at one moment. Byte counts are since the
+// host component started unless said otherwise.
+type Status struct {
+	Domain dr.DomainID `json:"domain"`
+	Host   dr.HostID   `json:"host"`
+	Name   string      `json:"name"`
+	Ack    string      `json:"ack"`
+	State  State       `json:"state"`
+	Cause  string      `json:"cause,omitempty"` // why the state is not Streaming
+
+	Link   LinkStatus   `json:"link"`
+	Stream StreamStatus `json:"stream"`
+	Rounds RoundStatus  `json:"rounds"`
+	Disks  []DiskStatus `json:"disks"`
+}
+
+// LinkStatus is the connection to the DRVA.
+type LinkStatus struct {
+	Up       bool       `json:"up"`
+	Session  dr.Session `json:"session,omitempty"`
+	Connects uint64     `json:"connects"`         // how often a link came up
+	Error    string     `json:"error,omitempty"`  // why there is none
+	Remedy   string     `json:"remedy,omitempty"` // what can be done about it
+}
+
+// StreamStatus is the host's stream.
+type StreamStatus struct {
+	Next      dr.HostSeq `json:"next"`      // number of the next record
+	Sequenced dr.HostSeq `json:"sequenced"` // up to here the DRVA has given places
+	Durable   dr.HostSeq `json:"durable"`   // up to here its log holds everything
+	RingBytes int64      `json:"ring_bytes"`
+	RingUsed  int64      `json:"ring_used"` // payload retained now
+	Records   uint64     `json:"records"`   // entered
+	Bytes     uint64     `json:"bytes"`     // payload entered
+	SentBytes uint64     `json:"sent_bytes"`
+	SyncBytes uint64     `json:"sync_bytes"` // read by the sync cursor
+	Stalls    uint64     `json:"stalls"`     // stretches in which writes waited for room
+	Trackings uint64     `json:"trackings"`  // how often tracking began
+}
+
+// RoundStatus is the host's part in checkpoint rounds.
+type RoundStatus struct {
+	Holds         uint64  `json:"holds"`
+	Refused       uint64  `json:"refused"` // rounds not confirmed
+	LongestHoldMS float64 `json:"longest_hold_ms"`
+}
+
+// DiskStatus is one disk.
+type DiskStatus struct {
+	ID         dr.DiskID `json:"id"`
+	Name       string    `json:"name"`
+	Size       int64     `json:"size"` // bytes
+	State      State     `json:"state"`
+	Cause      string    `json:"cause,omitempty"`
+	DirtyBytes int64     `json:"dirty_bytes"`           // to be copied, now
+	SyncTotal  int64     `json:"sync_total,omitempty"`  // bytes to be copied when the running sync began
+	SyncDone   int64     `json:"sync_done,omitempty"`   // of these, bytes copied
+	ETASeconds int64     `json:"eta_seconds,omitempty"` // of the running sync; 0: unknown
+}
+
+// Status returns the present picture. Safe for concurrent use.
+func (f *Filter) Status() Status {
+	s := Status{Domain: f.cfg.Domain, Host: f.cfg.Host, Name: f.cfg.Name}
+	f.out.fill(&s)
+	return s
+}
+
+// fill adds what the outlet knows.
+func (o *outlet) fill(s *Status) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := o.now()
+	l := &o.link
+	s.Ack = o.ack.String()
+	s.Link = LinkStatus{Up: l.up, Connects: o.stats.connects}
+	if l.up {
+		s.Link.Session = l.session
+	} else if l.err != nil {
+		s.Link.Error, s.Link.Remedy = l.err.Error(), errs.RemedyOf(l.err)
+	}
+	s.Stream = StreamStatus{
+		Next: o.str.Next(), Sequenced: o.str.Sequenced(), Durable: o.str.Durable(),
+		RingBytes: o.str.Size(), RingUsed: o.str.Used(),
+		Records: o.stats.records, Bytes: o.stats.bytes, SentBytes: o.stats.sentBytes,
+		SyncBytes: o.stats.syncedBytes, Stalls: o.stats.stalls, Trackings: o.stats.trackings,
+	}
+	s.Rounds = RoundStatus{
+		Holds: o.stats.holds, Refused: o.stats.refused,
+		LongestHoldMS: float64(o.stats.longestHold) / float64(time.Millisecond),
+	}
+	s.State, s.Cause = o.stateLocked()
+	for _, d := range o.disks {
+		ds := o.diskStatusLocked(d, s, now)
+		if s.State == Streaming && ds.State == Syncing {
+			s.State = Syncing
+		}
+		s.Disks = append(s.Disks, ds)
+	}
+}
+
+// stateLocked is the host's state, its disks' syncs apart.
+func (o *outlet) stateLocked() (State, string) {
+	switch {
+	case o.mode.tracking:
+		return Tracking, o.mode.cause
+	case !o.link.up:
+		return Disconnected, "there is no link to the DRVA"
+	}
+	return Streaming, ""
+}
+
+func (o *outlet) diskStatusLocked(d *disk, s *Status, now time.Duration) DiskStatus {
+	ds := DiskStatus{
+		ID: d.info.ID, Name: d.info.Name, Size: d.info.Size, State: s.State, Cause: s.Cause,
+		DirtyBytes: min(d.dirty.Count()*dr.ChunkSize, d.info.Size),
+	}
+	if ds.State == Syncing {
+		ds.State = Streaming // the host syncs because of another disk, so far
+	}
+	if d.readError != nil {
+		ds.Cause = "the primary cannot be read: " + d.readError.Error()
+	}
+	if !d.unsynced && ds.DirtyBytes == 0 {
+		return ds
+	}
+	if ds.State == Streaming {
+		ds.State = Syncing
+	}
+	if d.progress.began != 0 {
+		ds.SyncTotal = min(d.progress.total*dr.ChunkSize, d.info.Size)
+		ds.SyncDone = max(ds.SyncTotal-ds.DirtyBytes, 0)
+		if elapsed := now - d.progress.began; ds.SyncDone > 0 {
+			ds.ETASeconds = int64((elapsed.Seconds()*float64(ds.DirtyBytes))/float64(ds.SyncDone) + 0.5)
+		}
+	}
+	return ds
+}
