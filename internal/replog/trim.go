@@ -1,0 +1,127 @@
+package replog
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/durable"
+	"holdfast/internal/errs"
+)
+
+// Trim declares the records up to upTo, which must be durable, not needed any
+// more, and recycles the log files that hold nothing else. The trim point is
+// durable on return; a lower one than before changes nothing. What a reader
+// still needs must not be trimmed: its Next would fail with NotFound. Errors:
+// Invalid when upTo is beyond the durable end; a failed write stops the log.
+func (l *Log) Trim(upTo dr.Seq) error {
+	l.mu.Lock()
+	if err := l.stoppedErr("replog.Trim"); err != nil {
+		l.mu.Unlock()
+		return err
+	}
+	if upTo > l.durable.seq {
+		defer l.mu.Unlock()
+		return errs.New("replog.Trim", errs.Invalid, l.opts.Dir,
+			fmt.Sprintf("seq %d is beyond the durable end %d", upTo, l.durable.seq))
+	}
+	if upTo <= l.trimmed {
+		l.mu.Unlock()
+		return nil
+	}
+	l.trimmed = upTo
+	n := 0
+	// A file goes when the next one is there to start the log with, and with
+	// it everything that is still in force.
+	for n+1 < len(l.files) && l.files[n+1].ready && l.files[n].lastSeq <= upTo {
+		n++
+	}
+	first := l.nextFile
+	if len(l.files) > 0 {
+		first = l.files[n].number
+	}
+	if l.opts.knobs.freeBeforeState {
+		l.recycle(first)
+	}
+	l.mu.Unlock()
+	err := l.saveState(func(s *state) {
+		s.trimmed = max(s.trimmed, upTo)
+		s.firstFile = max(s.firstFile, first)
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.failLocked(err)
+		return err
+	}
+	l.recycle(first)
+	return nil
+}
+
+// recycle frees the files below number first. Caller holds mu.
+func (l *Log) recycle(first uint64) {
+	n := 0
+	for n < len(l.files) && l.files[n].number < first {
+		l.files[n].gone = true
+		l.free = append(l.free, l.files[n].slot)
+		n++
+	}
+	l.files = slices.Delete(l.files, 0, n)
+	if n > 0 {
+		l.signalSpace()
+		l.notifyReaders()
+		l.askToGrow()
+	}
+}
+
+// saveState changes the state and makes it durable: both copies, the older
+// first, so that a crash in between leaves one that is whole. What was
+// acknowledged until now is noted with it.
+func (l *Log) saveState(change func(*state)) error {
+	l.stateMu.Lock()
+	defer l.stateMu.Unlock()
+	l.mu.Lock()
+	durableEnd := l.durable
+	l.mu.Unlock()
+	s := l.st
+	change(&s)
+	s.generation++
+	s.durableBatch, s.durableSeq = durableEnd.number, durableEnd.seq
+	s.put(l.statePage)
+	for _, i := range []int{l.oldState, 1 - l.oldState} {
+		if err := l.writeDurable(l.stateFile, [][]byte{l.statePage}, int64(i)*pageSize); err != nil {
+			return errs.E("replog.saveState", errs.Internal, l.opts.Dir, err)
+		}
+	}
+	l.st = s
+	return nil
+}
+
+// loadState reads the newer whole copy of the state. Errors: NotFound when the
+// log was never made, Corrupt when both copies are damaged, Invalid for a
+// newer format.
+func (l *Log) loadState() error {
+	b, err := durable.ReadFile(l.fs, l.statePath(), 2*pageSize)
+	if err != nil {
+		return err
+	}
+	var copies [2]state
+	var bad [2]error
+	for i := range copies {
+		p := b[min(i*pageSize, len(b)):]
+		bad[i] = copies[i].parse(p)
+		if errs.Is(bad[i], errs.Invalid) {
+			return errs.E("replog.Open", errs.Invalid, l.statePath(), bad[i])
+		}
+	}
+	if bad[0] != nil && bad[1] != nil {
+		return errs.E("replog.Open", errs.Corrupt, l.statePath(), errors.Join(bad[:]...)).WithRemedy(remedyCorrupt)
+	}
+	newer := 0
+	if bad[0] != nil || bad[1] == nil && copies[1].generation > copies[0].generation {
+		newer = 1
+	}
+	l.st, l.oldState = copies[newer], 1-newer
+	return nil
+}
