@@ -1,0 +1,134 @@
+package rocva
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"slices"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/durable"
+	"holdfast/internal/errs"
+	"holdfast/internal/journal"
+)
+
+// cursor is what a run leaves beside each target: what it builds and which
+// journal objects are written and synced. One object number range is two
+// numbers, first and last.
+type cursor struct {
+	Format     int                  `json:"format"`
+	Run        string               `json:"run"` // digest of what is built and where
+	Checkpoint dr.CheckpointID      `json:"checkpoint"`
+	Complete   bool                 `json:"complete"` // all data of all targets is synced
+	Done       [][2]dr.ObjectNumber `json:"done"`     // image objects, by number, ends included
+	Digest     string               `json:"digest"`   // of the fields above
+}
+
+const cursorFormat = 1
+
+// runID is the digest of everything that decides the targets' content. Two
+// runs of one id may continue each other.
+func runID(d dr.DomainID, img *journal.Image, targets []*target) string {
+	h := sha256.New()
+	var b [8]byte
+	num := func(n uint64) {
+		binary.LittleEndian.PutUint64(b[:], n)
+		h.Write(b[:])
+	}
+	h.Write(d.UUID[:])
+	h.Write(img.Timeline.UUID[:])
+	num(uint64(img.Checkpoint.ID))
+	num(uint64(img.Checkpoint.Object))
+	for _, t := range targets {
+		h.Write(t.Disk.UUID[:])
+		num(uint64(t.disk.Size))
+		num(uint64(len(t.Path)))
+		h.Write([]byte(t.Path))
+	}
+	for _, o := range img.Objects {
+		num(uint64(o.Number))
+		for _, p := range o.Pieces {
+			num(uint64(p.Entry.Offset)<<16 | uint64(p.Take))
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func (c *cursor) digest() string {
+	d := *c
+	d.Digest = ""
+	b, err := json.Marshal(&d)
+	if err != nil {
+		return "" // matches no cursor
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// readCursor reads a cursor; nil when there is none, or none that can be
+// trusted: then the work is done again.
+func readCursor(fs durable.FS, path string) (*cursor, error) {
+	b, err := durable.ReadFile(fs, path, maxCursor)
+	if errs.Is(err, errs.NotFound) || errs.Is(err, errs.Invalid) {
+		return nil, nil
+	} else if err != nil {
+		return nil, errs.E("rocva.Full", errs.Internal, path, err)
+	}
+	var c cursor
+	if json.Unmarshal(b, &c) != nil || c.Format != cursorFormat || c.Digest == "" || c.Digest != c.digest() {
+		return nil, nil
+	}
+	return &c, nil
+}
+
+func writeCursor(fs durable.FS, path string, c cursor) error {
+	c.Format = cursorFormat
+	c.Digest = c.digest()
+	b, err := json.Marshal(&c)
+	if err == nil {
+		err = durable.WriteFile(fs, path, append(b, '\n'))
+	}
+	if err != nil {
+		return errs.E("rocva.Full", errs.Internal, path, err)
+	}
+	return nil
+}
+
+// ranges packs the done objects of an image.
+func ranges(img *journal.Image, done []bool) [][2]dr.ObjectNumber {
+	out := [][2]dr.ObjectNumber{}
+	open := false
+	for i, o := range img.Objects {
+		switch {
+		case !done[i]:
+			open = false
+		case open:
+			out[len(out)-1][1] = o.Number
+		default:
+			out = append(out, [2]dr.ObjectNumber{o.Number, o.Number})
+			open = true
+		}
+	}
+	return out
+}
+
+// doneOf is the inverse of ranges.
+func doneOf(img *journal.Image, rs [][2]dr.ObjectNumber) []bool {
+	done := make([]bool, len(img.Objects))
+	for _, r := range rs {
+		i, _ := slices.BinarySearchFunc(img.Objects, r[0], func(o journal.ImageObject, n dr.ObjectNumber) int {
+			switch {
+			case o.Number < n:
+				return -1
+			case o.Number > n:
+				return 1
+			}
+			return 0
+		})
+		for ; i < len(done) && img.Objects[i].Number <= r[1]; i++ {
+			done[i] = true
+		}
+	}
+	return done
+}

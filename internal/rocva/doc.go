@@ -1,0 +1,28 @@
+// Package rocva builds disks from a domain's journal. Today it rehydrates in
+// full: every disk of a checkpoint becomes a raw file or block device.
+//
+// # Order and durability
+//
+// [Full] fetches by journal object, in any order, a few objects at once. Each
+// block of the image comes from exactly one frame, so order does not matter,
+// and doing an object twice gives the same bytes. Frames are opened,
+// decompressed and compared with the hashes taken at capture before a byte of
+// them is written; what cannot be proven is an error, never zeroes.
+//
+// A file grows under the name PATH.partial and gets its own name only when it
+// is whole and durable. PATH.cursor tells which objects are done; it is written
+// after the data it speaks of was synced, so that a run that is killed at any
+// point goes on where it was when it is started again.
+//
+//	             PATH.partial  PATH.cursor            PATH
+//	begun        holes         -                      -
+//	under way    some blocks   these objects are done -
+//	all synced   whole         complete               -
+//	renamed      -             complete               whole
+//	finished     -             -                      whole
+//
+// A block device is written in place, after all of it was zeroed, and has no
+// cursor: an interrupted run begins anew.
+//
+// Full owns the goroutines it starts and ends them before it returns.
+package rocva

@@ -1,0 +1,28 @@
+package rocva
+
+import "time"
+
+const (
+	// defaultParallel is how many objects are fetched at once: with 8 MiB
+	// ranges enough to keep a 1 Gbit/s link at 40 ms busy.
+	defaultParallel = 6
+	// maxParallel bounds Options.Parallel: 64 ranges of 8 MiB are 512 MiB.
+	maxParallel = 64
+	// rangeSize bounds one read from the store in bytes.
+	rangeSize = 8 << 20
+	// gapSize is the longest run of unwanted bytes that is read along, rather
+	// than paying for another request.
+	gapSize = 256 << 10
+	// cursorEvery is the default of Options.SaveEvery: often enough that little
+	// is repeated, seldom enough that syncing does not hold up writing.
+	cursorEvery = 5 * time.Second
+	// maxCursor bounds a cursor in bytes: a year of 5-second objects, one in
+	// two done, is about 50 MB; more than that is not worth keeping.
+	maxCursor = 64 << 20
+	// zeroPiece is how much of a device is zeroed by one write, in bytes.
+	zeroPiece = 4 << 20
+
+	partialSuffix = ".partial"
+	cursorSuffix  = ".cursor"
+	lockSuffix    = ".lock"
+)

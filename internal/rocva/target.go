@@ -1,0 +1,317 @@
+package rocva
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/durable"
+	"holdfast/internal/errs"
+	"holdfast/internal/journal"
+)
+
+// Target says where one disk goes: a file that does not exist yet, or a block
+// device.
+type Target struct {
+	Disk dr.DiskID
+	Path string
+}
+
+// target is a Target under way.
+type target struct {
+	Target
+	fs     durable.FS
+	disk   journal.ImageDisk
+	index  int // in Image.Disks
+	device bool
+	file   durable.File
+	lock   io.Closer
+	final  bool  // the file has its own name already: an earlier run was killed there
+	failed error // of a sync: nothing written since the one before is to be trusted
+}
+
+func (t *target) partial() string { return t.Path + partialSuffix }
+func (t *target) cursor() string  { return t.Path + cursorSuffix }
+
+// name is where the disk is being written.
+func (t *target) name() string {
+	if t.device {
+		return t.Path
+	}
+	return t.partial()
+}
+
+// pickTargets matches targets with the image's disks and looks at what is
+// there.
+func pickTargets(fs durable.FS, img *journal.Image, want []Target) ([]*target, error) {
+	const op = "rocva.Full"
+	if len(want) == 0 {
+		return nil, errs.New(op, errs.Invalid, "", "no disk was asked for")
+	}
+	var out []*target
+	paths := make(map[string]bool)
+	disks := make(map[dr.DiskID]bool)
+	for _, w := range want {
+		path, err := filepath.Abs(w.Path)
+		if err != nil || w.Path == "" {
+			return nil, errs.New(op, errs.Invalid, w.Path, "the target has no usable path")
+		}
+		if paths[path] || disks[w.Disk] {
+			return nil, errs.New(op, errs.Invalid, w.Path, "a disk or a path is given twice")
+		}
+		paths[path], disks[w.Disk] = true, true
+		t := &target{Target: Target{w.Disk, path}, fs: fs, index: -1}
+		for i, d := range img.Disks {
+			if d.ID == w.Disk {
+				t.index, t.disk = i, d
+			}
+		}
+		if t.index < 0 {
+			return nil, errs.New(op, errs.NotFound, w.Disk.String(), fmt.Sprintf("checkpoint #%d has no such disk", img.Checkpoint.ID)).
+				WithRemedy("inspect the container to see its disks")
+		}
+		if t.device, err = isDevice(path); err != nil {
+			return nil, err
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+func isDevice(path string) (bool, error) {
+	st, err := os.Stat(path)
+	if os.IsNotExist(err) {
+		return false, nil
+	} else if err != nil {
+		return false, durable.Wrap("rocva.Full", path, err)
+	}
+	mode := st.Mode()
+	if mode.IsRegular() || mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0 {
+		return !mode.IsRegular(), nil
+	}
+	return false, errs.New("rocva.Full", errs.Invalid, path, "the target is neither a file nor a block device")
+}
+
+// exists reports whether path is there.
+func exists(fs durable.FS, path string) (bool, error) {
+	_, err := fs.Stat(path)
+	if errs.Is(err, errs.NotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// take locks the target against another run.
+func (t *target) take() error {
+	lock, err := t.fs.Lock(t.Path + lockSuffix)
+	if err != nil {
+		return errs.E("rocva.Full", errs.Internal, t.Path, err)
+	}
+	t.lock = lock
+	return nil
+}
+
+// openFile opens the partial file; fresh drops what an earlier run wrote.
+func (t *target) openFile(fresh bool) (err error) {
+	const op = "rocva.Full"
+	if t.file, err = t.fs.OpenFile(t.partial(), durable.Write|durable.Create); err != nil {
+		return errs.E(op, errs.Internal, t.partial(), err)
+	}
+	if fresh {
+		if err := t.file.Truncate(0); err != nil {
+			return errs.E(op, errs.Internal, t.partial(), err)
+		}
+	}
+	err = t.file.Truncate(t.disk.Size)
+	if err == nil {
+		err = t.fs.SyncDir(filepath.Dir(t.Path)) // before any cursor speaks of it
+	}
+	if err != nil {
+		return errs.E(op, errs.Internal, t.partial(), err)
+	}
+	return nil
+}
+
+// openDevice opens and zeroes a block device: what it holds is not known, and
+// what the image does not give must read as zeroes.
+func (t *target) openDevice(ctx context.Context, size int64) (err error) {
+	const op = "rocva.Full"
+	if size < t.disk.Size {
+		return errs.New(op, errs.Full, t.Path, fmt.Sprintf("the device has %d bytes, the disk %d", size, t.disk.Size)).
+			WithRemedy("give a device at least as large as the disk")
+	}
+	if t.file, err = t.fs.OpenFile(t.Path, durable.Write); err != nil {
+		return errs.E(op, errs.Internal, t.Path, err)
+	}
+	zero := make([]byte, zeroPiece)
+	for off := int64(0); off < t.disk.Size; off += zeroPiece {
+		if ctx.Err() != nil {
+			return errs.E(op, errs.Canceled, t.Path, context.Cause(ctx))
+		}
+		n := min(zeroPiece, t.disk.Size-off)
+		if err := t.file.WriteAtv([][]byte{zero[:n]}, off); err != nil {
+			return errs.E(op, errs.Internal, t.Path, err)
+		}
+	}
+	return nil
+}
+
+func deviceSize(path string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, durable.Wrap("rocva.Full", path, err)
+	}
+	defer f.Close()
+	n, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, durable.Wrap("rocva.Full", path, err)
+	}
+	return n, nil
+}
+
+// checkRoom refuses early what cannot fit. have is what earlier runs already
+// wrote. A file system that cannot say passes: the write will.
+func (t *target) checkRoom() error {
+	var st unix.Statfs_t
+	if t.device || unix.Statfs(filepath.Dir(t.Path), &st) != nil {
+		return nil
+	}
+	free := int64(min(st.Bavail, 1<<50)) * st.Bsize
+	var have unix.Stat_t
+	if unix.Stat(t.partial(), &have) == nil {
+		free += have.Blocks * 512
+	}
+	if free < t.disk.Bytes {
+		return errs.New("rocva.Full", errs.Full, t.Path, fmt.Sprintf(
+			"the file system has room for %d bytes; the disk's content is %d", free, t.disk.Bytes)).
+			WithRemedy("free space, or choose another directory")
+	}
+	return nil
+}
+
+// write writes the blocks of take, which blocks holds in the order of mask, to
+// their places: one write for each run. Blocks that are zeroes are left as the
+// holes they are.
+func (t *target) write(chunk uint32, mask, take uint16, blocks []byte) (written int64, err error) {
+	var run []byte // the blocks that belong together, a part of blocks
+	var at int64
+	flush := func() error {
+		if len(run) == 0 {
+			return nil
+		}
+		n := min(int64(len(run)), t.disk.Size-at) // the last block may end beyond the disk
+		if err := t.file.WriteAtv([][]byte{run[:n]}, at); err != nil {
+			return errs.E("rocva.Full", errs.Internal, t.name(), err)
+		}
+		written += n
+		run = nil
+		return nil
+	}
+	for i := range dr.BlocksPerChunk {
+		if mask>>i&1 == 0 {
+			if err := flush(); err != nil {
+				return written, err
+			}
+			continue
+		}
+		b := blocks[:dr.BlockSize]
+		if take>>i&1 == 0 || isZero(b) {
+			if err := flush(); err != nil {
+				return written, err
+			}
+		} else if len(run) == 0 {
+			run, at = blocks[:dr.BlockSize], int64(chunk)*dr.ChunkSize+int64(i)*dr.BlockSize
+		} else {
+			run = run[:len(run)+dr.BlockSize]
+		}
+		blocks = blocks[dr.BlockSize:]
+	}
+	return written, flush()
+}
+
+var zeroBlock [dr.BlockSize]byte
+
+func isZero(b []byte) bool { return bytes.Equal(b, zeroBlock[:]) }
+
+// sync makes what was written durable. After an error it fails for ever: the
+// kernel may have dropped what it could not write.
+func (t *target) sync() error {
+	if t.file == nil || t.failed != nil {
+		return t.failed
+	}
+	if err := t.file.Sync(); err != nil {
+		t.failed = errs.E("rocva.Full", errs.Internal, t.name(), err)
+	}
+	return t.failed
+}
+
+// ended reports whether the file has its own name and no partial one.
+func (t *target) ended() bool {
+	there, err := exists(t.fs, t.Path)
+	if err != nil || !there {
+		return false
+	}
+	partial, err := exists(t.fs, t.partial())
+	return err == nil && !partial
+}
+
+// untouched reports whether the finished file is as an earlier run left it:
+// its cursor was written after the last byte of it.
+func (t *target) untouched() bool {
+	file, err := t.fs.Stat(t.Path)
+	if err != nil {
+		return false
+	}
+	cursor, err := t.fs.Stat(t.cursor())
+	if errs.Is(err, errs.NotFound) {
+		return true // removed after all files had their names
+	}
+	return err == nil && !file.ModTime.After(cursor.ModTime)
+}
+
+// tidy removes what a finished run no longer needs. The lock goes last, and
+// only here: as long as a partial file is there, so is what guards it.
+func (t *target) tidy() error {
+	if !t.device {
+		if err := durable.Remove(t.fs, t.cursor()); err != nil {
+			return errs.E("rocva.Full", errs.Internal, t.cursor(), err)
+		}
+	}
+	if err := t.fs.Remove(t.Path + lockSuffix); err != nil && !errs.Is(err, errs.NotFound) {
+		return errs.E("rocva.Full", errs.Internal, t.Path+lockSuffix, err)
+	}
+	return nil
+}
+
+// rename gives a whole and durable file its own name.
+func (t *target) rename() error {
+	if t.device || t.final {
+		return nil
+	}
+	err := t.fs.Rename(t.partial(), t.Path)
+	if err == nil {
+		err = t.fs.SyncDir(filepath.Dir(t.Path))
+	}
+	if err != nil {
+		return errs.E("rocva.Full", errs.Internal, t.Path, err)
+	}
+	return nil
+}
+
+func (t *target) close() {
+	if t.file != nil {
+		// All that matters was synced; there is nothing left that close could lose.
+		_ = t.file.Close()
+		t.file = nil
+	}
+	if t.lock != nil {
+		_ = t.lock.Close()
+		t.lock = nil
+	}
+}
