@@ -10,9 +10,9 @@ const (
 	MaxNICs = 8
 	// MaxCPUs bounds the processors of a VM: more needs options we do not set.
 	MaxCPUs = 255
-	// MinMemoryMiB and MaxMemoryMiB bound a VM's memory, MiB: no guest boots
-	// in less, no host we run on has more.
+	// MinMemoryMiB bounds a VM's memory from below, MiB: no BIOS boots in less.
 	MinMemoryMiB = 8
+	// MaxMemoryMiB bounds it from above, MiB: no host we run on has more.
 	MaxMemoryMiB = 16 << 20
 	// DefaultStopLimit is how long an orderly stop may take when StopOptions
 	// names no limit: what guests of the field need to shut services down.
