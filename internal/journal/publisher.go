@@ -20,6 +20,8 @@ type PublisherOptions struct {
 	Host     string        // stored, sealed, in the epoch's claim; for people
 	Clock    Clock         // nil: the system's
 	Logger   *slog.Logger  // nil: none
+
+	backoff func(try int) time.Duration // nil: backoff; tests are less patient
 }
 
 // Publisher is one reign over a timeline: the only one who adds to its
@@ -35,6 +37,7 @@ type Publisher struct {
 	epoch    dr.Epoch
 	clock    Clock
 	log      *slog.Logger
+	backoff  func(try int) time.Duration
 	lastSeq  dr.Seq
 	lastCP   *CheckpointInfo
 	ctx      context.Context // ends with the publisher
@@ -98,6 +101,9 @@ func (c *Container) OpenPublisher(ctx context.Context, opts PublisherOptions) (*
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
+	if opts.backoff == nil {
+		opts.backoff = backoff
+	}
 	t, err := c.pickTimeline(ctx, opts.Timeline)
 	if err != nil {
 		return nil, err
@@ -126,6 +132,7 @@ func newPublisher(ctx context.Context, c *Container, h *History, w *writer, opts
 		epoch:     w.epoch,
 		clock:     opts.Clock,
 		log:       opts.Logger.With("timeline", h.timeline.String(), "epoch", uint32(w.epoch)),
+		backoff:   opts.backoff,
 		lastSeq:   h.LastSeq(),
 		requests:  make(chan request),
 		results:   make(chan landing, w.window),

@@ -120,7 +120,7 @@ func (p *Publisher) waitRetry(key string, try int, err error) bool {
 	if first {
 		p.log.Warn("publishing is held up, trying on", "object", key, "err", err)
 	}
-	return sleep(p.ctx, backoff(try)) == nil
+	return sleep(p.ctx, p.backoff(try)) == nil
 }
 
 // backoff doubles from retryFirst to retryMost, less up to a quarter so that
