@@ -35,7 +35,7 @@ type Builder struct {
 	aead   cipher.AEAD
 	check  keyCheck
 	enc    *zstd.Encoder
-	hasher *BlockHasher
+	hasher *blockHash
 
 	buf      []byte // header's room, then frames
 	footer   Footer // in the order of adding until Finish
@@ -54,7 +54,7 @@ func NewBuilder(key DataKey, domain dr.DomainID, opts BuilderOptions) *Builder {
 		key:    &key,
 		domain: domain,
 		enc:    newEncoder(opts.Level),
-		hasher: NewBlockHasher(key),
+		hasher: newBlockHash(derive(&key, nil, infoBlocks, 32)),
 		index:  map[dr.DiskID]uint16{},
 	}
 	b.begin(opts.Object)
@@ -71,7 +71,9 @@ func (b *Builder) begin(object dr.UUID) {
 	}
 	b.object = object
 	b.aead, b.check = objectKey(b.key, object)
-	b.buf = slices.Grow(b.buf[:0], HeaderSize)[:HeaderSize]
+	b.buf = b.buf[:0]
+	b.reserve(firstBuffer)
+	b.buf = b.buf[:HeaderSize]
 	f := &b.footer
 	*f = Footer{Disks: f.Disks[:0], Entries: f.Entries[:0], Zeros: f.Zeros[:0], Hashes: f.Hashes[:0]}
 	clear(b.index)
@@ -106,6 +108,14 @@ func (b *Builder) disk(op string, id dr.DiskID) (uint16, error) {
 	b.index[id] = i
 	b.footer.Disks = append(b.footer.Disks, id)
 	return i, nil
+}
+
+// reserve makes room for n more bytes. It doubles: append's smaller steps
+// would copy a large object five times over.
+func (b *Builder) reserve(n int) {
+	if need := len(b.buf) + n; need > cap(b.buf) {
+		b.buf = append(make([]byte, 0, max(need, min(2*cap(b.buf), MaxObjectSize))), b.buf...)
+	}
 }
 
 func (b *Builder) full(op string) error {
@@ -146,8 +156,8 @@ func (b *Builder) AddFrame(disk dr.DiskID, chunk uint32, mask uint16, seq dr.Seq
 		Disk: index, Chunk: chunk, Mask: mask, Seq: seq,
 		Offset: uint32(len(b.buf)), Counter: uint32(len(f.Entries)), FirstHash: uint32(len(f.Hashes)),
 	}
-	f.Hashes = b.hasher.AppendSums(f.Hashes, blocks)
-	b.buf = slices.Grow(b.buf, room)
+	f.Hashes = b.hasher.appendSums(f.Hashes, blocks)
+	b.reserve(room)
 	body := b.enc.EncodeAll(blocks, b.buf)
 	if len(body)-len(b.buf) > len(blocks)-len(blocks)/16 {
 		body, e.Raw = append(b.buf, blocks...), true // saves less than 1/16: not worth opening it twice
@@ -222,7 +232,7 @@ func (b *Builder) Finish(h Header) (body []byte, d Digest, err error) {
 	footerOffset := len(b.buf)
 	h.put(b.buf, b.check)
 	b.finished = true
-	b.buf = slices.Grow(b.buf, b.footerBound()+Overhead+TailSize)
+	b.reserve(b.footerBound() + Overhead + TailSize)
 	b.buf = appendPacked(b.buf, b.aead, counterFooter, b.buf[:HeaderSize], b.plain, b.enc)
 	d = sha256.Sum256(b.buf)
 	b.buf = appendTail(b.buf, footerOffset, len(b.buf)-footerOffset, d)

@@ -19,6 +19,7 @@ type BlockHasher struct {
 	pool sync.Pool // of *blockHash
 }
 
+// blockHash is the state of one goroutine's hashing.
 type blockHash struct {
 	h   *blake3.Hasher
 	sum [32]byte
@@ -27,13 +28,7 @@ type blockHash struct {
 // NewBlockHasher returns the hasher of the domain whose data key is key.
 func NewBlockHasher(key DataKey) *BlockHasher {
 	k := derive(&key, nil, infoBlocks, 32)
-	return &BlockHasher{pool: sync.Pool{New: func() any {
-		h, err := blake3.NewKeyed(k)
-		if err != nil {
-			panic("segment: BLAKE3 refused a 32-byte key: " + err.Error())
-		}
-		return &blockHash{h: h}
-	}}}
+	return &BlockHasher{pool: sync.Pool{New: func() any { return newBlockHash(k) }}}
 }
 
 // Sum returns the hash of one block.
@@ -47,10 +42,23 @@ func (b *BlockHasher) Sum(block []byte) uint64 {
 // AppendSums appends the hashes of the whole blocks in blocks.
 func (b *BlockHasher) AppendSums(dst []uint64, blocks []byte) []uint64 {
 	s := b.pool.Get().(*blockHash)
+	dst = s.appendSums(dst, blocks)
+	b.pool.Put(s)
+	return dst
+}
+
+func newBlockHash(key []byte) *blockHash {
+	h, err := blake3.NewKeyed(key)
+	if err != nil {
+		panic("segment: BLAKE3 refused a 32-byte key: " + err.Error())
+	}
+	return &blockHash{h: h}
+}
+
+func (s *blockHash) appendSums(dst []uint64, blocks []byte) []uint64 {
 	for ; len(blocks) >= dr.BlockSize; blocks = blocks[dr.BlockSize:] {
 		dst = append(dst, s.of(blocks[:dr.BlockSize]))
 	}
-	b.pool.Put(s)
 	return dst
 }
 

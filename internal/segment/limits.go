@@ -44,6 +44,10 @@ const (
 	maxDiskBlocks = dr.MaxDiskSize / dr.BlockSize
 )
 
+// firstBuffer is what a Builder begins with, in bytes: an object of an idle
+// domain fits.
+const firstBuffer = 64 << 10
+
 // Worst-case bytes in a footer before compression, for bounds known early.
 const (
 	entryBound = 5 + 2 + 1 + 10 + 3 + 5 // chunk, mask, raw, seq, stored, counter

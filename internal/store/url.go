@@ -9,7 +9,7 @@ import (
 	"holdfast/internal/errs"
 )
 
-// Schemes are the kinds of store that exist, as URLs name them.
+// schemes are the kinds of store that exist, as URLs name them.
 var schemes = []string{"file"}
 
 // URL is a store's address, taken apart.

@@ -250,7 +250,10 @@ func (s *Store) Stat(ctx context.Context, key string) (info store.Info, err erro
 		info, err = s.inner.Stat(ctx, key)
 		return err
 	})
-	return info, err
+	if err != nil {
+		return store.Info{}, err // an answer that is lost is lost whole
+	}
+	return info, nil
 }
 
 // List implements store.Store.
@@ -259,7 +262,10 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) (page
 		page, err = s.inner.List(ctx, prefix, after, limit)
 		return err
 	})
-	return page, err
+	if err != nil {
+		return nil, err
+	}
+	return page, nil
 }
 
 // Delete implements store.Store.
