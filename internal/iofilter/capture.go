@@ -18,13 +18,15 @@ import (
 type disk struct {
 	out     *outlet
 	index   uint16
-	info    dr.Disk
+	size    int64   // bytes of the primary
+	info    dr.Disk // as the DRVA knows it: its size is whole blocks
 	primary nbd.Primary
 	locks   rangeLock
 	dirty   *extent.Bitmap // set under out.mu, cleared by the cursor under the range lock
 
 	// Guarded by out.mu.
 	unsynced  bool // the DRVA must not take its copy as complete before the next SyncEnd
+	announced bool // a TrackBegin of it is in this stream
 	progress  syncProgress
 	readError error         // why the primary could not be read; nil: it could
 	retryAt   time.Duration // when the cursor tries again after that
@@ -88,7 +90,7 @@ type captured struct {
 func (d *disk) capture(op *nbd.Op) entered {
 	v := entered{lo: roundDown(op.Offset), hi: roundUp(op.Offset + op.Length)}
 	end := op.Offset + op.Length
-	oddHead, oddTail := op.Offset != v.lo, end != v.hi && end != d.info.Size
+	oddHead, oddTail := op.Offset != v.lo, end != v.hi && end != d.size
 	var e *edges
 	if oddHead || oddTail {
 		e = edgePool.Get().(*edges)
@@ -120,7 +122,7 @@ func (d *disk) readEdges(e *edges, v *entered, head, tail bool) error {
 
 // readBlocks fills p from the primary; what lies beyond the disk's end is zero.
 func (d *disk) readBlocks(p []byte, off int64) error {
-	want := p[:min(int64(len(p)), d.info.Size-off)]
+	want := p[:min(int64(len(p)), d.size-off)]
 	n, err := d.primary.ReadAt(want, off)
 	if n < len(want) {
 		if err == nil || errors.Is(err, io.EOF) {

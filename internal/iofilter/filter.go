@@ -87,9 +87,10 @@ func (f *Filter) open(vm dr.VMID, d Disk) error {
 // addDisk adds a disk all of which has to be copied. Before Run.
 func (o *outlet) addDisk(info dr.Disk, primary nbd.Primary) *disk {
 	d := &disk{
-		out: o, index: uint16(len(o.disks)), info: info, primary: primary,
+		out: o, index: uint16(len(o.disks)), size: info.Size, info: info, primary: primary,
 		dirty: extent.NewBitmap(info.Size), unsynced: true,
 	}
+	d.info.Size = roundUp(info.Size)
 	d.dirty.SetAll()
 	o.disks = append(o.disks, d)
 	return d

@@ -32,8 +32,17 @@ type linkState struct {
 	cursor   dr.HostSeq // the next record to send
 	replayTo dr.HostSeq // records below are replayed
 	rush     dr.HostSeq // records up to here are sent without a nap
+	marker   marker     // to be sent at its place
 	outbox   []byte     // answers to be sent, whole frames
 	err      error      // why there is no link; nil while there is one
+}
+
+// marker is a marker that is not yet sent. Of two, the older belongs to a round
+// that is over.
+type marker struct {
+	set   bool
+	round wire.Round
+	after dr.HostSeq // it follows this record directly
 }
 
 func newNonce() uint64 {
@@ -196,15 +205,16 @@ func (o *outlet) welcome(w *wire.Welcome, next dr.HostSeq) error {
 		return err
 	}
 	for _, i := range w.Unsynced {
-		if d := o.disks[i]; !d.unsynced && d.dirty.Count() == 0 && d.progress.end <= w.Durable {
+		if d := o.disks[i]; d.announced { // else it is about to be copied anyway
 			d.dirty.SetAll()
+			d.unsynced = true
 			o.trackLocked(causeUnsynced)
 		}
 	}
 	l := &o.link
 	l.up, l.replayed, l.err = true, false, nil
 	l.session, l.cursor, l.replayTo, l.rush = w.Session, o.str.First(), next, next-1
-	l.outbox = l.outbox[:0]
+	l.outbox, l.marker = l.outbox[:0], marker{}
 	o.stats.connects++
 	o.progressLocked(o.str.First() > before)
 	return nil
@@ -217,8 +227,7 @@ func (o *outlet) loseStreamLocked() {
 	o.mode.cause, o.mode.from = causeLost, 0
 	for _, d := range o.disks {
 		d.dirty.SetAll()
-		d.unsynced = true
-		d.progress.end = 0
+		d.unsynced, d.announced = true, false
 	}
 	o.run++
 	o.str.Reset()
@@ -231,7 +240,7 @@ func (o *outlet) down(err error) {
 	defer o.unlock()
 	l := &o.link
 	l.up, l.replayed, l.err = false, false, err
-	l.outbox = l.outbox[:0]
+	l.outbox, l.marker = l.outbox[:0], marker{}
 	o.asleep.Store(awake)
 	o.gate.Disconnect()
 	o.holdEndedLocked(o.now())

@@ -40,11 +40,12 @@ type outlet struct {
 	// Guarded by mu.
 	str      *stream.Stream
 	gate     *gate.Gate
-	run      uint32 // counts the streams that were lost; numbers of different runs do not compare
-	waits    opList // waiting for their acknowledgement, in stream order
-	held     opList // kept back by the gate, in stream order
-	ready    opList // to be completed by whoever unlocks
-	markerAt dr.HostSeq
+	run      uint32        // counts the streams that were lost; numbers of different runs do not compare
+	waits    opList        // waiting for their acknowledgement, in stream order
+	held     opList        // kept back by the gate, in stream order
+	ready    opList        // to be completed by whoever unlocks
+	holding  bool          // as the gate is
+	markerAt dr.HostSeq    // while holding: the last record before the marker
 	armed    time.Duration // the watchdog looks again at this time
 	mode     mode
 	pressure pressure
@@ -202,13 +203,12 @@ func (o *outlet) wakeSender() {
 }
 
 // controlLocked appends a record without payload; there is room for it.
-func (o *outlet) controlLocked(kind record.Kind, disk uint16, offset uint64) dr.HostSeq {
-	r := record.Record{Kind: kind, Disk: disk, Offset: offset, Time: time.Now().UnixNano()}
+func (o *outlet) controlLocked(kind record.Kind, disk uint16) {
+	r := record.Record{Kind: kind, Disk: disk, Time: time.Now().UnixNano()}
 	hs := o.str.Append(&r, nil)
 	o.stats.records++
 	o.link.rush = hs
 	o.wakeSender()
-	return hs
 }
 
 // progressLocked draws the consequences of the stream having moved: someone is

@@ -13,7 +13,6 @@ import (
 type syncProgress struct {
 	total int64         // chunks that were dirty when it began
 	began time.Duration // 0: never
-	end   dr.HostSeq    // of the last SyncEnd; 0: none in this stream
 }
 
 func (p *syncProgress) begin(chunks int64, now time.Duration) {
@@ -72,7 +71,7 @@ func (c *cursor) pick() (d *disk, wait time.Duration) {
 		}
 		if d.unsynced && o.str.RoomForControl(1) {
 			d.unsynced = false
-			d.progress.end = o.controlLocked(record.SyncEnd, d.index, 0)
+			o.controlLocked(record.SyncEnd, d.index)
 		}
 	}
 	return nil, wait
@@ -132,15 +131,15 @@ func (c *cursor) copyFrom(ctx context.Context, d *disk, chunk uint32) (int, erro
 	if err != nil {
 		return 0, err
 	}
-	hole := start >= d.info.Size || start/dr.ChunkSize > int64(chunk)
+	hole := start >= d.size || start/dr.ChunkSize > int64(chunk)
 	limit := int64(syncWindow)
 	if hole {
 		limit = syncHole
-		if start < d.info.Size {
+		if start < d.size {
 			limit = min(limit, start&^(dr.ChunkSize-1)-lo)
 		}
 	}
-	hi := min(lo+dirtyRun(d, chunk, limit/dr.ChunkSize)*dr.ChunkSize, roundUp(d.info.Size))
+	hi := min(lo+dirtyRun(d, chunk, limit/dr.ChunkSize)*dr.ChunkSize, roundUp(d.size))
 	if !c.lock(ctx, d, lo, hi) {
 		return 0, ctx.Err()
 	}
@@ -203,7 +202,7 @@ func (d *disk) copyHole(lo, hi int64) error {
 	if err != nil {
 		return err
 	}
-	if start < min(hi, d.info.Size) {
+	if start < min(hi, d.size) {
 		return nil
 	}
 	d.clearDirty(lo, hi)

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"holdfast/internal/errs"
-	"holdfast/internal/record"
 	"holdfast/internal/wire"
 )
 
@@ -12,19 +11,19 @@ import (
 func (o *outlet) onHold(round wire.Round) error {
 	o.mu.Lock()
 	defer o.unlock()
-	if !o.str.RoomForControl(1) {
-		return o.answerLocked(wire.Confirm{Round: round, Reason: wire.ReasonBusy})
-	}
-	before := o.gate.Holding()
-	if !o.gate.Hold(round, o.now()) {
+	now := o.now()
+	if !o.gate.Hold(round, now) {
 		return o.answerLocked(o.gate.Refusal(round))
 	}
-	hs := o.controlLocked(record.Marker, 0, uint64(round))
-	if !before {
-		o.markerAt = hs
-		o.stats.holdBegan = o.now()
+	last := o.str.Next() - 1
+	o.link.marker = marker{set: true, round: round, after: last}
+	o.link.rush = last
+	if !o.holding {
+		o.holding, o.markerAt = true, last
+		o.stats.holdBegan = now
 		o.stats.holds++
 	}
+	o.wakeSender()
 	if at, ok := o.gate.Deadline(); ok {
 		o.armLocked(at)
 	}
@@ -50,10 +49,10 @@ func (o *outlet) onMark(round wire.Round) error {
 
 // holdEndedLocked lets go of what the gate kept back, if it holds no more.
 func (o *outlet) holdEndedLocked(now time.Duration) {
-	if o.gate.Holding() || o.markerAt == 0 {
+	if o.gate.Holding() || !o.holding {
 		return
 	}
-	o.markerAt = 0
+	o.holding = false
 	o.stats.longestHold = max(o.stats.longestHold, now-o.stats.holdBegan)
 	o.ready.take(&o.held)
 }

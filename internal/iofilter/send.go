@@ -84,10 +84,13 @@ func (s *sender) next() step {
 	}
 	s.out = append(s.out, l.outbox...)
 	l.outbox = l.outbox[:0]
-	pending := o.str.Next() - l.cursor
+	if l.marker.set {
+		end = min(end, l.marker.after+1)
+	}
+	pending := o.str.Next() > l.cursor
 	hurry := o.ack != dr.Async || s.rested || l.cursor <= l.rush || o.str.Pending(l.cursor) >= napBytes
-	s.frame.Count = 0
-	if pending > 0 && hurry {
+	s.frame.Clear()
+	if pending && hurry && l.cursor < end {
 		s.replayed = !l.replayed
 		if o.str.Gather(&s.frame, l.cursor, end) {
 			l.cursor = s.frame.First + dr.HostSeq(s.frame.Count)
@@ -96,8 +99,11 @@ func (s *sender) next() step {
 			l.cursor = max(l.cursor, min(end, o.str.First())) // freed meanwhile
 		}
 	}
+	if l.marker.set && l.replayed && l.cursor > l.marker.after && s.frame.Mark(l.marker.round, time.Now().UnixNano()) {
+		l.marker.set = false
+	}
 	switch {
-	case len(s.out) > 0 || s.frame.Count > 0 || pending > 0 && hurry:
+	case len(s.out) > 0 || !s.frame.Empty() || pending && hurry || l.marker.set:
 		o.asleep.Store(awake)
 		return stepWrite
 	case o.ack == dr.Async && !s.rested:
@@ -110,7 +116,7 @@ func (s *sender) next() step {
 
 // write puts the answers and the frame at hand on the connection.
 func (s *sender) write() error {
-	if len(s.out) == 0 && s.frame.Count == 0 {
+	if len(s.out) == 0 && s.frame.Empty() {
 		return nil
 	}
 	if err := s.conn.SetWriteDeadline(time.Now().Add(peerSilence)); err != nil {
@@ -122,7 +128,7 @@ func (s *sender) write() error {
 			return err
 		}
 	}
-	if s.frame.Count == 0 {
+	if s.frame.Empty() {
 		return nil
 	}
 	s.vec = [3][]byte{s.frame.Encode(s.session, s.replayed), s.frame.Payload[0], s.frame.Payload[1]}
@@ -177,6 +183,7 @@ func (s *sender) idle(ctx context.Context) error {
 	if err := s.sleep(ctx, pingEvery); err != nil || time.Since(began) < pingEvery {
 		return err
 	}
-	s.out, s.frame.Count = wire.AppendFrame(s.out[:0], wire.TypePing, nil), 0
+	s.out = wire.AppendFrame(s.out[:0], wire.TypePing, nil)
+	s.frame.Clear()
 	return s.write()
 }

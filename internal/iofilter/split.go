@@ -80,7 +80,7 @@ func (o *outlet) reachedLocked(hs dr.HostSeq) bool {
 // keepBackLocked keeps op's completion back if the gate holds and op's last
 // record is behind the marker.
 func (o *outlet) keepBackLocked(op *nbd.Op) bool {
-	if !o.gate.Holding() || dr.HostSeq(op.Scratch[0]) < o.markerAt {
+	if !o.gate.Holding() || dr.HostSeq(op.Scratch[0]) <= o.markerAt {
 		return false
 	}
 	o.held.push(op)

@@ -136,8 +136,8 @@ func (o *outlet) stateLocked() (State, string) {
 
 func (o *outlet) diskStatusLocked(d *disk, s *Status, now time.Duration) DiskStatus {
 	ds := DiskStatus{
-		ID: d.info.ID, Name: d.info.Name, Size: d.info.Size, State: s.State, Cause: s.Cause,
-		DirtyBytes: min(d.dirty.Count()*dr.ChunkSize, d.info.Size),
+		ID: d.info.ID, Name: d.info.Name, Size: d.size, State: s.State, Cause: s.Cause,
+		DirtyBytes: min(d.dirty.Count()*dr.ChunkSize, d.size),
 	}
 	if ds.State == Syncing {
 		ds.State = Streaming // the host syncs because of another disk, so far
@@ -152,7 +152,7 @@ func (o *outlet) diskStatusLocked(d *disk, s *Status, now time.Duration) DiskSta
 		ds.State = Syncing
 	}
 	if d.progress.began != 0 {
-		ds.SyncTotal = min(d.progress.total*dr.ChunkSize, d.info.Size)
+		ds.SyncTotal = min(d.progress.total*dr.ChunkSize, d.size)
 		ds.SyncDone = max(ds.SyncTotal-ds.DirtyBytes, 0)
 		if elapsed := now - d.progress.began; ds.SyncDone > 0 {
 			ds.ETASeconds = int64((elapsed.Seconds()*float64(ds.DirtyBytes))/float64(ds.SyncDone) + 0.5)

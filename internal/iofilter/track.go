@@ -140,7 +140,8 @@ func (o *outlet) tryLeaveLocked(now time.Duration) {
 	}
 	for _, d := range o.disks {
 		if d.unsynced = d.unsynced || d.dirty.Count() > 0; d.unsynced {
-			o.controlLocked(record.TrackBegin, d.index, 0)
+			o.controlLocked(record.TrackBegin, d.index)
+			d.announced = true
 			d.progress.begin(d.dirty.Count(), now)
 		}
 	}

@@ -47,8 +47,8 @@ type Stream struct {
 	low, high   uint64     // payload bytes freed and written, ever; high-low are in use
 
 	sent      dr.HostSeq // highest record ever handed to a connection
-	sequenced dr.HostSeq // every record up to here has its place in the order
-	lastSeq   dr.Seq     // the highest place given
+	sequenced dr.HostSeq // every record up to here has its place, or is durable
+	replayed  dr.Seq     // the last place gathered since Resume
 	durable   dr.HostSeq // every record up to here is in the replication log
 	pinned    dr.HostSeq // first record of the frame being sent; 0: none
 }
@@ -78,7 +78,7 @@ func New(payload int64, records int) *Stream {
 func (s *Stream) Reset() {
 	s.first, s.next = 1, 1
 	s.low, s.high = 0, 0
-	s.sent, s.sequenced, s.lastSeq, s.durable, s.pinned = 0, 0, 0, 0, 0
+	s.sent, s.sequenced, s.replayed, s.durable, s.pinned = 0, 0, 0, 0, 0
 }
 
 // First is the oldest retained record, Next the number the next record gets;
@@ -91,9 +91,9 @@ func (s *Stream) Next() dr.HostSeq { return s.next }
 // Sent is the highest record ever handed to a connection; 0: none.
 func (s *Stream) Sent() dr.HostSeq { return s.sent }
 
-// Sequenced is the record up to which all have their place in the order;
-// markers, which need none, included.
-func (s *Stream) Sequenced() dr.HostSeq { return s.overMarkers(s.sequenced) }
+// Sequenced is the record up to which all have a place in the order that the
+// host knows, or are durable.
+func (s *Stream) Sequenced() dr.HostSeq { return s.sequenced }
 
 // Durable is the record up to which the replication log holds all.
 func (s *Stream) Durable() dr.HostSeq { return s.durable }
@@ -182,79 +182,51 @@ func (s *Stream) Resume(durable dr.HostSeq) error {
 		return errs.E("stream.Resume", errs.Corrupt, "welcome",
 			fmt.Errorf("record %d was durable, now only %d is", s.durable, durable))
 	}
+	s.replayed = 0
 	s.confirm(durable)
 	return nil
 }
 
 // Ack takes in an acknowledgement. It judges all of it before it believes any
-// of it; errors (kind Invalid, or Corrupt when a record's place changed) mean
-// that the other side is not sane, and leave the stream as it was.
+// of it; an error (kind Invalid) means that the other side is not sane, and
+// leaves the stream as it was.
+//
+// Spans may leave out records: what a DRVA received on an earlier connection
+// it does not speak of again. Such records count as sequenced only when they
+// are durable, because without their place they could not be put back into it.
+// A place may change, when a restarted DRVA could not keep it; its word counts.
 func (s *Stream) Ack(a *wire.Ack) error {
-	if a.Durable > s.sent {
-		return errs.E("stream.Ack", errs.Invalid, "ack",
-			fmt.Errorf("record %d is said to be durable, but only %d were sent", a.Durable, s.sent))
+	bad := func(format string, v ...any) error {
+		return errs.E("stream.Ack", errs.Invalid, "ack", fmt.Errorf(format, v...))
 	}
-	sequenced, last := s.sequenced, s.lastSeq
+	if a.Durable > s.sent {
+		return bad("record %d is said to be durable, but only %d were sent", a.Durable, s.sent)
+	}
 	for _, sp := range a.Spans {
-		var err error
-		if sequenced, last, err = s.checkSpan(sp, sequenced, last); err != nil {
-			return err
+		n := dr.HostSeq(sp.Count)
+		switch {
+		case sp.First == 0 || n == 0 || sp.First > s.sent || n > s.sent-sp.First+1:
+			return bad("span of %d records from %d, but only %d were sent", n, sp.First, s.sent)
+		case sp.Seq == 0 || sp.Seq+dr.Seq(n) < sp.Seq:
+			return bad("span of %d records at place %d", n, sp.Seq)
 		}
 	}
 	for _, sp := range a.Spans {
-		end := sp.First + dr.HostSeq(sp.Count)
-		for hs := max(sp.First, s.first); hs < end; hs++ {
+		for hs := max(sp.First, s.first); hs < sp.First+dr.HostSeq(sp.Count); hs++ {
 			s.at(hs).seq = sp.Seq + dr.Seq(hs-sp.First)
 		}
 	}
-	s.sequenced, s.lastSeq = sequenced, last
 	s.confirm(a.Durable)
 	return nil
 }
 
-// checkSpan judges one span, given how far the ones before it reach.
-func (s *Stream) checkSpan(sp wire.Span, sequenced dr.HostSeq, last dr.Seq) (dr.HostSeq, dr.Seq, error) {
-	bad := func(k errs.Kind, format string, a ...any) (dr.HostSeq, dr.Seq, error) {
-		return 0, 0, errs.E("stream.Ack", k, "ack", fmt.Errorf(format, a...))
-	}
-	end := sp.First + dr.HostSeq(sp.Count) // cannot wrap: see the first case
-	switch {
-	case sp.First == 0 || sp.Count == 0 || sp.Seq == 0 || sp.First > s.sent || dr.HostSeq(sp.Count) > s.sent-sp.First+1:
-		return bad(errs.Invalid, "span of %d records from %d, but only %d were sent", sp.Count, sp.First, s.sent)
-	case sp.Seq+dr.Seq(sp.Count) < sp.Seq:
-		return bad(errs.Invalid, "span of %d records at %d leaves the order", sp.Count, sp.Seq)
-	}
-	sequenced = s.overMarkers(sequenced)
-	if sp.First > sequenced+1 {
-		return bad(errs.Invalid, "record %d has a place, record %d has none", sp.First, sequenced+1)
-	}
-	for hs := max(sp.First, s.first); hs < end; hs++ {
-		seq := sp.Seq + dr.Seq(hs-sp.First)
-		if old := s.at(hs).seq; old != 0 && old != seq {
-			return bad(errs.Corrupt, "record %d had place %d, now %d", hs, old, seq)
-		} else if hs > sequenced && seq <= last {
-			return bad(errs.Invalid, "record %d has place %d, behind place %d", hs, seq, last)
-		}
-	}
-	if end-1 > sequenced {
-		sequenced, last = end-1, sp.Seq+dr.Seq(sp.Count)-1
-	}
-	return sequenced, last, nil
-}
-
-// overMarkers returns the last of the markers that follow hs directly and were
-// sent: markers have no place in the domain's order.
-func (s *Stream) overMarkers(hs dr.HostSeq) dr.HostSeq {
-	for hs+1 >= s.first && hs+1 < s.next && hs < s.sent && s.at(hs+1).kind == record.Marker {
-		hs++
-	}
-	return hs
-}
-
-// confirm notes that everything up to hs is durable and frees what may be.
+// confirm notes that everything up to hs is durable, and frees what may be.
 func (s *Stream) confirm(hs dr.HostSeq) {
 	s.durable = max(s.durable, hs)
 	s.sequenced = max(s.sequenced, s.durable)
+	for s.sequenced < s.sent && s.at(s.sequenced+1).seq != 0 {
+		s.sequenced++
+	}
 	s.release()
 }
 

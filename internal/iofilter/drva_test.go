@@ -1,0 +1,382 @@
+package iofilter
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/record"
+	"holdfast/internal/wire"
+)
+
+// fakeDRVA is a scripted DRVA with a log in memory. It checks everything a
+// real one would, and that replayed records come with the place they had.
+type fakeDRVA struct {
+	mu       sync.Mutex
+	log      []logged // the domain's order
+	durable  int      // log[:durable] survives a crash
+	runs     map[uint64]*hostRun
+	conn     *fakeConn
+	sessions dr.Session
+	faults   []error
+	confirms chan wire.Confirm
+	markers  chan wire.Round
+	hellos   []wire.Hello
+
+	// Behaviour, changed by the test.
+	down      bool           // refuses to be dialled
+	hang      chan struct{}  // not nil: it reads nothing until this is closed
+	mute      bool           // reads, but acknowledges nothing
+	volatile  bool           // acknowledges places, but makes nothing durable
+	refuse    *wire.Refuse   // answers Hello so
+	lieOnce   *wire.Ack      // sent once instead of the next acknowledgement
+	unsynced  map[uint16]bool // disks without a complete copy
+}
+
+type logged struct {
+	nonce uint64
+	rec   record.Record // with its own payload
+}
+
+// hostRun is what is known of one run of the host.
+type hostRun struct {
+	session  dr.Session
+	received dr.HostSeq
+	durable  dr.HostSeq
+	places   map[dr.HostSeq]dr.Seq // ever given and told
+	sequence dr.HostSeq            // told up to here
+}
+
+type fakeConn struct {
+	net.Conn
+	run      *hostRun
+	nonce    uint64
+	next     dr.HostSeq // Hello.Next
+	replayed bool
+	out      chan []byte
+	gone     chan struct{}
+	once     sync.Once
+}
+
+func (c *fakeConn) kill() { c.once.Do(func() { close(c.gone); c.Conn.Close() }) }
+
+func newFakeDRVA() *fakeDRVA {
+	return &fakeDRVA{runs: map[uint64]*hostRun{}, confirms: make(chan wire.Confirm, 1000), markers: make(chan wire.Round, 1000), unsynced: map[uint16]bool{}}
+}
+
+// dial is the host's way in.
+func (d *fakeDRVA) dial(context.Context) (net.Conn, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.down {
+		return nil, errors.New("nobody is there")
+	}
+	here, there := net.Pipe()
+	go d.serve(there)
+	return here, nil
+}
+
+func (d *fakeDRVA) fault(format string, a ...any) error {
+	err := fmt.Errorf(format, a...)
+	d.faults = append(d.faults, err)
+	return err
+}
+
+func (d *fakeDRVA) serve(nc net.Conn) {
+	c := &fakeConn{Conn: nc, out: make(chan []byte, 4096), gone: make(chan struct{})}
+	defer c.kill()
+	go func() {
+		for {
+			select {
+			case <-c.gone:
+				return
+			case b := <-c.out:
+				if _, err := nc.Write(b); err != nil {
+					return
+				}
+			}
+		}
+	}()
+	r := bufio.NewReaderSize(nc, 1<<16)
+	head := make([]byte, wire.HeadSize)
+	for {
+		d.mu.Lock()
+		hang := d.hang
+		d.mu.Unlock()
+		if hang != nil {
+			select {
+			case <-hang:
+			case <-c.gone:
+				return
+			}
+		}
+		if _, err := io.ReadFull(r, head); err != nil {
+			return
+		}
+		var h wire.Head
+		if err := h.Parse(head); err != nil {
+			d.mu.Lock()
+			d.fault("head: %v", err)
+			d.mu.Unlock()
+			return
+		}
+		buf := make([]byte, int(h.Body)+int(h.Payload))
+		if _, err := io.ReadFull(r, buf); err != nil {
+			return
+		}
+		if err := d.frame(c, &h, buf[:h.Body], buf[h.Body:]); err != nil {
+			return
+		}
+	}
+}
+
+func (d *fakeDRVA) frame(c *fakeConn, h *wire.Head, body, payload []byte) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if c.run == nil && h.Type != wire.TypeHello || c.run != nil && d.conn != c {
+		return errors.New("stale")
+	}
+	switch h.Type {
+	case wire.TypeHello:
+		return d.hello(c, body)
+	case wire.TypeReplayEnd:
+		if c.replayed {
+			return d.fault("second ReplayEnd")
+		}
+		c.replayed = true
+		c.run.received = max(c.run.received, c.next-1)
+		return nil
+	case wire.TypeRecords:
+		recs, err := h.Records(body, payload, make([]record.Record, 0, wire.MaxRecords))
+		if err != nil {
+			return d.fault("records: %v", err)
+		}
+		return d.records(c, recs)
+	case wire.TypeConfirm:
+		m, err := wire.ParseConfirm(body)
+		if err != nil {
+			return d.fault("confirm: %v", err)
+		}
+		d.confirms <- m
+		return nil
+	case wire.TypePing:
+		c.out <- wire.Encode(wire.TypePing, nil)
+		return nil
+	}
+	return d.fault("frame of type %d", h.Type)
+}
+
+func (d *fakeDRVA) hello(c *fakeConn, body []byte) error {
+	var h wire.Hello
+	if err := wire.DecodeJSON(body, &h); err != nil {
+		return d.fault("hello: %v", err)
+	}
+	d.hellos = append(d.hellos, h)
+	if d.refuse != nil {
+		f, _ := wire.EncodeJSON(wire.TypeRefuse, d.refuse)
+		c.Write(f)
+		return errors.New("refused")
+	}
+	if d.conn != nil {
+		d.conn.kill()
+	}
+	run := d.runs[h.Nonce]
+	w := wire.Welcome{Known: run != nil}
+	if run == nil {
+		d.sessions++
+		run = &hostRun{session: d.sessions, received: h.First - 1, durable: h.First - 1, places: map[dr.HostSeq]dr.Seq{}}
+		d.runs[h.Nonce] = run
+	} else {
+		w.Durable = run.durable
+		if h.First > run.received+1 {
+			return d.fault("the host kept records from %d, %d were received", h.First, run.received)
+		}
+	}
+	for i := range d.unsynced {
+		w.Unsynced = append(w.Unsynced, i)
+	}
+	clear(d.unsynced)
+	w.Session = run.session
+	c.run, c.nonce, c.next = run, h.Nonce, h.Next
+	d.conn = c
+	f, err := wire.EncodeJSON(wire.TypeWelcome, w)
+	if err != nil {
+		return d.fault("welcome: %v", err)
+	}
+	c.out <- f
+	return nil
+}
+
+func (d *fakeDRVA) records(c *fakeConn, recs []record.Record) error {
+	run := c.run
+	var span wire.Span
+	for _, r := range recs {
+		if r.Kind == record.Marker {
+			d.markers <- wire.Round(r.Offset)
+			continue
+		}
+		if got := r.Flags&record.Replayed != 0; got == c.replayed || r.Session != run.session {
+			return d.fault("record %d: replayed %v, session %d of %d", r.HostSeq, got, r.Session, run.session)
+		}
+		if !c.replayed && r.HostSeq >= c.next {
+			return d.fault("record %d replayed, announced up to %d", r.HostSeq, c.next)
+		}
+		if r.HostSeq <= run.received {
+			if c.replayed {
+				return d.fault("record %d came twice", r.HostSeq)
+			}
+			continue
+		}
+		if r.HostSeq != run.received+1 {
+			return d.fault("record %d follows %d", r.HostSeq, run.received)
+		}
+		if want := run.places[r.HostSeq]; r.Seq != want && r.HostSeq <= run.sequence {
+			return d.fault("record %d is replayed with place %d, had %d", r.HostSeq, r.Seq, want)
+		}
+		run.received = r.HostSeq
+		r.Seq = dr.Seq(len(d.log) + 1)
+		d.log = append(d.log, logged{c.nonce, r})
+		if span.Count == 0 {
+			span = wire.Span{First: r.HostSeq, Seq: r.Seq}
+		}
+		span.Count++
+	}
+	if span.Count == 0 || d.mute {
+		return nil
+	}
+	if d.lieOnce != nil {
+		c.out <- d.lieOnce.Append(nil)
+		d.lieOnce = nil
+		return nil
+	}
+	a := wire.Ack{Spans: []wire.Span{span}}
+	if !d.volatile {
+		d.commit()
+	}
+	a.Durable = run.durable
+	c.out <- a.Append(nil)
+	for i := range span.Count {
+		run.places[span.First+dr.HostSeq(i)] = span.Seq + dr.Seq(i)
+	}
+	return nil
+}
+
+// commit makes the log durable.
+func (d *fakeDRVA) commit() {
+	d.durable = len(d.log)
+	for _, run := range d.runs {
+		run.durable = max(run.durable, 0)
+	}
+	for i := len(d.log) - 1; i >= 0; i-- { // the last record of each run
+		run := d.runs[d.log[i].nonce]
+		if d.log[i].rec.HostSeq <= run.durable {
+			break
+		}
+		run.durable = max(run.durable, d.log[i].rec.HostSeq)
+	}
+}
+
+// with changes behaviour.
+func (d *fakeDRVA) with(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f()
+}
+
+// tell sends frames on the present connection, if there is one.
+func (d *fakeDRVA) tell(frame []byte) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.conn == nil || !d.conn.replayed {
+		return false
+	}
+	select {
+	case <-d.conn.gone:
+		return false
+	case d.conn.out <- frame:
+		return true
+	}
+}
+
+func (d *fakeDRVA) round(t wire.Type, r wire.Round) bool {
+	var b [wire.RoundSize]byte
+	r.Put(b[:])
+	return d.tell(wire.Encode(t, b[:]))
+}
+
+// cutLink breaks the connection.
+func (d *fakeDRVA) cutLink() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.conn != nil {
+		d.conn.kill()
+	}
+}
+
+// crash loses what is not durable, and the connection.
+func (d *fakeDRVA) crash() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.conn != nil {
+		d.conn.kill()
+	}
+	for _, l := range d.log[d.durable:] {
+		run := d.runs[l.nonce]
+		run.received = min(run.received, l.rec.HostSeq-1)
+	}
+	d.log = d.log[:d.durable]
+}
+
+// forget loses all memory of hosts; what was logged stays.
+func (d *fakeDRVA) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.conn != nil {
+		d.conn.kill()
+	}
+	d.runs = map[uint64]*hostRun{}
+	d.durable = len(d.log)
+}
+
+// image rebuilds a disk from the log.
+func (d *fakeDRVA) image(index uint16, size int64) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	img := make([]byte, roundUp(size))
+	for _, l := range d.log {
+		r := &l.rec
+		if r.Disk != index {
+			continue
+		}
+		switch r.Kind {
+		case record.Data:
+			copy(img[r.Offset:], r.Payload[:r.Length])
+		case record.Zero, record.Discard:
+			clear(img[r.Offset : r.Offset+uint64(r.Length)])
+		}
+	}
+	return img
+}
+
+// count counts the records of a kind on a disk.
+func (d *fakeDRVA) count(kind record.Kind, index uint16) (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.log {
+		if l.rec.Kind == kind && l.rec.Disk == index {
+			n++
+		}
+	}
+	return n
+}
+
+func (d *fakeDRVA) problems() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return errors.Join(d.faults...)
+}
