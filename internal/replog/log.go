@@ -78,7 +78,7 @@ type Log struct {
 	st        state        // guarded by stateMu
 	stateFile durable.File // guarded by stateMu
 	statePage []byte       // guarded by stateMu; aligned
-	oldState  int          // copy to write first; guarded by stateMu
+	suspect   int          // copy that may not be durable; guarded by stateMu
 
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -174,7 +174,8 @@ type batch struct {
 // Recovery is what Open found.
 type Recovery struct {
 	// First and Last are the seqs held on disk: whole files, so First may lie
-	// below the trim point. Both 0 when the log holds no record.
+	// below the trim point. First is Last+1 when all was trimmed, both are 0
+	// when nothing was ever appended. The log continues at Last+1.
 	First, Last dr.Seq
 	// Trimmed is the persisted trim point: 0, or the upTo of the last Trim.
 	Trimmed dr.Seq

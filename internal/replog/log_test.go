@@ -172,8 +172,6 @@ func TestAppendReadReopen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(got) != len(all) {
-		}
 		compare(t, got, all)
 		for _, from := range []dr.Seq{1, 2, 17, dr.Seq(len(all)), dr.Seq(len(all) + 1)} {
 			got, err := readAll(l.Log, from)

@@ -165,9 +165,10 @@ func (l *Log) create(ctx context.Context) error {
 		return err
 	}
 	pages := make([]byte, 2*pageSize)
-	l.st.generation = 1
-	l.st.put(pages)
-	copy(pages[pageSize:], pages[:pageSize])
+	for i := range 2 {
+		l.st.generation++
+		l.st.put(pages[i*pageSize:])
+	}
 	if err := durable.CreateOnce(l.fs, l.statePath(), pages); err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ func (l *Log) NewReader(from dr.Seq) (*Reader, error) {
 		return nil, trimmedErr("replog.NewReader", l.opts.Dir, from)
 	}
 	r.seek()
-	r.win.buf = durable.AlignedBytes(readAhead)
+	r.win.buf = durable.AlignedBytes(l.bufferSize())
 	l.readers[r] = struct{}{}
 	return r, nil
 }

@@ -45,7 +45,7 @@ func (v *recovery) run() error {
 	v.byNumber = map[uint64]*foundFile{}
 	v.carried = newInForce()
 	v.seen = v.l.st.incarnation
-	v.win.buf = durable.AlignedBytes(readAhead)
+	v.win.buf = durable.AlignedBytes(v.l.bufferSize())
 	if err := v.findSlots(); err != nil {
 		return err
 	}
@@ -316,7 +316,7 @@ func (v *recovery) remember(off int64, b []byte) {
 	t := &v.tail[v.tailN%maxInFlight]
 	v.tailN++
 	if t.data == nil {
-		t.data = durable.AlignedBytes(int(batchBytes(maxBatchRecords, maxBatchPages)))
+		t.data = durable.AlignedBytes(v.l.bufferSize())
 	}
 	t.off, t.data = off, t.data[:len(b)]
 	copy(t.data, b)
@@ -429,7 +429,7 @@ func (v *recovery) result() Recovery {
 		Trimmed: l.trimmed, TornTail: v.torn,
 		Carried: v.carried.list(), InForce: l.state.list(), LastHostSeq: l.state.hostSeqs(),
 	}
-	if n := len(l.files); n > 0 && l.accepted.seq >= l.files[0].firstSeq {
+	if len(l.files) > 0 {
 		r.First, r.Last = l.files[0].firstSeq, l.accepted.seq
 	}
 	return r

@@ -75,9 +75,10 @@ func (l *Log) recycle(first uint64) {
 	}
 }
 
-// saveState changes the state and makes it durable: both copies, the older
-// first, so that a crash in between leaves one that is whole. What was
-// acknowledged until now is noted with it.
+// saveState changes the state and makes it durable in both copies, one after
+// the other, so that a crash in between leaves one that is whole and durable.
+// Nothing may rely on the change before both are. What was acknowledged until
+// now is noted with it.
 func (l *Log) saveState(change func(*state)) error {
 	l.stateMu.Lock()
 	defer l.stateMu.Unlock()
@@ -86,10 +87,10 @@ func (l *Log) saveState(change func(*state)) error {
 	l.mu.Unlock()
 	s := l.st
 	change(&s)
-	s.generation++
 	s.durableBatch, s.durableSeq = durableEnd.number, durableEnd.seq
-	s.put(l.statePage)
-	for _, i := range []int{l.oldState, 1 - l.oldState} {
+	for _, i := range [2]int{l.suspect, 1 - l.suspect} {
+		s.generation++
+		s.put(l.statePage)
 		if err := l.writeDurable(l.stateFile, [][]byte{l.statePage}, int64(i)*pageSize); err != nil {
 			return errs.E("replog.saveState", errs.Internal, l.opts.Dir, err)
 		}
@@ -122,6 +123,11 @@ func (l *Log) loadState() error {
 	if bad[0] != nil || bad[1] == nil && copies[1].generation > copies[0].generation {
 		newer = 1
 	}
-	l.st, l.oldState = copies[newer], 1-newer
+	// The copy written last may have been read from a cache that forgets. It,
+	// or the one that is not whole, is written first; the other is durable.
+	l.st, l.suspect = copies[newer], newer
+	if bad[1-newer] != nil {
+		l.suspect = 1 - newer
+	}
 	return nil
 }

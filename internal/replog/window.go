@@ -16,6 +16,9 @@ type window struct {
 	n    int   // bytes of buf in use
 }
 
+// bufferSize is what a window needs, in bytes.
+func (l *Log) bufferSize() int { return int(min(readAhead, l.fileSize)) }
+
 // get returns n bytes at off, valid until the next call. It may read ahead, but
 // not beyond limit: what lies there may still change. n is at most the size
 // of the buffer; all are whole pages.
