@@ -29,13 +29,13 @@ type fakeDRVA struct {
 	hellos   []wire.Hello
 
 	// Behaviour, changed by the test.
-	down      bool           // refuses to be dialled
-	hang      chan struct{}  // not nil: it reads nothing until this is closed
-	mute      bool           // reads, but acknowledges nothing
-	volatile  bool           // acknowledges places, but makes nothing durable
-	refuse    *wire.Refuse   // answers Hello so
-	lieOnce   *wire.Ack      // sent once instead of the next acknowledgement
-	unsynced  map[uint16]bool // disks without a complete copy
+	down     bool            // refuses to be dialled
+	hang     chan struct{}   // not nil: it reads nothing until this is closed
+	mute     bool            // reads, but acknowledges nothing
+	volatile bool            // acknowledges places, but makes nothing durable
+	refuse   *wire.Refuse    // answers Hello so
+	lieOnce  *wire.Ack       // sent once instead of the next acknowledgement
+	unsynced map[uint16]bool // disks without a complete copy
 }
 
 type logged struct {
@@ -268,17 +268,12 @@ func (d *fakeDRVA) records(c *fakeConn, recs []record.Record) error {
 
 // commit makes the log durable.
 func (d *fakeDRVA) commit() {
-	d.durable = len(d.log)
-	for _, run := range d.runs {
-		run.durable = max(run.durable, 0)
-	}
-	for i := len(d.log) - 1; i >= 0; i-- { // the last record of each run
-		run := d.runs[d.log[i].nonce]
-		if d.log[i].rec.HostSeq <= run.durable {
-			break
+	for _, l := range d.log[d.durable:] {
+		if run := d.runs[l.nonce]; run != nil { // else it was forgotten
+			run.durable = l.rec.HostSeq
 		}
-		run.durable = max(run.durable, d.log[i].rec.HostSeq)
 	}
+	d.durable = len(d.log)
 }
 
 // with changes behaviour.

@@ -3,7 +3,6 @@ package iofilter
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -245,5 +244,3 @@ var errBroken = errs.New("disk", errs.Unavailable, "primary", "medium error")
 
 // source is a reproducible source of randomness.
 func source(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
-
-var _ = errors.Is
