@@ -73,7 +73,7 @@ func (k *checker) content(ctx context.Context, h *History) error {
 // found unreadable are not looked at again.
 func (c *Container) scan(ctx context.Context, t dr.TimelineID, ref objectRef) (*scanned, error) {
 	s := &scanned{key: objectKey(t, ref.number)}
-	if ref.lost {
+	if ref.lost || ref.size < segment.HeaderSize+segment.TailSize || ref.size > segment.MaxObjectSize {
 		return s, nil
 	}
 	body := make([]byte, ref.size)

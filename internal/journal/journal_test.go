@@ -318,3 +318,12 @@ func TestEveryCheckpointIsTheOracles(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 }
+
+var testNow = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

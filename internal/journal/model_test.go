@@ -3,6 +3,7 @@ package journal
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"holdfast/internal/dr"
@@ -31,8 +32,11 @@ type sim struct {
 	actors []*actor
 	flying []*flight // requests that may land at any time, or never
 	serial uint64
-	read   []link // longest history any reader accepted
-	publ   map[dr.ObjectNumber]segment.Digest
+	read   []link                             // longest history any reader accepted
+	publ   map[dr.ObjectNumber]segment.Digest // published, by whomever
+	in     map[dr.ObjectNumber]segment.Digest // of read
+	fresh  []dr.ObjectNumber                  // published since the last check
+	buf    []link                             // of walk
 	fault  string
 }
 
@@ -74,7 +78,8 @@ func (s *sim) walk() (chain, []link) {
 	if s.v.skipOrphans {
 		c.gap = 1
 	}
-	var got []link
+	got := s.buf[:0]
+	defer func() { s.buf = got }()
 	for {
 		l, ok := s.store[c.next]
 		if !ok {
@@ -101,23 +106,26 @@ func (s *sim) fail(format string, args ...any) {
 // check is the invariants: accepted objects stay, published ones are accepted.
 func (s *sim) check() {
 	_, got := s.walk()
-	for i, l := range s.read {
-		if i >= len(got) || got[i] != l {
-			s.fail("object %d was accepted once and is not any more", l.number)
-			return
-		}
+	if len(got) < len(s.read) || !slices.Equal(got[:len(s.read)], s.read) {
+		s.fail("of %d objects accepted once some are not any more", len(s.read))
+		return
 	}
-	s.read = got
-	in := make(map[dr.ObjectNumber]segment.Digest, len(got))
-	for _, l := range got {
-		in[l.number] = l.digest
+	for _, l := range got[len(s.read):] {
+		s.in[l.number] = l.digest
 	}
-	for n, d := range s.publ {
-		if in[n] != d {
+	s.read = append(s.read, got[len(s.read):]...)
+	for _, n := range s.fresh { // those looked at before are in, and what is in stays
+		if s.in[n] != s.publ[n] {
 			s.fail("object %d was published and is not in the history", n)
 			return
 		}
 	}
+	s.fresh = s.fresh[:0]
+}
+
+func (s *sim) publish(n dr.ObjectNumber, d segment.Digest) {
+	s.publ[n] = d
+	s.fresh = append(s.fresh, n)
 }
 
 // spawn starts a publisher: it claims the next epoch.
@@ -190,7 +198,7 @@ func (s *sim) answer(a *actor, l link, own bool) {
 	switch {
 	case a.w == nil && own:
 		a.w = a.tk.won(l.digest, Window)
-		s.publ[l.number] = l.digest
+		s.publish(l.number, l.digest)
 	case a.w == nil:
 		a.asked = false
 		a.tk.next = 0 // walk on
@@ -198,7 +206,7 @@ func (s *sim) answer(a *actor, l link, own bool) {
 		a.w.land(l.number)
 		from := a.w.published
 		for n := from + 1; n <= a.w.count(); n++ {
-			s.publ[n] = a.own[n]
+			s.publish(n, a.own[n])
 		}
 	case s.v.retry:
 		// Broken: the object moves to the next free number.
@@ -258,7 +266,7 @@ func (s *sim) run(steps int) string {
 }
 
 func newSim(seed uint64, v variant) *sim {
-	return &sim{rng: rand.New(rand.NewPCG(seed, 1)), v: v, store: make(map[dr.ObjectNumber]link), publ: make(map[dr.ObjectNumber]segment.Digest)}
+	return &sim{rng: rand.New(rand.NewPCG(seed, 1)), v: v, store: make(map[dr.ObjectNumber]link), publ: make(map[dr.ObjectNumber]segment.Digest), in: make(map[dr.ObjectNumber]segment.Digest)}
 }
 
 const simSteps = 160

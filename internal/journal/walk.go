@@ -135,13 +135,10 @@ func (h *History) gap(ctx context.Context) (more bool, err error) {
 	return h.pass(ctx, &loaded{number: next, key: objectKey(h.timeline, next), headErr: errMissing, tailErr: errMissing})
 }
 
-// pass goes over an object of which not even the header can be read. Its
-// content is lost for good; where the history goes on is found by looking at
-// the places it may go on at.
+// pass goes over an object of which not even the header can be read. What it
+// held is lost, unless it was a FENCE; where the history goes on is found by
+// looking at the places it may go on at.
 func (h *History) pass(ctx context.Context, l *loaded) (ok bool, err error) {
-	h.mu.Lock()
-	h.loseLocked(l.number, l.key, l.headErr)
-	h.mu.Unlock()
 	after, err := h.peek(ctx, l.number+1)
 	if err != nil {
 		return false, err
@@ -150,51 +147,58 @@ func (h *History) pass(ctx context.Context, l *loaded) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	to := goesOn(l, h.chain.epoch, after, jump)
+	to, fence := goesOn(l, h.chain.epoch, after, jump)
 	if to == nil && errors.Is(l.headErr, errMissing) {
 		to, err = h.nextReadable(ctx, l.number)
 		if err != nil {
 			return false, err
 		}
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if fence {
+		h.problemLocked(Problem{Object: l.key, What: l.headErr.Error() + " (a fence, which holds no content)", Kind: errs.Corrupt})
+	} else {
+		h.loseLocked(l.number, l.key, l.headErr)
+	}
 	if to == nil {
 		return false, nil // it is the newest: looked at again by the next Extend
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.objects = append(h.objects, objectRef{number: l.number, size: l.size, epoch: h.chain.epoch, lost: true})
+	ref := objectRef{number: l.number, size: l.size, epoch: h.chain.epoch, lost: !fence}
 	h.unlinked = l.tailErr != nil
 	h.chain.next, h.chain.prev = to.number, l.digest
-	if to.header.Kind == segment.Journal {
-		h.chain.epoch = to.header.Epoch
+	if fence {
+		ref.kind = segment.Fence
 	}
+	if to.header.Kind == segment.Journal {
+		h.chain.epoch, ref.epoch = to.header.Epoch, to.header.Epoch
+	}
+	h.objects = append(h.objects, ref)
 	return true, nil
 }
 
 // goesOn picks which of the objects at n+1 and n+W follows the unreadable
 // object n, or nil. By the digest when it is known; else a higher epoch beyond
-// the jump tells that n was a FENCE.
-func goesOn(l *loaded, epoch dr.Epoch, after, jump *loaded) *loaded {
+// the jump tells that n was a FENCE. fence is true when that is proven.
+func goesOn(l *loaded, epoch dr.Epoch, after, jump *loaded) (to *loaded, fence bool) {
 	if l.tailErr == nil {
-		for _, o := range []*loaded{after, jump} {
-			if o != nil && o.header.Prev == l.digest {
-				return o
-			}
+		switch {
+		case after != nil && after.header.Prev == l.digest:
+			return after, false
+		case jump != nil && jump.header.Prev == l.digest:
+			return jump, true
 		}
-		return nil
+		return nil, false
 	}
-	if jump != nil && jump.header.Kind == segment.Journal && jump.header.Epoch > epoch && !inReign(after, epoch, jump) {
-		return jump
+	if jump != nil && jump.header.Kind == segment.Journal && jump.header.Epoch > epoch && jump.damaged() == nil {
+		// Had a later object been the FENCE, this name would be dead, and only
+		// an older epoch could have put something there.
+		return jump, true
 	}
 	if after != nil && (after.header.Kind == segment.Fence) == (after.header.Epoch > epoch) && after.header.Epoch >= epoch {
-		return after
+		return after, false
 	}
-	return jump
-}
-
-// inReign reports whether after is a FENCE that explains jump's epoch.
-func inReign(after *loaded, epoch dr.Epoch, jump *loaded) bool {
-	return after != nil && after.header.Kind == segment.Fence && after.header.Epoch > epoch && after.header.Epoch <= jump.header.Epoch
+	return jump, false
 }
 
 // peek loads the object at n; nil when it is missing or has no readable
