@@ -1,0 +1,294 @@
+package order
+
+import (
+	"slices"
+	"time"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+	"holdfast/internal/record"
+	"holdfast/internal/wire"
+)
+
+// round is one try to cut a checkpoint.
+type round struct {
+	number     wire.Round
+	id         dr.CheckpointID
+	kind       dr.CheckpointKind
+	tag        string
+	mode       string
+	collecting bool // markers are awaited; else answers
+	discarded  bool
+	deadline   time.Time
+	parts      []part
+	cp         dr.Checkpoint
+	owner      map[dr.DiskID]dr.Session // at the cut
+}
+
+// part is one host's share in a round.
+type part struct {
+	stream   *stream
+	marked   bool
+	answered bool
+	ok       bool
+	reason   wire.Reason
+	strayed  map[dr.DiskID]bool // disks whose TrackBegin came before the answer
+}
+
+// covered reports whether the host's VMs are consistent by themselves at the
+// cut: it answered, and not that it writes outside its stream.
+func (p *part) covered() bool {
+	return p.answered && (p.ok || p.reason == wire.ReasonReleased || p.reason == wire.ReasonBusy)
+}
+
+// Write path, step 6: cut a checkpoint into the domain's order.
+
+// Cut starts a round. Kind Unavailable when one is open, the order is not
+// whole after a restart, the log has no room, or the domain has no disk;
+// Invalid for a tag over MaxTag.
+func (c *Core) Cut(kind dr.CheckpointKind, tag string, now time.Time) (dr.CheckpointID, error) {
+	c.now = now
+	unavailable := func(words string) (dr.CheckpointID, error) {
+		return 0, errs.New("order.Cut", errs.Unavailable, "checkpoint", words).WithRemedy("repeat in a few seconds")
+	}
+	switch {
+	case len(tag) > MaxTag:
+		return 0, errs.New("order.Cut", errs.Invalid, "checkpoint", "the tag is longer than 256 bytes")
+	case c.round != nil:
+		return unavailable("another checkpoint is being cut")
+	case c.merge != nil:
+		return unavailable("hosts are still replaying after a restart")
+	case c.paused:
+		return unavailable("the replication log has no room")
+	case len(c.state.disks) == 0:
+		return unavailable("no disk is protected yet")
+	}
+	r := &round{number: c.state.LastRound + 1, id: c.state.LastCheckpoint + 1, kind: kind, tag: tag, mode: ModeMark}
+	c.state.LastRound, c.state.LastCheckpoint = r.number, r.id
+	async := false
+	for _, s := range c.order {
+		if s.conn != 0 && s.replayed {
+			r.parts = append(r.parts, part{stream: s})
+			async = async || s.ack == dr.Async
+		}
+	}
+	c.round = r
+	if async && len(r.parts) > 1 {
+		r.mode, r.collecting = ModeHold, true
+		r.deadline = now.Add(c.cfg.MarkerLimit)
+		c.ask(wire.TypeHold)
+		return r.id, nil
+	}
+	c.cutHere()
+	c.ask(wire.TypeMark)
+	c.roundSettle()
+	return r.id, nil
+}
+
+// Open is the checkpoint being cut, 0 for none.
+func (c *Core) Open() dr.CheckpointID {
+	if c.round == nil {
+		return 0
+	}
+	return c.round.id
+}
+
+// ask sends the round to its hosts and starts the wait for their answers.
+func (c *Core) ask(t wire.Type) {
+	r := c.round
+	if t != wire.TypeHold {
+		r.deadline = c.now.Add(c.cfg.ConfirmLimit)
+	}
+	for i := range r.parts {
+		if s := r.parts[i].stream; s.conn != 0 {
+			c.send(Send{Conn: s.conn, Type: t, Round: r.number})
+		}
+	}
+}
+
+// cutHere places the Checkpoint record.
+func (c *Core) cutHere() {
+	r := c.round
+	r.collecting = false
+	b := CutBody{ID: r.id, Round: r.number, Mode: r.mode, Kind: r.kind, Tag: r.tag}
+	c.state.snapshot(&b)
+	r.owner = make(map[dr.DiskID]dr.Session, len(b.Disks))
+	for i := range b.Disks {
+		r.owner[b.Disks[i].ID] = b.Disks[i].Owner
+	}
+	rec := mustEncode(record.Checkpoint, &b)
+	rec.Seq, rec.Time = c.state.Last+1, c.now.UnixNano()
+	c.state.Last = rec.Seq
+	c.state.takeCut(&b, &rec) // as Apply would, without decoding
+	c.out.Appends = append(c.out.Appends, Append{Recs: []record.Record{rec}})
+	r.cp = *c.state.open
+}
+
+// roundMarker takes a host's marker out of its stream.
+func (c *Core) roundMarker(s *stream, number wire.Round) {
+	r := c.round
+	if r == nil || !r.collecting || r.number != number {
+		return // of a round that is over
+	}
+	p := r.part(s)
+	if p == nil {
+		return
+	}
+	p.marked = true
+	for i := range r.parts {
+		if !r.parts[i].marked {
+			return
+		}
+	}
+	c.release()
+}
+
+// discard ends the wait for markers: the checkpoint will not be a group's.
+func (c *Core) discard() {
+	c.round.discarded = true
+	c.release()
+}
+
+// release cuts and lets the hosts go on.
+func (c *Core) release() {
+	c.cutHere()
+	c.ask(wire.TypeRelease)
+}
+
+func (r *round) part(s *stream) *part {
+	for i := range r.parts {
+		if r.parts[i].stream == s {
+			return &r.parts[i]
+		}
+	}
+	return nil
+}
+
+// Confirm takes a host's answer to a Release or Mark.
+func (c *Core) Confirm(conn ConnID, m wire.Confirm, now time.Time) {
+	c.now = now
+	s, r := c.conns[conn], c.round
+	if s == nil || r == nil || r.number != m.Round {
+		return
+	}
+	p := r.part(s)
+	if p == nil || p.answered || r.collecting && m.OK {
+		return
+	}
+	p.answered, p.ok, p.reason = true, m.OK, m.Reason
+	if r.collecting {
+		c.discard() // it places no marker
+	}
+	c.roundSettle()
+	c.pump()
+}
+
+// roundStrayed notes that a host of the open round has acknowledged writes
+// outside its stream before now. If it has not answered yet, those writes may
+// be older than the cut, while the TrackBegin that tells of them lies behind
+// it: its yes, which speaks of the stream as it is when it answers, must then
+// not cover the disk.
+func (c *Core) roundStrayed(s *stream, id dr.DiskID) {
+	if c.round == nil {
+		return
+	}
+	if p := c.round.part(s); p != nil && !p.answered {
+		if p.strayed == nil {
+			p.strayed = map[dr.DiskID]bool{}
+		}
+		p.strayed[id] = true
+	}
+}
+
+// roundLost takes a disconnected host out of the open round. A host that comes
+// back on another connection does not take part any more.
+func (c *Core) roundLost(s *stream) {
+	r := c.round
+	if r == nil {
+		return
+	}
+	p := r.part(s)
+	if p == nil || p.answered && !r.collecting {
+		return
+	}
+	p.answered, p.ok, p.reason = true, false, wire.ReasonUnknown
+	if r.collecting {
+		c.discard()
+	}
+	c.roundSettle()
+}
+
+// roundTick lets the round's limits act.
+func (c *Core) roundTick() {
+	r := c.round
+	if r == nil || c.now.Before(r.deadline) {
+		return
+	}
+	if r.collecting {
+		c.discard()
+		return
+	}
+	c.resolve()
+}
+
+// roundSettle resolves the round once every host has answered.
+func (c *Core) roundSettle() {
+	r := c.round
+	if r == nil || r.collecting {
+		return
+	}
+	for i := range r.parts {
+		if !r.parts[i].answered {
+			return
+		}
+	}
+	c.resolve()
+}
+
+// resolve decides what the checkpoint is worth, and logs it.
+func (c *Core) resolve() {
+	r := c.round
+	c.round = nil
+	group := !r.discarded && len(r.cp.Disks) > 0
+	covered := map[dr.Session]*part{}
+	for i := range r.parts {
+		p := &r.parts[i]
+		group = group && p.answered && p.ok
+		if p.covered() {
+			covered[p.stream.session] = p
+		}
+	}
+	var missing []dr.VMID
+	for _, d := range r.cp.Disks {
+		p := covered[r.owner[d.ID]]
+		if (!d.Synced || p == nil || p.strayed[d.ID]) && !slices.Contains(missing, d.VM) {
+			missing = append(missing, d.VM)
+		}
+	}
+	scope := dr.Partial
+	if group && len(missing) == 0 {
+		scope = dr.Group
+	}
+	c.result(r.cp, scope, missing)
+}
+
+// result logs the outcome of a checkpoint.
+func (c *Core) result(cp dr.Checkpoint, scope dr.Scope, missing []dr.VMID) {
+	cp.Scope, cp.Missing = scope, missing
+	r := mustEncode(record.CheckpointResult, &ResultBody{ID: cp.ID, Scope: scope.String(), Missing: missing})
+	r.Seq, r.Time = c.state.Last+1, c.now.UnixNano()
+	c.state.Last, c.state.open = r.Seq, nil // as Apply would, without decoding
+	c.out.Appends = append(c.out.Appends, Append{Recs: []record.Record{r}})
+	c.out.Results = append(c.out.Results, cp)
+}
+
+// allVMs lists the VMs of a checkpoint once each.
+func allVMs(cp *dr.Checkpoint) []dr.VMID {
+	var vms []dr.VMID
+	for _, d := range cp.Disks {
+		if !slices.Contains(vms, d.VM) {
+			vms = append(vms, d.VM)
+		}
+	}
+	return vms
+}
