@@ -29,9 +29,10 @@ const (
 	opsPerConn = 256
 	// connMemory is how much buffer memory detached operations of one
 	// connection may pin before its loop stops reading.
-	connMemory = 96 << 20
-	// poolRetain is the buffer memory a server keeps for reuse.
-	poolRetain = 64 << 20
+	connMemory = 64 << 20
+	// poolRetain is the buffer memory a server keeps for reuse: two busy
+	// connections at their bound allocate nothing.
+	poolRetain = 128 << 20
 
 	// maxOptions, maxOption and maxOptionDrain bound a handshake: options in
 	// all, bytes of one option that is looked at, bytes of one that is read

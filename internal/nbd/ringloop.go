@@ -78,6 +78,7 @@ type ringLoop struct {
 
 	out     outQueue
 	sent    []segment // what the running send covers
+	rest    []segment // its rest, a tail of sent
 	iov     []unix.Iovec
 	msg     unix.Msghdr
 	wakeBuf []byte
@@ -205,7 +206,7 @@ func (l *ringLoop) end(cause error) {
 // over reports whether everything has ended and the ring is empty. Once the
 // operations are done it makes the requests that only wait return.
 func (l *ringLoop) over() bool {
-	if !l.ending || !l.ops.idle() || l.sending || l.out.waiting() > 0 {
+	if !l.ending || !l.ops.idle() || l.unsent() {
 		return false
 	}
 	if l.active == 0 {

@@ -107,29 +107,34 @@ func (l *ringLoop) send() {
 	n := min(len(l.out.segs), maxSegments)
 	l.sent = append(l.sent[:0], l.out.segs[:n]...)
 	l.out.segs = append(l.out.segs[:0], l.out.segs[n:]...)
-	l.iov = l.iov[:0]
 	for _, s := range l.sent {
 		l.out.pending -= len(s.b)
-		v := unix.Iovec{Base: &s.b[0]}
-		v.SetLen(len(s.b))
-		l.iov = append(l.iov, v)
 	}
+	l.rest = l.sent
 	l.resend()
 }
 
-// resend puts the unsent part of l.sent into the ring.
+// resend puts what is unsent into the ring.
 func (l *ringLoop) resend() {
 	l.sending = true
 	l.active++
 	const how = unix.MSG_NOSIGNAL | unix.MSG_WAITALL
-	if len(l.iov) == 1 {
-		l.ring.Send(l.sock, l.sent[len(l.sent)-1].b, how, tagSend)
+	if len(l.rest) == 1 {
+		l.ring.Send(l.sock, l.rest[0].b, how, tagSend)
 		return
+	}
+	l.iov = l.iov[:0]
+	for _, s := range l.rest {
+		v := unix.Iovec{Base: &s.b[0]}
+		v.SetLen(len(s.b))
+		l.iov = append(l.iov, v)
 	}
 	l.msg = unix.Msghdr{Iov: &l.iov[0]}
 	l.msg.SetIovlen(len(l.iov))
 	l.ring.SendMsg(l.sock, &l.msg, how, tagSend)
 }
+
+func (l *ringLoop) unsent() bool { return l.sending || l.out.waiting() > 0 }
 
 // sentSome takes a send's result.
 func (l *ringLoop) sentSome(res int32) {
@@ -144,17 +149,12 @@ func (l *ringLoop) sentSome(res int32) {
 		res = 0
 	}
 	n := int(res)
-	done := len(l.sent) - len(l.iov)
-	for done < len(l.sent) && n >= len(l.sent[done].b) {
-		n -= len(l.sent[done].b)
-		done++
+	for len(l.rest) > 0 && n >= len(l.rest[0].b) {
+		n -= len(l.rest[0].b)
+		l.rest = l.rest[1:]
 	}
-	if done < len(l.sent) {
-		s := &l.sent[done]
-		s.b = s.b[n:]
-		l.iov = l.iov[len(l.iov)-(len(l.sent)-done):]
-		l.iov[0].Base = &s.b[0]
-		l.iov[0].SetLen(len(s.b))
+	if len(l.rest) > 0 {
+		l.rest[0].b = l.rest[0].b[n:]
 		l.resend()
 		return
 	}

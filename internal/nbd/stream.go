@@ -263,6 +263,8 @@ func (l *streamLoop) reject(r *request, errno uint32) {
 	l.out.commit(n)
 }
 
+func (l *streamLoop) unsent() bool { return l.out.waiting() > 0 }
+
 // takeDone takes what was completed behind the loop's back.
 func (l *streamLoop) takeDone() opList {
 	l.mu.Lock()

@@ -13,6 +13,8 @@ type loop interface {
 	reserve(op *Op, n int)
 	// submit sends op on its way; its reply follows its completion.
 	submit(dev Device, op *Op)
+	// unsent reports whether replies wait to be sent.
+	unsent() bool
 	// reject answers a request that never became an operation.
 	reject(r *request, errno uint32)
 }
@@ -55,12 +57,14 @@ func layered(e *Export, primary Device) Device {
 	return e.Layer(primary)
 }
 
-// room reports whether another operation may start.
+// room reports whether another operation may start. Memory that is pinned by
+// operations, or by replies the client does not fetch, counts against it; when
+// there are neither, one may always start.
 func (t *transmission) room() bool {
 	if !t.ops.ready() {
 		return false
 	}
-	return t.acct.used.Load() <= connMemory || t.ops.idle()
+	return t.acct.used.Load() <= connMemory || !t.lp.unsent() && t.ops.idle()
 }
 
 // newOp makes a request an operation. The caller has seen room.
