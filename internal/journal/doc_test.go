@@ -1,0 +1,104 @@
+package journal
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/segment"
+	"holdfast/internal/store/mem"
+)
+
+const formatDoc = "../../docs/format/journal.md"
+
+func readDoc(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile(formatDoc)
+	check(t, err)
+	return string(b)
+}
+
+// TestDocNamesWhatTheCodeWrites compares the format document with the
+// constants and types it speaks of.
+func TestDocNamesWhatTheCodeWrites(t *testing.T) {
+	doc := readDoc(t)
+	var want []string
+	want = append(want, "`"+keyDomain+"`", "`"+prefixKeys+"<data key>/<wrap>`", "`"+prefixTime+"<timeline>/"+headName+"`",
+		"`"+prefixTime+"<timeline>"+dirEpoch+"<epoch>`", "`"+prefixTime+"<timeline>"+dirJournal+"<number>`",
+		"`"+prefixMeta+"<vm>/<seq>`", "`"+prefixTime+"<timeline>"+dirManifest+"`", "`"+prefixIndex+"`", "`"+prefixData+"`", "`"+prefixPin+"`", "`"+prefixProbe+"<uuid>/`",
+		"`"+strings.TrimSuffix(magicDomain, "\n")+"`", "`"+strings.TrimSuffix(magicWrap, "\n")+"`", "`"+digestPrefix+"`",
+		"`"+cipherName+"`", "`"+blockHashName+"`", fmt.Sprintf("| `block_size` | %d |", dr.BlockSize), fmt.Sprintf("| `chunk_size` | %d |", dr.ChunkSize),
+		fmt.Sprintf("| `window` | %d: W", Window), fmt.Sprintf("`%s` or `%s`", Passphrase, RecoveryKey),
+		fmt.Sprintf("`salt` (%d bytes), `nonce` (%d bytes), `sealed` (%d bytes)", saltSize, nonceSize, wrapPlainSize+16),
+		fmt.Sprintf("%d MiB, %d passes and %d thread", argonMemory>>10, argonTime, argonThreads),
+		fmt.Sprintf("%d MiB, %d passes or %d threads", maxArgonMemory>>10, maxArgonTime, maxArgonThreads),
+		fmt.Sprintf("%d wrapped keys, %d of them passphrases", maxWraps, maxPassphraseWraps),
+		fmt.Sprintf("kind %d", segment.Fence), fmt.Sprintf("less than %.0f minutes", EpochCheckAge.Minutes()),
+		fmt.Sprintf("continues at n+%d", Window), fmt.Sprintf("n+1 to n+%d behind", Window-1))
+	for _, v := range []any{Domain{}, Format{}, wrap{}, argonParams{}, head{}, claim{}, storedVM{}} {
+		for f := range fields(reflect.TypeOf(v)) {
+			want = append(want, "`"+f+"`")
+		}
+	}
+	for _, w := range want {
+		if !strings.Contains(doc, w) {
+			t.Errorf("%s does not say %s", formatDoc, w)
+		}
+	}
+}
+
+func fields(typ reflect.Type) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for i := range typ.NumField() {
+			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+			if !yield(name) {
+				return
+			}
+		}
+	}
+}
+
+// TestStoreHoldsOnlyDocumentedNames makes every kind of object and looks at
+// the names and fields that are really in the store.
+func TestStoreHoldsOnlyDocumentedNames(t *testing.T) {
+	st, _ := smallHistory(t, seeded(t))
+	seen := make(map[string]bool)
+	for _, in := range keysOf(t, st) {
+		form := in.Key
+		for part := range strings.SplitSeq(in.Key, "/") {
+			if _, err := dr.ParseUUID(part); err == nil {
+				form = strings.Replace(form, part, "*", 1)
+			}
+		}
+		switch parts := strings.Split(form, "/"); {
+		case parts[0] == "meta", len(parts) == 4:
+			form = strings.Join(parts[:len(parts)-1], "/") + "/#" + fmt.Sprint(len(parts[len(parts)-1]))
+		}
+		seen[form] = true
+	}
+	for _, want := range []string{"domain", "keys/*/*", "t/*/head", "t/*/epoch/#8", "t/*/j/#16", "meta/*/#16"} {
+		if !seen[want] {
+			t.Errorf("no object of the form %s; there are %v", want, seen)
+		}
+		delete(seen, want)
+	}
+	if len(seen) != 0 {
+		t.Errorf("names that are not documented: %v", seen)
+	}
+}
+
+func TestDocumentsArePlainText(t *testing.T) {
+	st := mem.New()
+	newTestContainer(t, st)
+	body := must[[]byte](t)(readDocument(t.Context(), st, keyDomain))
+	lines := strings.Split(string(body), "\n")
+	if lines[0] != "holdfast container" || !strings.HasPrefix(lines[len(lines)-2], "sha256:") || lines[len(lines)-1] != "" {
+		t.Fatalf("%q", body)
+	}
+	var v map[string]any
+	check(t, json.Unmarshal([]byte(strings.Join(lines[1:len(lines)-2], "\n")), &v))
+}
