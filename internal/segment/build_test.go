@@ -1,8 +1,11 @@
 package segment
 
 import (
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -84,6 +87,8 @@ func TestFinishRefusesWhatIsNoCell(t *testing.T) {
 		{"zero up to block", []step{frame(1, 3, 0b1, 1, 15), zero(1, 0, 48, 15)}, plain, true},
 		{"zero of other disk", []step{frame(1, 3, 0b1, 1, 15), zero(2, 0, 1000, 15)}, plain, true},
 		{"long zero over later chunks", []step{frame(1, 3, 1, 1, 15), frame(1, 900, 1, 1, 15), zero(1, 64, 100_000, 15)}, plain, false},
+		{"zero over block of the second disk", []step{zero(1, 0, 10, 15), frame(2, 3, 1, 1, 15), zero(2, 48, 1, 15)}, plain, false},
+		{"last of many zeroes over block", []step{zero(1, 0, 5, 15), zero(1, 10, 5, 15), frame(1, 3, 1, 1, 15), zero(1, 40, 9, 15)}, plain, false},
 		{"zeroed twice", []step{zero(1, 10, 10, 15), zero(1, 19, 10, 15)}, plain, false},
 		{"zeroes touch", []step{zero(1, 10, 10, 15), zero(1, 20, 10, 15)}, plain, true},
 		{"seq too low", []step{frame(1, 3, 1, 1, 9)}, plain, false},
@@ -369,6 +374,90 @@ func TestFrameDoesNotAllocate(t *testing.T) {
 		})
 		if n != 0 && !raceDetector {
 			t.Errorf("%v allocations (raw %v)", n, f.e.Raw)
+		}
+	}
+}
+
+// TestRawWhenCompressionSavesLittle: below 1/16 a frame stays as it is.
+func TestRawWhenCompressionSavesLittle(t *testing.T) {
+	for _, c := range []struct {
+		zeroes int // bytes that compress to nothing
+		raw    bool
+	}{{0, true}, {dr.ChunkSize / 32, true}, {dr.ChunkSize / 17, true}, {dr.ChunkSize / 14, false}, {dr.ChunkSize, false}} {
+		b := NewBuilder(testKey, testDomain, BuilderOptions{})
+		content := noise(3, dr.ChunkSize)
+		clear(content[:c.zeroes])
+		if err := b.AddFrame(disk(1), 0, 0xffff, 1, content); err != nil {
+			t.Fatal(err)
+		}
+		if e := b.footer.Entries[0]; e.Raw != c.raw {
+			t.Errorf("%d zeroes of %d: stored %d bytes, raw %v", c.zeroes, dr.ChunkSize, e.Stored, e.Raw)
+		}
+	}
+}
+
+// TestFinishCanBeMended: a refused Finish leaves an object that can go on.
+func TestFinishCanBeMended(t *testing.T) {
+	b := NewBuilder(testKey, testDomain, BuilderOptions{})
+	add := func(chunk uint32) {
+		t.Helper()
+		if err := b.AddFrame(disk(1), chunk, 0b101, 7, text(uint64(chunk), 8192)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(9)
+	add(3)
+	add(5)
+	if _, _, err := b.Finish(journalHeader()); !errs.Is(err, errs.Invalid) { // no records were set
+		t.Fatal(err)
+	}
+	add(4)
+	b.SetSeqs(7, 7)
+	body, _, err := b.Finish(journalHeader())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readAll(testKey, body); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCountsAllocateNothing: what a footer claims to hold costs no memory
+// before it is there.
+func TestCountsAllocateNothing(t *testing.T) {
+	var before, after runtime.MemStats
+	for i := range 4 {
+		plain := []byte{0, 0, 0, 0, 1, 1}
+		most := [][]byte{binary.AppendUvarint(nil, MaxDisks), binary.AppendUvarint(nil, MaxFrames), binary.AppendUvarint(nil, MaxZeros), binary.AppendUvarint(nil, MaxBlocks)}
+		plain = slices.Concat(plain[:i], most[i], plain[i+1:])
+		runtime.ReadMemStats(&before)
+		_, err := parseFooter(plain, Journal, false)
+		runtime.ReadMemStats(&after)
+		if took := after.TotalAlloc - before.TotalAlloc; err == nil || took > 32<<10 {
+			t.Errorf("count %d: %d bytes allocated, %v", i, took, err)
+		}
+	}
+}
+
+func TestTailBounds(t *testing.T) {
+	tail := func(off, n uint64) []byte {
+		b := appendTail(nil, 0, 0, Digest{})
+		binary.LittleEndian.PutUint64(b[offFooterOffset:], off)
+		binary.LittleEndian.PutUint64(b[offFooterLen:], n)
+		binary.LittleEndian.PutUint32(b[offTailCRC:], crc32.Checksum(b[offFooterOffset:], castagnoli))
+		return b
+	}
+	for _, c := range []struct {
+		off, n uint64
+		ok     bool
+	}{
+		{HeaderSize, 0, true}, {HeaderSize, MaxObjectSize - TailSize - HeaderSize, true},
+		{HeaderSize - 1, 0, false}, {0, 100, false}, {HeaderSize, MaxObjectSize - TailSize - HeaderSize + 1, false},
+		{MaxObjectSize, 0, false}, {math.MaxUint64, 2, false}, {HeaderSize, math.MaxUint64, false}, {1 << 63, 1 << 63, false},
+	} {
+		off, n, _, err := ParseTail(tail(c.off, c.n))
+		if c.ok && (err != nil || off != int64(c.off) || n != int64(c.n)) || !c.ok && !errs.Is(err, errs.Corrupt) {
+			t.Errorf("%d bytes at %d: got %d at %d, %v", c.n, c.off, n, off, err)
 		}
 	}
 }
