@@ -419,3 +419,5 @@ func childRun(st store.Store, dest string) error {
 	}
 	return err
 }
+
+func seededB() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }

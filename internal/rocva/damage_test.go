@@ -1,0 +1,304 @@
+package rocva
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/durable"
+	"holdfast/internal/errs"
+	"holdfast/internal/store/mem"
+	"holdfast/internal/store/storetest/fault"
+
+	"holdfast/internal/journal"
+)
+
+func journalKey(w *world, n dr.ObjectNumber) string {
+	return fmt.Sprintf("t/%v/j/%016x", w.img.Timeline, uint64(n))
+}
+
+// TestDamagedFrameIsNamedAndNeverBecomesZeroes flips a bit in a frame of each
+// object in turn.
+func TestDamagedFrameIsNamedAndNeverBecomesZeroes(t *testing.T) {
+	st := mem.New()
+	w := newWorld(t, st, seeded(t), 6, 1<<20, 1<<20)
+	for _, o := range w.img.Objects {
+		p := o.Pieces[len(o.Pieces)/2]
+		at := int(p.Entry.Offset) + int(p.Entry.Stored)/2
+		flip := func(b []byte) []byte { b[at] ^= 4; return b }
+		st.Damage(journalKey(w, o.Number), flip)
+		targets := w.targets(t.TempDir())
+		_, err := Full(t.Context(), w.c, w.img, targets, Options{SkipHashes: true})
+		if !errs.Is(err, errs.Corrupt) {
+			t.Fatalf("object %d: %v", o.Number, err)
+		}
+		for _, want := range []string{journalKey(w, o.Number), "disk " + w.img.Disks[p.Disk].ID.String(), fmt.Sprintf("chunk %d", p.Entry.Chunk), "checkpoint #1"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("the error does not name %s: %v", want, err)
+			}
+		}
+		if errs.RemedyOf(err) == "" {
+			t.Errorf("no remedy: %v", err)
+		}
+		for _, tg := range targets {
+			if _, err := os.Stat(tg.Path); !os.IsNotExist(err) {
+				t.Fatalf("a disk with a hole in it has its own name: %v", err)
+			}
+		}
+		// Once the object is whole again the same run goes on.
+		st.Damage(journalKey(w, o.Number), flip)
+		_, err = Full(t.Context(), w.c, w.img, targets, Options{})
+		check(t, err)
+		w.compare(t, targets)
+	}
+}
+
+func TestStoreThatFlipsBitsOnTheWay(t *testing.T) {
+	f := fault.New(mem.New())
+	w := newWorld(t, f, seeded(t), 6, 1<<20)
+	for k := range 14 {
+		for _, do := range []fault.Action{fault.FlipBit(4096*8*3 + 5), fault.Short(5000)} {
+			f.Clear()
+			f.Add(fault.Rule{Op: fault.ReadRange, Prefix: "t/", Skip: k, Do: do})
+			targets := w.targets(t.TempDir())
+			_, err := Full(t.Context(), w.c, w.img, targets, Options{Parallel: 1})
+			if err == nil { // the bit was none that is needed
+				w.compare(t, targets)
+			} else if !errs.Is(err, errs.Corrupt) {
+				t.Fatalf("read %d: %v", k, err)
+			}
+		}
+	}
+}
+
+func TestDeletedObject(t *testing.T) {
+	st := mem.New()
+	w := newWorld(t, st, seeded(t), 6, 1<<20)
+	check(t, st.Delete(t.Context(), journalKey(w, w.img.Objects[0].Number)))
+	_, err := Full(t.Context(), w.c, w.img, w.targets(t.TempDir()), Options{})
+	if !errs.Is(err, errs.NotFound) {
+		t.Fatalf("%v", err)
+	}
+}
+
+// fullFS has room for some bytes and then none.
+type fullFS struct {
+	durable.FS
+	room atomic.Int64
+}
+
+func (f *fullFS) OpenFile(path string, m durable.Mode) (durable.File, error) {
+	file, err := f.FS.OpenFile(path, m)
+	if err != nil {
+		return nil, err
+	}
+	return &fullFile{file, f}, nil
+}
+
+type fullFile struct {
+	durable.File
+	fs *fullFS
+}
+
+func (f *fullFile) WriteAtv(bs [][]byte, off int64) error {
+	for _, b := range bs {
+		if f.fs.room.Add(-int64(len(b))) < 0 {
+			return durable.Wrap("test", "", unix.ENOSPC)
+		}
+	}
+	return f.File.WriteAtv(bs, off)
+}
+
+// TestDiskFull: the error says so, and the run goes on when there is room.
+func TestDiskFull(t *testing.T) {
+	w := newWorld(t, mem.New(), seeded(t), 8, 1<<20)
+	targets := w.targets(t.TempDir())
+	fs := &fullFS{FS: durable.OS{}}
+	fs.room.Store(300 << 10)
+	_, err := Full(t.Context(), w.c, w.img, targets, Options{Parallel: 1, FS: fs})
+	if !errs.Is(err, errs.Full) || errs.RemedyOf(err) == "" {
+		t.Fatalf("%v, remedy %q", err, errs.RemedyOf(err))
+	}
+	_, err = Full(t.Context(), w.c, w.img, targets, Options{})
+	check(t, err)
+	w.compare(t, targets)
+}
+
+func TestNoRoomIsSeenBeforehand(t *testing.T) {
+	w := newWorld(t, mem.New(), seeded(t), 1, 1<<20)
+	w.img.Disks[0].Bytes = 1 << 60
+	_, err := Full(t.Context(), w.c, w.img, w.targets(t.TempDir()), Options{})
+	if !errs.Is(err, errs.Full) || !strings.Contains(err.Error(), "room") {
+		t.Fatalf("%v", err)
+	}
+}
+
+// syncFS fails the nth sync of a partial file, and none after: as a kernel
+// does that has dropped what it could not write.
+type syncFS struct {
+	durable.FS
+	left atomic.Int64
+}
+
+func (f *syncFS) OpenFile(path string, m durable.Mode) (durable.File, error) {
+	file, err := f.FS.OpenFile(path, m)
+	if err != nil || !strings.HasSuffix(path, partialSuffix) {
+		return file, err
+	}
+	return &syncFile{file, f}, nil
+}
+
+type syncFile struct {
+	durable.File
+	fs *syncFS
+}
+
+func (f *syncFile) Sync() error {
+	if f.fs.left.Add(-1) == 0 {
+		return durable.Wrap("test", "", unix.EIO)
+	}
+	return f.File.Sync()
+}
+
+func TestAFailedSyncIsNotRepeated(t *testing.T) {
+	w := newWorld(t, mem.New(), seeded(t), 8, 1<<20)
+	targets := w.targets(t.TempDir())
+	fs := &syncFS{FS: durable.OS{}}
+	fs.left.Store(1)
+	_, err := Full(t.Context(), w.c, w.img, targets, Options{FS: fs})
+	if !errs.Is(err, errs.Unavailable) {
+		t.Fatalf("%v", err)
+	}
+	if _, err := os.Stat(targets[0].Path + cursorSuffix); !os.IsNotExist(err) {
+		t.Fatal("a cursor speaks of data that a failed sync may have lost")
+	}
+	fs.left.Store(-1)
+	res, err := Full(t.Context(), w.c, w.img, targets, Options{FS: fs})
+	check(t, err)
+	if res.Skipped != 0 {
+		t.Fatalf("%+v", res)
+	}
+	w.compare(t, targets)
+}
+
+func TestRefusedTargets(t *testing.T) {
+	w := newWorld(t, mem.New(), seeded(t), 2, 1<<20, 1<<20)
+	good := w.targets(t.TempDir())
+	other := Target{dr.DiskID{UUID: dr.NewUUID()}, filepath.Join(t.TempDir(), "x")}
+	for name, c := range map[string]struct {
+		targets []Target
+		opts    Options
+		kind    errs.Kind
+	}{
+		"none":         {nil, Options{}, errs.Invalid},
+		"no path":      {[]Target{{Disk: good[0].Disk}}, Options{}, errs.Invalid},
+		"same path":    {[]Target{good[0], {good[1].Disk, good[0].Path}}, Options{}, errs.Invalid},
+		"same disk":    {[]Target{good[0], {good[0].Disk, good[1].Path}}, Options{}, errs.Invalid},
+		"unknown disk": {[]Target{other}, Options{}, errs.NotFound},
+		"no directory": {[]Target{{good[0].Disk, "/nonexistent/dir/disk"}}, Options{}, errs.NotFound},
+		"a directory":  {[]Target{{good[0].Disk, t.TempDir()}}, Options{}, errs.Invalid},
+		"a tty":        {[]Target{{good[0].Disk, "/dev/null"}}, Options{}, errs.Invalid},
+		"too many":     {good, Options{Parallel: maxParallel + 1}, errs.Invalid},
+		"negative":     {good, Options{Parallel: -1}, errs.Invalid},
+	} {
+		if _, err := Full(t.Context(), w.c, w.img, c.targets, c.opts); !errs.Is(err, c.kind) {
+			t.Errorf("%s: %v (%v), want %v", name, err, errs.KindOf(err), c.kind)
+		}
+	}
+	// A target another run is writing.
+	lock, err := durable.OS{}.Lock(good[0].Path + lockSuffix)
+	check(t, err)
+	if _, err := Full(t.Context(), w.c, w.img, good, Options{}); !errs.Is(err, errs.Conflict) {
+		t.Errorf("locked: %v", err)
+	}
+	check(t, lock.Close())
+}
+
+// TestAnotherRunsLeftoversAreNotTaken: a cursor is good for its own checkpoint
+// and its own set of targets alone.
+func TestAnotherRunsLeftoversAreNotTaken(t *testing.T) {
+	rng := seeded(t)
+	a := newWorld(t, mem.New(), rng, 5, 512<<10, 256<<10)
+	b := newWorld(t, mem.New(), rng, 5, 512<<10, 256<<10)
+	dir := t.TempDir()
+	stop := func(w *world) {
+		fs := &crashFS{FS: durable.OS{}}
+		fs.left.Store(30)
+		if _, err := Full(t.Context(), w.c, w.img, w.targets(dir), Options{FS: fs, Parallel: 1, SaveEvery: 1}); !errors.Is(err, errCrash) {
+			t.Fatalf("%v", err)
+		}
+	}
+	stop(a)
+	stop(b)
+	_, err := Full(t.Context(), a.c, a.img, a.targets(dir), Options{})
+	check(t, err)
+	a.compare(t, a.targets(dir))
+	// A cursor that was tampered with, or cut, is as none.
+	dir = t.TempDir()
+	stop(a)
+	for _, tg := range a.targets(dir) {
+		if c, err := os.ReadFile(tg.Path + cursorSuffix); err == nil {
+			check(t, os.WriteFile(tg.Path+cursorSuffix, bytes.Replace(c, []byte(`"done":[`), []byte(`"done":[[1,99],`), 1), 0o600))
+		}
+	}
+	res, err := Full(t.Context(), a.c, a.img, a.targets(dir), Options{})
+	check(t, err)
+	if res.Skipped != 0 {
+		t.Fatalf("%d objects skipped on the word of a forged cursor", res.Skipped)
+	}
+	a.compare(t, a.targets(dir))
+}
+
+func FuzzCursor(f *testing.F) {
+	img := &journal.Image{}
+	for n := range 10 {
+		img.Objects = append(img.Objects, journal.ImageObject{Number: dr.ObjectNumber(3 * n)})
+	}
+	f.Add(uint64(0), uint64(5), uint64(9), uint64(100))
+	f.Add(uint64(27), uint64(27), uint64(5), uint64(1))
+	f.Fuzz(func(t *testing.T, a, b, c, d uint64) {
+		rs := [][2]dr.ObjectNumber{{dr.ObjectNumber(a), dr.ObjectNumber(b)}, {dr.ObjectNumber(c), dr.ObjectNumber(d)}}
+		done := doneOf(img, rs)
+		again := doneOf(img, ranges(img, done))
+		for i := range done {
+			if done[i] != again[i] {
+				t.Fatalf("%v: object %d", rs, i)
+			}
+		}
+	})
+}
+
+// BenchmarkFull compares with a plain copy of the same bytes between files:
+// the ratio is what opening and checking cost.
+func BenchmarkFull(b *testing.B) {
+	rng := seededB()
+	w := newWorld(b, mem.New(), rng, 20, 64<<20)
+	b.Run("rehydrate", func(b *testing.B) {
+		b.SetBytes(w.img.Disks[0].Bytes)
+		for b.Loop() {
+			dir := b.TempDir()
+			_, err := Full(b.Context(), w.c, w.img, w.targets(dir), Options{Parallel: 2})
+			check(b, err)
+			check(b, os.RemoveAll(dir))
+		}
+	})
+	b.Run("copy", func(b *testing.B) {
+		src := w.disks[0]
+		b.SetBytes(w.img.Disks[0].Bytes)
+		for b.Loop() {
+			dir := b.TempDir()
+			f, err := os.Create(filepath.Join(dir, "copy"))
+			check(b, err)
+			_, err = f.Write(src)
+			check(b, errors.Join(err, f.Sync(), f.Close(), os.RemoveAll(dir)))
+		}
+	})
+}
