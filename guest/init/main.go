@@ -32,7 +32,7 @@ func main() {
 	err := boot()
 	fmt.Println("\n" + talk.Reply{Word: talk.Fatal, Text: "init: " + err.Error()}.String())
 	unix.Sync()
-	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF) // if not even that works, the kernel panics next
 }
 
 // boot returns only when it failed.

@@ -50,7 +50,7 @@ func CheckImage(ctx context.Context, path string) (Report, error) {
 	if err != nil {
 		return Report{}, errs.E(op, errs.Unavailable, path, err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // what is left is a copy, in the temporary directory
 	var rep Report
 	if err = rep.check(ctx, path, dir); ctx.Err() != nil {
 		return Report{}, canceled(op, ctx)
@@ -145,7 +145,7 @@ func (r *Report) verify(ctx context.Context, path string) error {
 		r.complain("%v", err)
 		return nil
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }() // a copy, read to its end
 	r.Max, r.Cause, r.Bad = res.Max, res.Cause, r.Bad+res.Bad
 	r.Problems = append(r.Problems, res.Problems...)
 	return nil

@@ -164,7 +164,7 @@ func (p *Provider) trial(ctx context.Context, acc hypervisor.Accelerator) (time.
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // what is left is one sector, in the temporary directory
 	image := filepath.Join(dir, "boot")
 	if err := durable.WriteFile(durable.OS{}, image, trialBoot); err != nil {
 		return 0, err
@@ -182,10 +182,12 @@ func (p *Provider) trial(ctx context.Context, acc hypervisor.Accelerator) (time.
 	switch {
 	case ctx.Err() != nil:
 		return 0, context.Cause(ctx)
+	case err == nil:
+		return 0, errors.New("QEMU ended before the boot did")
 	case errors.As(err, &exit) && exit.ExitCode() == exitStatus:
 		return took, nil
 	}
-	return 0, fmt.Errorf("QEMU ended with %v: %s", err, words.String())
+	return 0, fmt.Errorf("QEMU ended: %w: %s", err, words.String())
 }
 
 // trialArgs is the command line of a trial boot.

@@ -35,5 +35,5 @@ func payloadOf(n uint64, p []byte) {
 	var seed [32]byte
 	copy(seed[:], "holdfast ledger payload")
 	binary.BigEndian.PutUint64(seed[24:], n)
-	rand.NewChaCha8(seed).Read(p) // never fails
+	_, _ = rand.NewChaCha8(seed).Read(p) // never fails
 }

@@ -109,7 +109,7 @@ func (l *Ledger) insert(ctx context.Context, r *row, data []byte) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() // no effect after Commit
+	defer func() { _ = tx.Rollback() }() // no effect after Commit
 	if _, err := tx.ExecContext(ctx, `DELETE FROM payload WHERE n < ?`, int64(r.oldest)); err != nil {
 		return err
 	}

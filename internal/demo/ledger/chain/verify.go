@@ -52,7 +52,7 @@ func integrity(ctx context.Context, db *sql.DB, res *Result) error {
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }() // rows.Err tells
 	for rows.Next() {
 		var s string
 		if err := rows.Scan(&s); err != nil {
@@ -79,7 +79,7 @@ func (v *verifier) rows(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }() // rows.Err tells
 	for rows.Next() {
 		var r row
 		var n, cause, oldest, size int64
@@ -124,7 +124,7 @@ func (v *verifier) payloads(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }() // rows.Err tells
 	want := v.kept
 	for rows.Next() {
 		var n int64
