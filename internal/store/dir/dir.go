@@ -30,8 +30,9 @@ const (
 // Store is a container in a directory. Safe for concurrent use, also by
 // several processes.
 type Store struct {
-	fs   durable.FS
-	root string
+	fs    durable.FS
+	root  string
+	names func(dir string) ([]name, error) // what lies in a directory
 
 	mu    sync.Mutex
 	known map[string]bool // directories that are there, durably, with their parents; guarded by mu
@@ -42,7 +43,14 @@ var _ store.Store = (*Store)(nil)
 // Open opens the container in directory path, which must exist: making it is
 // the operator's decision, and a missing one is more often a disk that is not
 // mounted. Kinds: NotFound, Invalid (not a directory), Denied, Unavailable.
-func Open(path string) (*Store, error) { return OpenFS(durable.OS{}, path) }
+func Open(path string) (*Store, error) {
+	s, err := OpenFS(durable.OS{}, path)
+	if err != nil {
+		return nil, err
+	}
+	s.names = osNames
+	return s, nil
+}
 
 // OpenFS is Open on another file system than the real one.
 func OpenFS(fs durable.FS, path string) (*Store, error) {
@@ -62,7 +70,7 @@ func OpenFS(fs durable.FS, path string) (*Store, error) {
 	if _, err := fs.ReadDir(path); err != nil {
 		return nil, errs.E(op, errs.Internal, path, err)
 	}
-	return &Store{fs: fs, root: path, known: map[string]bool{}}, nil
+	return &Store{fs: fs, root: path, names: fsNames(fs), known: map[string]bool{}}, nil
 }
 
 func (s *Store) path(key string) string { return filepath.Join(s.root, filepath.FromSlash(key)) }
