@@ -110,8 +110,8 @@ mv "$work/ledger" "$work/root/sbin/ledger"
 mkdir "$work/root/dev" "$work/root/proc" "$work/root/sys" "$work/root/ledger"
 find "$work/root" -exec touch -h -d @0 {} +
 truncate -s "${part_mib}M" "$work/part.img"
-# A fixed identity and clock: the same inputs give the same image. The two
-# features left out are unknown to GRUB.
+# A fixed identity, so that two builds differ in time stamps alone. Two of the
+# features left out are unknown to GRUB; a disk of one size needs no room to grow.
 E2FSPROGS_FAKE_TIME=1 mke2fs -q -t ext4 -b 4096 -m 0 -J size=4 -N 256 -L ledgerroot \
 	-U 6c656467-6572-4000-8000-000000000001 -E hash_seed=6c656467-6572-4000-8000-000000000002,root_owner=0:0,lazy_itable_init=0 \
 	-O ^metadata_csum_seed,^orphan_file,^resize_inode -d "$work/root" "$work/part.img"
