@@ -94,9 +94,10 @@ func parseSize(s string) (int64, error) {
 // bench is one run of the program.
 type bench struct {
 	options
-	ctx     context.Context // for versions of peers; everything else gets it passed
-	dir     string          // temporary files, on the disk under test
+	dir     string // temporary files, on the disk under test
 	sockets string
+	self    string // this program
+	binary  string // holdfast, once it is built
 	sp      *spawner
 	machine machine
 
@@ -126,8 +127,11 @@ func measure(ctx context.Context, args []string) (err error) {
 	if err := os.Mkdir(logs, 0o755); err != nil {
 		return err
 	}
-	b := &bench{options: o, ctx: ctx, dir: dir, sockets: sockets, sp: newSpawner(logs)}
-	if b.machine, err = b.thisMachine(); err != nil {
+	b := &bench{options: o, dir: dir, sockets: sockets, sp: newSpawner(logs)}
+	if b.self, err = os.Executable(); err != nil {
+		return err
+	}
+	if b.machine, err = b.thisMachine(ctx); err != nil {
 		return err
 	}
 	if err := b.all(ctx); err != nil {
@@ -163,40 +167,4 @@ func claimDir(dir string) (string, func() error, error) {
 	return dir, func() error {
 		return errors.Join(os.RemoveAll(dir), os.Remove(lock.Name()), lock.Close())
 	}, nil
-}
-
-// all measures what is wanted.
-func (b *bench) all(ctx context.Context) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	st := &stage{sp: b.sp, self: self, sockets: b.sockets, disk: filepath.Join(b.dir, "disk.raw"), second: filepath.Join(b.dir, "second.raw")}
-	if err := makeDisk(ctx, st.disk, b.size); err != nil {
-		return err
-	}
-	var wanted []ratio
-	for _, r := range ratios() {
-		if b.only.MatchString(r.name) {
-			wanted = append(wanted, r)
-		}
-	}
-	targets := []target{
-		st.qemuNBD(qemuNBD, false), st.nbdkit(), st.passthrough(passthrough, false),
-		st.qemuNBD(qemuNBDDirect, true), st.passthrough(passthroughDirect, true), st.mirror(),
-	}
-	if err := makeDisk(ctx, st.second, b.size); err != nil {
-		return err
-	}
-	if err := b.runRounds(ctx, wanted, []workload{qd1, qd32, seq64, half, flush, mix}, targets); err != nil {
-		return err
-	}
-	for _, r := range wanted {
-		f, err := r.compute(b.rows)
-		if err != nil {
-			return err
-		}
-		b.figures = append(b.figures, f)
-	}
-	return nil
 }

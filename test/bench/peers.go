@@ -23,10 +23,11 @@ type target struct {
 type server struct {
 	socket string
 	disk   string  // the file behind it
+	size   int64   // of the disk, bytes
 	procs  []*proc // whose processor time counts, the one that answers first
-	// after is called when the load has ended, before stop: a protected
-	// target drains and is verified here. May be nil.
-	after func(ctx context.Context) error
+	// after is called when the load has ended, before stop, and may add to the
+	// row: a protected target drains and is verified here. May be nil.
+	after func(ctx context.Context, r *row) error
 	stop  func() error
 }
 
@@ -36,6 +37,7 @@ type stage struct {
 	self    string // path of this program
 	sockets string // directory
 	disk    string // the common disk
+	size    int64  // of it, bytes
 	second  string // the mirror's other side
 }
 
@@ -47,7 +49,7 @@ func (st *stage) simple(name string, direct bool, argv func(socket string) []str
 		if err != nil {
 			return nil, err
 		}
-		return &server{socket: socket, disk: st.disk, procs: []*proc{p}, stop: stopAll(socket, p)}, nil
+		return &server{socket: socket, disk: st.disk, size: st.size, procs: []*proc{p}, stop: stopAll(socket, p)}, nil
 	}}
 }
 
@@ -131,7 +133,7 @@ func (st *stage) mirror() target {
 		if err := startMirror(ctx, monitor); err != nil {
 			return nil, errors.Join(fmt.Errorf("mirror job: %w", err), stop())
 		}
-		return &server{socket: socket, disk: st.disk, procs: []*proc{p, second}, stop: stop}, nil
+		return &server{socket: socket, disk: st.disk, size: st.size, procs: []*proc{p, second}, stop: stop}, nil
 	}}
 }
 

@@ -48,8 +48,9 @@ type figure struct {
 	note     string  // what a reader must know of this run; may be empty
 }
 
-// ratio is a figure made of two rows of each round.
+// ratio is a figure made of two rows of each round of a stage.
 type ratio struct {
+	stage    string
 	name     string
 	num, den pair
 	of       func(row) float64
@@ -61,6 +62,9 @@ type ratio struct {
 func (r ratio) compute(rows []row) (figure, error) {
 	byRound := map[int][2]float64{}
 	for _, x := range rows {
+		if x.Stage != r.stage {
+			continue
+		}
 		v := byRound[x.Round]
 		switch (pair{x.Target, x.Workload}) {
 		case r.num:
@@ -79,8 +83,12 @@ func (r ratio) compute(rows []row) (figure, error) {
 	if len(all) == 0 {
 		return figure{}, fmt.Errorf("%s: no round has both %v and %v", r.name, r.num, r.den)
 	}
-	return figure{Name: r.name, Value: median(all), Unit: "ratio", Against: r.against,
-		want: r.want, min: slices.Min(all), max: slices.Max(all)}, nil
+	return spread(r.name, "ratio", r.against, r.want, all), nil
+}
+
+// spread makes a figure of one value a round.
+func spread(name, unit, against string, want bound, v []float64) figure {
+	return figure{Name: name, Value: median(v), Unit: unit, Against: against, want: want, min: slices.Min(v), max: slices.Max(v)}
 }
 
 // median returns the middle of v, or the mean of the two in the middle.
@@ -110,11 +118,22 @@ const (
 	protectedSync     = "protected-sync"
 )
 
+// The stages. Only what a stage needs runs during it: an idle protected
+// system still looks around, and has no business beside rivals it is not
+// compared with.
+const (
+	stageAlone     = "alone"     // unprotected servers among themselves
+	stageProtected = "protected" // protection against none, page cache on
+	stageDirect    = "direct"    // the same past the page cache
+	stageAck       = "ack"       // the stricter ack rules
+	stageLong      = "long"
+)
+
 // ratios are the side-by-side figures. The bounds are goals; missing one is
 // shown and does not end the bench.
 func ratios() []ratio {
-	r := func(name string, w workload, num, den string, of func(row) float64, against string, want bound) ratio {
-		return ratio{name, pair{num, w.name}, pair{den, w.name}, of, against, want}
+	r := func(stage, name string, w workload, num, den string, of func(row) float64, against string, want bound) ratio {
+		return ratio{stage, name, pair{num, w.name}, pair{den, w.name}, of, against, want}
 	}
 	const (
 		kit     = "nbdkit file, buffered"
@@ -125,23 +144,24 @@ func ratios() []ratio {
 		notLess = ">="
 	)
 	return []ratio{
-		r("passthrough_vs_nbdkit_qd1", qd1, passthrough, nbdkitFile, iops, kit, bound{notLess, 1}),
-		r("passthrough_vs_nbdkit_qd32", qd32, passthrough, nbdkitFile, iops, kit, bound{notLess, 1}),
-		r("passthrough_vs_nbdkit_64k", seq64, passthrough, nbdkitFile, iops, kit, bound{notLess, 0.8}),
-		r("passthrough_direct_vs_qemunbd_qd1", qd1, passthroughDirect, qemuNBDDirect, iops, qemuD, bound{notLess, 0.9}),
-		r("passthrough_direct_vs_qemunbd_qd32", qd32, passthroughDirect, qemuNBDDirect, iops, qemuD, bound{notLess, 1.1}),
-		r("passthrough_direct_vs_qemunbd_mix", mix, passthroughDirect, qemuNBDDirect, iops, qemuD, bound{notLess, 0.9}),
-		r("protected_vs_passthrough_qd1", qd1, protected, passthrough, iops, own, bound{notLess, 0.9}),
-		r("protected_vs_passthrough_qd32", qd32, protected, passthrough, iops, own, bound{notLess, 0.6}),
-		r("protected_vs_passthrough_64k", seq64, protected, passthrough, iops, own, bound{notLess, 0.45}),
-		r("protected_vs_passthrough_64k_half", half, protected, passthrough, iops, own+", data that compresses to half", bound{}),
-		r("protected_vs_passthrough_flush", flush, protected, passthrough, iops, own, bound{notLess, 0.9}),
-		r("protected_vs_qemunbd_qd1", qd1, protected, qemuNBD, iops, qemu, bound{notLess, 2}),
-		r("protected_vs_qemunbd_qd32", qd32, protected, qemuNBD, iops, qemu, bound{notLess, 1.4}),
-		r("protected_vs_qemunbd_64k", seq64, protected, qemuNBD, iops, qemu, bound{notLess, 0.5}),
-		r("protected_p50_over_passthrough_direct", qd1, protectedDirect, passthroughDirect, p50, ownD, bound{"<=", 1.3}),
-		r("mirror_p50_over_qemu_direct", qd1, qemuMirror, qemuNBDDirect, p50, qemuD, bound{}),
-		r("ordered_vs_passthrough_qd1", qd1, protectedOrdered, passthrough, iops, own, bound{}),
-		r("sync_vs_passthrough_qd1", qd1, protectedSync, passthrough, iops, own, bound{}),
+		r(stageAlone, "passthrough_vs_nbdkit_qd1", qd1, passthrough, nbdkitFile, iops, kit, bound{notLess, 1}),
+		r(stageAlone, "passthrough_vs_nbdkit_qd32", qd32, passthrough, nbdkitFile, iops, kit, bound{notLess, 1}),
+		r(stageAlone, "passthrough_vs_nbdkit_64k", seq64, passthrough, nbdkitFile, iops, kit, bound{notLess, 0.8}),
+		r(stageAlone, "passthrough_direct_vs_qemunbd_qd1", qd1, passthroughDirect, qemuNBDDirect, iops, qemuD, bound{notLess, 0.9}),
+		r(stageAlone, "passthrough_direct_vs_qemunbd_qd32", qd32, passthroughDirect, qemuNBDDirect, iops, qemuD, bound{notLess, 1.1}),
+		r(stageAlone, "passthrough_direct_vs_qemunbd_mix", mix, passthroughDirect, qemuNBDDirect, iops, qemuD, bound{notLess, 0.9}),
+		r(stageProtected, "protected_vs_passthrough_qd1", qd1, protected, passthrough, iops, own, bound{notLess, 0.9}),
+		r(stageProtected, "protected_vs_passthrough_qd32", qd32, protected, passthrough, iops, own, bound{notLess, 0.6}),
+		r(stageProtected, "protected_vs_passthrough_64k", seq64, protected, passthrough, iops, own, bound{notLess, 0.45}),
+		r(stageProtected, "protected_vs_passthrough_64k_half", half, protected, passthrough, iops, own+", data that compresses to half", bound{}),
+		r(stageProtected, "protected_vs_passthrough_flush", flush, protected, passthrough, iops, own, bound{notLess, 0.9}),
+		r(stageProtected, "protected_vs_qemunbd_qd1", qd1, protected, qemuNBD, iops, qemu, bound{notLess, 2}),
+		r(stageProtected, "protected_vs_qemunbd_qd32", qd32, protected, qemuNBD, iops, qemu, bound{notLess, 1.4}),
+		r(stageProtected, "protected_vs_qemunbd_64k", seq64, protected, qemuNBD, iops, qemu, bound{notLess, 0.5}),
+		r(stageDirect, "protected_p50_over_passthrough_direct", qd1, protectedDirect, passthroughDirect, p50, ownD, bound{"<=", 1.3}),
+		r(stageDirect, "mirror_p50_over_qemu_direct", qd1, qemuMirror, qemuNBDDirect, p50, qemuD, bound{}),
+		r(stageAck, "ordered_vs_passthrough_qd1", qd1, protectedOrdered, passthrough, iops, own, bound{}),
+		r(stageLong, "protected_vs_passthrough_qd32_long", qd32, protected, passthrough, iops, own+", for as long as a long run", bound{}),
+		r(stageAck, "sync_vs_passthrough_qd1", qd1, protectedSync, passthrough, iops, own, bound{}),
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -57,7 +58,7 @@ type rawFigure struct {
 }
 
 // thisMachine describes the machine; peers are asked for their versions.
-func (b *bench) thisMachine() (machine, error) {
+func (b *bench) thisMachine(ctx context.Context) (machine, error) {
 	m := machine{CPUs: runtime.NumCPU(), Go: runtime.Version(), Started: time.Now().UTC(), Peers: map[string]string{}}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -78,7 +79,7 @@ func (b *bench) thisMachine() (machine, error) {
 		return m, fmt.Errorf("load average: %w", err)
 	}
 	for _, peer := range []string{"qemu-nbd", "nbdkit", "qemu-storage-daemon", "nbdcopy", "fio"} {
-		out, err := b.sp.run(b.ctx, peer, peer, "--version")
+		out, err := b.sp.run(ctx, peer, peer, "--version")
 		if err != nil {
 			return m, fmt.Errorf("%w (make deps installs it)", err)
 		}

@@ -22,13 +22,22 @@ type procCPU struct {
 
 // row is one run.
 type row struct {
+	Stage    string `json:"stage"`
 	Round    int    `json:"round"`
 	Target   string `json:"target"`
 	Workload string `json:"workload"`
 	Direct   bool   `json:"direct"`
 	load
-	CPUPerIO    float64   `json:"cpu_us_per_io"` // all processes of the target
-	CPU         []procCPU `json:"cpu"`
+	CPUPerIO float64   `json:"cpu_us_per_io"` // all processes of the target
+	CPU      []procCPU `json:"cpu"`
+	// CPUToPublished also counts what was spent after the load, until its last
+	// write was published. Protected targets only.
+	CPUToPublished float64 `json:"cpu_us_per_io_to_published,omitempty"`
+	// Drain is how long after the load its last write was published.
+	Drain float64 `json:"drain_s,omitempty"`
+	// Tracked: the host component fell back to tracking during the load or
+	// the drain, so that not every write was captured as it happened.
+	Tracked     bool      `json:"tracked,omitempty"`
 	LoadAverage float64   `json:"load_average_before"`
 	At          time.Time `json:"at"`
 }
@@ -50,7 +59,7 @@ func (b *bench) runPair(ctx context.Context, t target, w workload, d time.Durati
 	}
 	r, err := b.measureLoad(ctx, srv, t, w, d)
 	if err == nil && srv.after != nil {
-		err = srv.after(ctx)
+		err = srv.after(ctx, &r)
 	}
 	return r, errors.Join(err, srv.stop())
 }
@@ -58,7 +67,7 @@ func (b *bench) runPair(ctx context.Context, t target, w workload, d time.Durati
 // measureLoad runs the load on a running server.
 func (b *bench) measureLoad(ctx context.Context, srv *server, t target, w workload, d time.Duration) (row, error) {
 	r := row{Target: t.name, Workload: w.name, Direct: t.direct, At: time.Now().UTC()}
-	sample, err := newSampler(srv.disk, b.size, t.direct)
+	sample, err := newSampler(srv.disk, srv.size, t.direct)
 	if err != nil {
 		return r, err
 	}
@@ -69,7 +78,7 @@ func (b *bench) measureLoad(ctx context.Context, srv *server, t target, w worklo
 	if err != nil {
 		return r, err
 	}
-	if r.load, err = runFio(ctx, b.sp, w, srv.socket, b.size, d); err != nil {
+	if r.load, err = runFio(ctx, b.sp, w, srv.socket, srv.size, d); err != nil {
 		return r, errors.Join(err, aliveAll(srv.procs))
 	}
 	after, err := cpuOf(srv.procs)
@@ -84,7 +93,7 @@ func (b *bench) measureLoad(ctx context.Context, srv *server, t target, w worklo
 	if err := aliveAll(srv.procs); err != nil {
 		return r, err
 	}
-	return r, sample.check(r.WriteBytes, b.size)
+	return r, sample.check(r.WriteBytes, srv.size)
 }
 
 func cpuOf(procs []*proc) ([]time.Duration, error) {
@@ -139,19 +148,20 @@ type scheduled struct {
 	workload workload
 }
 
-// runRounds runs everything the wanted ratios need, b.rounds times.
-func (b *bench) runRounds(ctx context.Context, wanted []ratio, workloads []workload, targets []target) error {
+// runRounds runs everything the ratios need, as often as there are rounds, each
+// run for d.
+func (b *bench) runRounds(ctx context.Context, stage string, wanted []ratio, workloads []workload, targets []target, rounds int, d time.Duration) error {
 	need := map[pair]bool{}
 	for _, r := range wanted {
 		need[r.num], need[r.den] = true, true
 	}
-	for round := range b.rounds {
+	for round := range rounds {
 		for _, s := range schedule(need, workloads, targets, round) {
-			r, err := b.runPair(ctx, s.target, s.workload, b.seconds)
+			r, err := b.runPair(ctx, s.target, s.workload, d)
 			if err != nil {
 				return err
 			}
-			r.Round = round
+			r.Stage, r.Round = stage, round
 			b.note(r)
 		}
 	}
@@ -161,6 +171,13 @@ func (b *bench) runRounds(ctx context.Context, wanted []ratio, workloads []workl
 // note keeps a row and shows it.
 func (b *bench) note(r row) {
 	b.rows = append(b.rows, r)
-	fmt.Fprintf(os.Stderr, "round %d  %-20s %-10s %9.0f IOPS %8.1f MB/s  p50 %6.0f  p99 %7.0f  p99.9 %7.0f us  CPU %5.1f us/IO  load %.2f\n",
-		r.Round+1, r.Target, r.Workload, r.IOPS, r.MBs, r.Write.P50, r.Write.P99, r.Write.P999, r.CPUPerIO, r.LoadAverage)
+	tail := ""
+	if r.CPUToPublished > 0 {
+		tail = fmt.Sprintf(" (%.1f to published, %.1f s)", r.CPUToPublished, r.Drain)
+	}
+	if r.Tracked {
+		tail += " TRACKED"
+	}
+	fmt.Fprintf(os.Stderr, "%-9s %d  %-18s %-10s %8.0f IOPS %7.1f MB/s  p50 %5.0f  p99 %6.0f  p99.9 %6.0f us  load %.2f  CPU %5.1f us/IO%s\n",
+		r.Stage, r.Round+1, r.Target, r.Workload, r.IOPS, r.MBs, r.Write.P50, r.Write.P99, r.Write.P999, r.LoadAverage, r.CPUPerIO, tail)
 }
