@@ -7,13 +7,37 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"math/big"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
 
 // certificates makes a server that is nbd.example and a client that knows it.
 func certificates(t *testing.T) (server, client *tls.Config) {
+	t.Helper()
+	server, leaf := authority(t)
+	pool := x509.NewCertPool()
+	pool.AddCert(leaf)
+	return server, &tls.Config{RootCAs: pool, ServerName: "nbd.example"}
+}
+
+// peerCertificates makes a server and a directory as GnuTLS users lay it out.
+func peerCertificates(t *testing.T) (server *tls.Config, dir string) {
+	t.Helper()
+	server, leaf := authority(t)
+	dir = t.TempDir()
+	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw})
+	if err := os.WriteFile(filepath.Join(dir, "ca-cert.pem"), block, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return server, dir
+}
+
+// authority makes a self-signed server certificate.
+func authority(t *testing.T) (*tls.Config, *x509.Certificate) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -32,8 +56,5 @@ func certificates(t *testing.T) (server, client *tls.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(leaf)
-	server = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-	return server, &tls.Config{RootCAs: pool, ServerName: "nbd.example"}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}, leaf
 }

@@ -56,6 +56,9 @@ func (w wire) closed() {
 	}
 }
 
+// drain reads until the other side hangs up.
+func (w wire) drain() { _, _ = io.Copy(io.Discard, w.nc) }
+
 func (w wire) greet(flags uint32) {
 	w.t.Helper()
 	b := w.get(18)
