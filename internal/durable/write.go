@@ -115,11 +115,15 @@ func fillZero(ctx context.Context, f File, size int64) error {
 }
 
 // MkdirAll makes dir and every missing parent. Durable on return; no error if
-// it exists.
+// it exists, but then it is made durable too: its maker may have died before.
 func MkdirAll(fs FS, dir string) error {
 	e, err := fs.Stat(dir)
 	if err == nil && e.Dir {
-		return nil
+		err = fs.SyncDir(filepath.Dir(dir))
+		if errs.Is(err, errs.Denied) {
+			return nil // where we may not look we made nothing
+		}
+		return err
 	}
 	if err == nil {
 		return errs.New("durable.MkdirAll", errs.Invalid, dir, "is a file, not a directory")
@@ -128,7 +132,7 @@ func MkdirAll(fs FS, dir string) error {
 		return errs.E("durable.MkdirAll", errs.Internal, dir, err)
 	}
 	parent := filepath.Dir(dir)
-	if parent == dir {
+	if parent == dir { // the root, or the working directory, is gone
 		return errs.E("durable.MkdirAll", errs.NotFound, dir, err)
 	}
 	if err := MkdirAll(fs, parent); err != nil {

@@ -280,7 +280,7 @@ func (w *walk) moment(op durabletest.Op, crash int64, delays *rand.Rand) error {
 	w.lock(func() {
 		w.moments++
 		examine = w.every > 0 && w.moments%w.every == 0 && w.next == nil
-		fail = w.faults && delays.IntN(150) == 0 && (op.Kind == durabletest.Write || op.Kind == durabletest.Sync)
+		fail = w.faults && delays.IntN(80) == 0 && (op.Kind == durabletest.Write || op.Kind == durabletest.Sync)
 		if op.Phase == durabletest.During && delays.IntN(3) > 0 {
 			pause = time.Duration(delays.IntN(1000)) * time.Microsecond
 		}
@@ -390,7 +390,10 @@ func (w *walk) appendAll(ctx context.Context, l *Log, next dr.Seq, salt uint64, 
 				if next <= keep && int(next) <= len(w.h.salts) {
 					s = w.h.salts[next-1]
 				}
-				w.h.salts = append(w.h.salts[:next-1], s)
+				if int(next) > len(w.h.salts) {
+					w.h.salts = append(w.h.salts, 0)
+				}
+				w.h.salts[next-1] = s
 				recs = append(recs, w.h.make(next))
 				next++
 			}

@@ -74,6 +74,11 @@ func (l *Log) open(ctx context.Context) error {
 	if err := durable.SweepTemps(l.fs, l.opts.Dir, time.Unix(1<<40, 0)); err != nil {
 		return err
 	}
+	// A name that the process before made and did not live to sync must be
+	// durable before anything is built on it.
+	if err := l.fs.SyncDir(l.opts.Dir); err != nil {
+		return err
+	}
 	err := l.loadState()
 	fresh := errs.Is(err, errs.NotFound)
 	if err != nil && !fresh {

@@ -99,7 +99,7 @@ func (v *recovery) findSlots() error {
 	l.free = nil
 	for i, s := range all {
 		if err := v.classify(s); err != nil {
-			l.free = append(l.free, all[i:]...)
+			l.free = append(l.free, all[i+1:]...)
 			return err
 		}
 	}

@@ -309,6 +309,21 @@ func TestExistsIsDurable(t *testing.T) {
 	}
 }
 
+// The same for a directory that was made and not synced.
+func TestFoundDirectoryIsDurable(t *testing.T) {
+	prepare := func(fs *FS) error { return fs.Mkdir("d") }
+	act := func(fs *FS) error { return durable.MkdirAll(fs, "d") }
+	err := crashEverywhere(t, prepare, act, func(fs *FS, done bool) error {
+		if _, err := fs.Stat("d"); err != nil && done {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestWriteFileSurvivesEveryCrash(t *testing.T) {
 	prepare := func(fs *FS) error { return durable.WriteFile(fs, "a", []byte(oldText)) }
 	act := func(fs *FS) error { return durable.WriteFile(fs, "a", []byte(newText)) }
