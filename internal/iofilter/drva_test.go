@@ -34,6 +34,7 @@ type fakeDRVA struct {
 	mute     bool            // reads, but acknowledges nothing
 	volatile bool            // acknowledges places, but makes nothing durable
 	refuse   *wire.Refuse    // answers Hello so
+	markedAt dr.HostSeq      // what had been received when the last marker came
 	lieOnce  *wire.Ack       // sent once instead of the next acknowledgement
 	unsynced map[uint16]bool // disks without a complete copy
 }
@@ -218,6 +219,7 @@ func (d *fakeDRVA) records(c *fakeConn, recs []record.Record) error {
 	for _, r := range recs {
 		if r.Kind == record.Marker {
 			d.markers <- wire.Round(r.Offset)
+			d.markedAt = run.received
 			continue
 		}
 		if got := r.Flags&record.Replayed != 0; got == c.replayed || r.Session != run.session {

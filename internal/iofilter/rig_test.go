@@ -23,7 +23,8 @@ type memDisk struct {
 	slow   func() time.Duration // how long an operation takes; nil: it completes inside Submit
 	failOn func(op *nbd.Op) error
 	mu     sync.Mutex
-	unread error // what reads fail with
+	unread error                // what reads fail with
+	lag    func() time.Duration // between a read and its return; nil: none
 }
 
 func (m *memDisk) Submit(op *nbd.Op) {
@@ -70,6 +71,9 @@ func (m *memDisk) ReadAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	n := copy(p, m.data[off:])
+	if m.lag != nil {
+		time.Sleep(m.lag())
+	}
 	if n < len(p) {
 		return n, io.EOF
 	}

@@ -106,6 +106,40 @@ func TestHoldKeepsBackWhatIsBehindTheMarker(t *testing.T) {
 	}
 }
 
+// However late the marker is sent, it is sent at its place.
+func TestMarkerIsAtItsPlace(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, dr.Async, 1<<20).synced()
+		defer r.end()
+		hang := make(chan struct{})
+		r.drva.with(func() { r.drva.hang = hang })
+		before := r.write(0, 0, fill(1, 4096))
+		time.Sleep(10 * time.Millisecond) // read before the DRVA noticed that it hangs
+		stuck := r.write(0, 4096, fill(1, 4096))
+		time.Sleep(10 * time.Millisecond) // the sender cannot get rid of it
+		more := r.write(0, 8192, fill(2, 4096))
+		last := r.status().Stream.Next - 1
+		r.drva.round(wire.TypeHold, 1)
+		synctest.Wait()
+		behind := r.write(0, 16384, fill(3, 4096))
+		r.must(before)
+		r.must(stuck)
+		r.must(more)
+		r.mustWait(behind)
+		r.drva.with(func() { r.drva.hang = nil })
+		close(hang)
+		<-r.drva.markers
+		synctest.Wait()
+		if r.drva.with(func() {}); r.drva.markedAt != last {
+			t.Fatalf("the marker came behind record %d, not %d", r.drva.markedAt, last)
+		}
+		r.drva.round(wire.TypeRelease, 1)
+		r.must(behind)
+		r.settle(time.Second)
+		r.sameImages()
+	})
+}
+
 func TestHoldEndsByItself(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, dr.Async, 1<<20).synced()

@@ -325,11 +325,67 @@ func TestSlowDRVADoesNotStallForEver(t *testing.T) {
 		if worst >= time.Second || stalled > 6*time.Second {
 			t.Fatalf("one write took %v, all together %v of 2 minutes", worst, stalled)
 		}
+		if s := r.status().Stream; s.Trackings < 3 || s.Trackings > 12 || s.Stalls > 4 {
+			t.Fatalf("tracked %d times, stalled %d times", s.Trackings, s.Stalls)
+		}
 		close(quit)
 		wg.Wait()
 		r.drva.with(func() { r.drva.volatile = false; r.drva.commit() })
 		r.drva.cutLink()
 		r.settle(10 * time.Minute)
+		r.sameImages()
+	})
+}
+
+// Until the TrackBegins have their place in the order, a checkpoint may have
+// been cut before them: no round is confirmed.
+func TestInsideOnlyWhenTrackBeginHasItsPlace(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, dr.Async, 1<<20)
+		r.drva.mute = true
+		r.run()
+		defer r.end()
+		time.Sleep(time.Second)
+		if r.drva.count(record.TrackBegin, 0) != 1 || r.state() == Tracking {
+			t.Fatalf("status %+v", r.status())
+		}
+		r.drva.round(wire.TypeMark, 1)
+		if c := <-r.drva.confirms; c.OK || c.Reason != wire.ReasonOutside {
+			t.Fatalf("confirm %+v", c)
+		}
+		r.drva.round(wire.TypeHold, 2)
+		if c := <-r.drva.confirms; c.OK || c.Reason != wire.ReasonOutside {
+			t.Fatalf("confirm %+v", c)
+		}
+		r.drva.tell((&wire.Ack{Spans: []wire.Span{{First: 1, Seq: 1, Count: 1}}}).Append(nil))
+		synctest.Wait()
+		r.drva.round(wire.TypeMark, 3)
+		if c := <-r.drva.confirms; !c.OK {
+			t.Fatalf("confirm %+v", c)
+		}
+	})
+}
+
+// The cursor and the guest keep out of each other's way.
+func TestCursorAndWritesExclude(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, dr.Async, 1<<20)
+		r.mem[0].slow = func() time.Duration { return 300 * time.Millisecond }
+		r.mem[0].lag = func() time.Duration { return 50 * time.Millisecond }
+		first := r.write(0, 65536, fill(1, 4096))
+		r.run()
+		defer r.end()
+		time.Sleep(200 * time.Millisecond)
+		if n := r.drva.count(record.Zero, 0) + r.drva.count(record.Data, 0); n != 0 {
+			t.Fatalf("%d records read under a write", n)
+		}
+		<-first.done
+		time.Sleep(10 * time.Millisecond) // the cursor has read, and has not returned
+		r.mem[0].slow = nil
+		second := r.write(0, 65536, fill(2, 4096))
+		r.mustWait(second)
+		<-second.done
+		r.settle(time.Second)
 		r.sameImages()
 	})
 }
@@ -408,7 +464,6 @@ func chaos(t *testing.T, seed uint64, rule dr.AckRule) {
 	r := newRig(t, rule, 5<<20+512, 1<<20)
 	for i, m := range r.mem {
 		rng := source(seed + uint64(i)<<32)
-		m.slow = func() time.Duration { return 0 }
 		if seed%2 == 0 {
 			var mu sync.Mutex
 			m.slow = func() time.Duration {
@@ -416,6 +471,7 @@ func chaos(t *testing.T, seed uint64, rule dr.AckRule) {
 				defer mu.Unlock()
 				return time.Duration(rng.IntN(3)) * time.Duration(rng.IntN(3000)) * time.Microsecond
 			}
+			m.lag = m.slow
 		}
 	}
 	r.run()
