@@ -79,6 +79,27 @@ func TestStoreThatFlipsBitsOnTheWay(t *testing.T) {
 	}
 }
 
+// TestBlocksAreComparedWithTheirHashes: a frame whose seal is good and whose
+// blocks are not those that were captured is refused.
+func TestBlocksAreComparedWithTheirHashes(t *testing.T) {
+	w := newWorld(t, mem.New(), seeded(t), 1, 1<<20)
+	for _, skip := range []bool{false, true} {
+		targets, err := pickTargets(durable.OS{}, w.img, w.targets(t.TempDir()))
+		check(t, err)
+		check(t, targets[0].openFile(true))
+		r := &run{c: w.c, img: w.img, opts: Options{SkipHashes: skip}, byDisk: map[uint16]*target{0: targets[0]}}
+		o, err := w.c.OpenObject(t.Context(), w.img.Timeline, w.img.Objects[0].Number)
+		check(t, err)
+		p := w.img.Objects[0].Pieces[0]
+		o.Footer.Hashes[p.Entry.FirstHash] ^= 1
+		err = (&fetcher{r: r}).span(t.Context(), o, spans(w.img.Objects[0].Pieces[:1])[0])
+		if skip != (err == nil) || !skip && !errs.Is(err, errs.Corrupt) {
+			t.Fatalf("skip %v: %v", skip, err)
+		}
+		targets[0].close()
+	}
+}
+
 func TestDeletedObject(t *testing.T) {
 	st := mem.New()
 	w := newWorld(t, st, seeded(t), 6, 1<<20)
@@ -173,7 +194,7 @@ func TestAFailedSyncIsNotRepeated(t *testing.T) {
 	targets := w.targets(t.TempDir())
 	fs := &syncFS{FS: durable.OS{}}
 	fs.left.Store(1)
-	_, err := Full(t.Context(), w.c, w.img, targets, Options{FS: fs})
+	_, err := Full(t.Context(), w.c, w.img, targets, Options{FS: fs, SaveEvery: 1})
 	if !errs.Is(err, errs.Unavailable) {
 		t.Fatalf("%v", err)
 	}
@@ -229,11 +250,22 @@ func TestAnotherRunsLeftoversAreNotTaken(t *testing.T) {
 	a := newWorld(t, mem.New(), rng, 5, 512<<10, 256<<10)
 	b := newWorld(t, mem.New(), rng, 5, 512<<10, 256<<10)
 	dir := t.TempDir()
-	stop := func(w *world) {
-		fs := &crashFS{FS: durable.OS{}}
-		fs.left.Store(30)
-		if _, err := Full(t.Context(), w.c, w.img, w.targets(dir), Options{FS: fs, Parallel: 1, SaveEvery: 1}); !errors.Is(err, errCrash) {
-			t.Fatalf("%v", err)
+	stop := func(w *world) { // in the middle, with a cursor that says so
+		for left := int64(20); ; left++ {
+			fs := &crashFS{FS: durable.OS{}}
+			fs.left.Store(left)
+			if _, err := Full(t.Context(), w.c, w.img, w.targets(dir), Options{FS: fs, Parallel: 1, SaveEvery: 1}); !errors.Is(err, errCrash) {
+				t.Fatalf("%v", err)
+			}
+			done := 0
+			for _, tg := range w.targets(dir) {
+				if c, err := readCursor(durable.OS{}, tg.Path+cursorSuffix); err == nil && c != nil && len(c.Done) > 0 {
+					done++
+				}
+			}
+			if done == 2 {
+				return
+			}
 		}
 	}
 	stop(a)
