@@ -294,6 +294,8 @@ func TestCheckPair(t *testing.T) {
 		"one ahead":        {sound(6, 5), sound(5, 5), true},
 		"two ahead":        {sound(7, 6), sound(5, 5), false},
 		"behind":           {sound(4, 3), sound(5, 5), false},
+		"two ahead, mute":  {sound(7, 4), sound(5, 5), false}, // each rule by itself
+		"behind, mute":     {sound(4, 3), sound(5, 4), false},
 		"effect uncaused":  {sound(5, 4), sound(5, 6), false},
 		"cause from ahead": {sound(6, 6), sound(5, 5), false},
 		"bad leader":       {bad, sound(5, 5), false},

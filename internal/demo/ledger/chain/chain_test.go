@@ -143,6 +143,18 @@ func TestWindow(t *testing.T) {
 	}
 }
 
+// TestDurability asks the database itself: no test that only kills a process
+// can tell a commit that was synced from one that was not.
+func TestDurability(t *testing.T) {
+	l, _ := open(t, filepath.Join(t.TempDir(), "ledger.db"))
+	for pragma, want := range map[string]string{"synchronous": "2", "journal_mode": "wal", "locking_mode": "exclusive"} {
+		var got string
+		if err := l.db.QueryRow(`PRAGMA ` + pragma).Scan(&got); err != nil || got != want {
+			t.Errorf("%s is %q, %v, want %q", pragma, got, err, want)
+		}
+	}
+}
+
 // TestCrash opens a copy of the files as a kill would leave them: every row
 // that Put acknowledged must be in it.
 func TestCrash(t *testing.T) {
