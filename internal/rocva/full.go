@@ -230,6 +230,10 @@ func (r *run) open(ctx context.Context, t *target, complete bool) error {
 		return nil
 	}
 	if there && !r.opts.Force {
+		if t.device {
+			return errs.New(op, errs.Exists, t.Path, "everything on the device would be overwritten").
+				WithRemedy("say so (force), or choose another target")
+		}
 		return errs.New(op, errs.Exists, t.Path, "the target exists already").
 			WithRemedy("choose another path, or say that it is to be overwritten (force)")
 	}

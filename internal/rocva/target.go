@@ -3,6 +3,7 @@ package rocva
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -107,11 +108,23 @@ func exists(fs durable.FS, path string) (bool, error) {
 	return err == nil, err
 }
 
-// take locks the target against another run.
+// take locks the target against another run; a device against all who use it
+// by themselves, a mounted file system too.
 func (t *target) take() error {
+	const op = "rocva.Full"
+	if t.device {
+		f, err := os.OpenFile(t.Path, os.O_RDWR|unix.O_EXCL, 0)
+		if errors.Is(err, unix.EBUSY) {
+			return errs.E(op, errs.Conflict, t.Path, err).WithRemedy("unmount the device, or choose another")
+		} else if err != nil {
+			return durable.Wrap(op, t.Path, err)
+		}
+		t.lock = f
+		return nil
+	}
 	lock, err := t.fs.Lock(t.Path + lockSuffix)
 	if err != nil {
-		return errs.E("rocva.Full", errs.Internal, t.Path, err)
+		return errs.E(op, errs.Internal, t.Path, err)
 	}
 	t.lock = lock
 	return nil
@@ -278,10 +291,11 @@ func (t *target) untouched() bool {
 // tidy removes what a finished run no longer needs. The lock goes last, and
 // only here: as long as a partial file is there, so is what guards it.
 func (t *target) tidy() error {
-	if !t.device {
-		if err := durable.Remove(t.fs, t.cursor()); err != nil {
-			return errs.E("rocva.Full", errs.Internal, t.cursor(), err)
-		}
+	if t.device {
+		return nil
+	}
+	if err := durable.Remove(t.fs, t.cursor()); err != nil {
+		return errs.E("rocva.Full", errs.Internal, t.cursor(), err)
 	}
 	if err := t.fs.Remove(t.Path + lockSuffix); err != nil && !errs.Is(err, errs.NotFound) {
 		return errs.E("rocva.Full", errs.Internal, t.Path+lockSuffix, err)
