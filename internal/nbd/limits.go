@@ -15,6 +15,9 @@ const (
 	// instead of a header read and a payload read each request was worth
 	// 18 -> 14 us CPU per write at queue depth 32.
 	arenaSize = 1 << 20
+	// exactReceive is how much of a payload must be missing for it to be
+	// received alone.
+	exactReceive = 16 << 10
 	// outSize is one reply buffer, and batchBytes the work (bytes written and
 	// read) after which replies are sent although more requests wait: beyond
 	// ~256 KiB batching saves nothing more and only delays the first reply.

@@ -169,7 +169,15 @@ func TestHandshakeGarbage(t *testing.T) {
 
 func TestTLS(t *testing.T) {
 	server, client := certificates(t)
-	r := named(t, func(o *nbd.Options) { o.TLS = server })
+	eachLoop(t, func(t *testing.T, s setup) { // a direct disk over TLS is served by workers
+		s.size, s.server = 1<<20, func(o *nbd.Options) { o.TLS = server }
+		testTLS(t, s, client)
+	})
+}
+
+func testTLS(t *testing.T, s setup, client *tls.Config) {
+	s.export = func(e *nbd.Export) { e.Name = "one" }
+	r := s.start(t)
 	w := wire{t, r.raw(t)}
 	w.greet(3)
 	for _, opt := range []uint32{3, 6, 7, 8, 9, 10, 99} {
@@ -277,5 +285,29 @@ func TestExports(t *testing.T) {
 	}
 	if _, err := nbd.Dial(t.Context(), "unix", r.socket, nbd.DialOptions{Export: "one"}); !errs.Is(err, errs.NotFound) {
 		t.Errorf("dial of a removed export: %v", err)
+	}
+}
+
+// TestConnectionLimit has more clients than a server takes at once: those
+// beyond wait for one to leave.
+func TestConnectionLimit(t *testing.T) {
+	r := setup{size: 1 << 20, server: func(o *nbd.Options) { o.Limits.Connections = 2 }}.start(t)
+	a, _ := r.dial(t), r.dial(t)
+	waiting := make(chan error, 1)
+	go func() {
+		c, err := nbd.Dial(t.Context(), "unix", r.socket, nbd.DialOptions{})
+		if err == nil {
+			c.Close()
+		}
+		waiting <- err
+	}()
+	select {
+	case err := <-waiting:
+		t.Fatalf("a third client was served: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	a.Close()
+	if err := <-waiting; err != nil {
+		t.Errorf("third client, after one left: %v", err)
 	}
 }

