@@ -134,7 +134,14 @@ func benchmarkWrite(b *testing.B, size int, through bool) {
 		stop := make(chan struct{})
 		stopped := make(chan struct{})
 		go func() { defer close(stopped); sink(b, o, stop) }()
-		defer func() { close(stop); <-stopped }()
+		defer func() {
+			close(stop)
+			<-stopped
+			if o.stats.trackings > 0 {
+				b.Errorf("the sink was too slow: tracked, %s", o.mode.cause)
+			}
+			b.ReportMetric(float64(o.stats.stalls), "stalls")
+		}()
 		dev = &tap{disk: d, primary: file}
 	}
 	data := fill(1, size)

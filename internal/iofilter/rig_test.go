@@ -94,6 +94,7 @@ type rig struct {
 	mem   []*memDisk
 	start time.Time
 	stop  func()
+	pace  int64 // bandwidth of the cursor
 }
 
 // newRig starts an outlet with disks of the given sizes. Inside a synctest
@@ -121,7 +122,7 @@ func (r *rig) run() *rig {
 	var wg sync.WaitGroup
 	wg.Go(func() { r.o.watch(ctx) })
 	wg.Go(func() { r.o.runLink(ctx, r.drva.dial) })
-	wg.Go(func() { r.o.runCursor(ctx, 0) })
+	wg.Go(func() { r.o.runCursor(ctx, r.pace) })
 	r.stop = func() { cancel(); wg.Wait() }
 	return r
 }

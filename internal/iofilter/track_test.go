@@ -390,6 +390,43 @@ func TestCursorAndWritesExclude(t *testing.T) {
 	})
 }
 
+// The cursor leaves half of the stream to the guests, and keeps to its
+// bandwidth.
+func TestCursorIsModest(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, dr.Async, 16<<20)
+		copy(r.mem[0].data, fill(1, 16<<20))
+		r.drva.volatile = true
+		r.run()
+		defer r.end()
+		time.Sleep(5 * time.Second)
+		s := r.status()
+		if used := s.Stream.RingUsed; used > MinRing/2 || used < MinRing/4 {
+			t.Fatalf("the cursor fills %d of %d bytes", used, int64(MinRing))
+		}
+		if d := s.Disks[0]; s.State != Syncing || d.SyncDone == 0 || d.SyncDone+d.DirtyBytes != d.SyncTotal || d.ETASeconds == 0 {
+			t.Fatalf("status %+v", s)
+		}
+		r.must(r.write(0, 0, fill(2, 1<<20)))
+		r.drva.with(func() { r.drva.volatile = false; r.drva.commit() })
+		r.drva.cutLink()
+		r.settle(time.Minute)
+		r.sameImages()
+	})
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, dr.Async, 16<<20)
+		copy(r.mem[0].data, fill(1, 16<<20))
+		r.pace = 2 << 20
+		r.run()
+		defer r.end()
+		time.Sleep(7 * time.Second)
+		if r.settled() {
+			t.Fatal("16 MiB in 7 s at 2 MiB/s")
+		}
+		r.settle(2 * time.Second)
+	})
+}
+
 func TestUnreadablePrimary(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, dr.Async, 1<<20, 1<<20).synced()
