@@ -142,6 +142,9 @@ func Recipients(ctx context.Context, st store.Store) ([]RecipientInfo, error) {
 	return recipientInfos(wraps, d.DataKey), nil
 }
 
+// Recovery path, step 2: open. The data key is unwrapped with one secret, and
+// nothing else is needed from anywhere.
+
 // Open opens the container in st with an identity. Kinds: NotFound (no
 // container), Invalid (something else, or a newer format), Denied (the
 // identity opens none of its wrapped keys; the words list who can), Corrupt

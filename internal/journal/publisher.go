@@ -214,6 +214,9 @@ func (q *Pending) Wait(ctx context.Context) error {
 	}
 }
 
+// Write path, step 8: publish. Creating the object under the next dense number
+// is the commit point.
+
 // Publish gives the object in b the next number, closes it and begins to
 // create it in the store; it returns when that is under way. It waits while
 // Window numbers are beyond the published prefix. Failures that may pass are

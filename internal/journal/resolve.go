@@ -51,6 +51,9 @@ func (m *Image) Pieces() int {
 	return n
 }
 
+// Recovery path, step 4: resolve. What was written last before the checkpoint
+// wins; what was never written is zeroes.
+
 // Resolve finds, newest object first, what makes the disks of checkpoint cp.
 // It reads footers again and no content. Memory: 2 bytes for each 64 KiB of
 // disk that is covered, 48 for each piece of the result, and the footers of 64

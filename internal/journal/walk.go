@@ -34,6 +34,9 @@ func (h *History) Extend(ctx context.Context) error {
 	}
 }
 
+// Recovery path, step 3: walk. The accepted history is followed object by
+// object, by the rule in chain.go.
+
 // walk lists what lies beyond the known history and goes over it. more means
 // that the store changed meanwhile, or that a page was walked: call again.
 func (h *History) walk(ctx context.Context) (more bool, err error) {

@@ -41,6 +41,9 @@ type fetcher struct {
 	blocks []byte // of the frame being written
 }
 
+// Recovery path, step 5: fetch. Objects in the order of their bytes, a few
+// ranges at once.
+
 // object writes all that image object i gives to the targets.
 func (f *fetcher) object(ctx context.Context, i int) error {
 	io := &f.r.img.Objects[i]
