@@ -157,7 +157,7 @@ func (d *drva) drain() {
 			d.log(a.Recs)
 		}
 		for _, r := range o.Results {
-			d.result(&r)
+			d.result(&r.Checkpoint)
 		}
 		for _, m := range o.Sends {
 			d.send(m)

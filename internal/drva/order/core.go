@@ -83,8 +83,15 @@ type Output struct {
 	Appends []Append
 	Sends   []Send
 	Free    []*Frame // frames without a record for the log
-	Results []dr.Checkpoint
+	Results []Result
 	Events  []Event
+}
+
+// Result is the outcome of a checkpoint. It is for good once the record at Seq
+// is durable; what it says is true at once.
+type Result struct {
+	dr.Checkpoint
+	Seq dr.Seq // place of the CheckpointResult record
 }
 
 // Core is the sequencer of one domain. Not safe for concurrent use.
@@ -156,6 +163,10 @@ func New(cfg Config, st *State, now time.Time) *Core {
 	for n := range st.sessions {
 		c.addStream(st.sessions[n])
 	}
+	for _, i := range st.inherited {
+		c.ownJSON(record.Disk, i, st.disks[i].body())
+	}
+	st.inherited = nil
 	c.merge = newMerge(st, now.Add(cfg.ReplayLimit))
 	c.pump()
 	return c

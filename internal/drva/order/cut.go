@@ -279,7 +279,7 @@ func (c *Core) result(cp dr.Checkpoint, scope dr.Scope, missing []dr.VMID) {
 	r.Seq, r.Time = c.state.Last+1, c.now.UnixNano()
 	c.state.Last, c.state.open = r.Seq, nil // as Apply would, without decoding
 	c.out.Appends = append(c.out.Appends, Append{Recs: []record.Record{r}})
-	c.out.Results = append(c.out.Results, cp)
+	c.out.Results = append(c.out.Results, Result{cp, r.Seq})
 }
 
 // allVMs lists the VMs of a checkpoint once each.

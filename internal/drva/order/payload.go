@@ -223,10 +223,9 @@ func (b *SessionBody) check() error {
 	return nil
 }
 
-// validSize reports whether a disk may have this size in bytes.
-func validSize(size int64) bool {
-	return size > 0 && size <= dr.MaxDiskSize && size%dr.BlockSize == 0
-}
+// validSize reports whether a disk may have this size in bytes. It need not be
+// whole blocks: what the last block holds beyond the end is zero.
+func validSize(size int64) bool { return size > 0 && size <= dr.MaxDiskSize }
 
 func badBody(r *record.Record, what string) error {
 	return errs.New("order.decode", errs.Invalid, r.Kind.String(), "malformed: "+what)

@@ -188,5 +188,7 @@ func (c *Core) mergeEnd() {
 			c.bind(s)
 		}
 	}
-	c.event(Event{Kind: ReplayDone, Count: m.pads})
+	if len(m.ended)+len(m.lost) > 0 {
+		c.event(Event{Kind: ReplayDone, Count: m.pads})
+	}
 }

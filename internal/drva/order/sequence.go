@@ -70,7 +70,8 @@ func (c *Core) admitRecord(s *stream, f *Frame, r *record.Record, place *dr.Seq)
 			c.roundStrayed(s, d.ID)
 		}
 		ranged := r.Kind == record.Data || r.Kind == record.Zero || r.Kind == record.Discard
-		if ranged && (r.Offset > uint64(d.Size) || r.Offset+uint64(r.Length) > uint64(d.Size)) {
+		end := uint64(d.Size+dr.BlockSize-1) &^ (dr.BlockSize - 1)
+		if ranged && (r.Offset > end || r.Offset+uint64(r.Length) > end) {
 			return c.bad(s, r, fmt.Sprintf("it ends beyond disk %s of %d bytes", d.ID, d.Size))
 		}
 		if r.Kind == record.Disk {

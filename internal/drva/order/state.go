@@ -28,6 +28,7 @@ type State struct {
 	disks       map[uint16]*disk
 	byID        map[dr.DiskID]uint16
 	open        *dr.Checkpoint // cut, its result not yet known
+	inherited   []uint16       // disks the log does not tell of yet
 }
 
 type session struct {
@@ -60,7 +61,8 @@ func NewState() *State {
 
 // Inherit lets a fresh log go on after a history whose log was lost: seqs and
 // checkpoint numbers continue, the disks are known, and none is synced. Call
-// it before any record is applied. last may be nil.
+// it on a state that no record was applied to; the core made from it logs the
+// disks. last may be nil.
 func (s *State) Inherit(lastSeq dr.Seq, last *dr.Checkpoint) {
 	s.Last = lastSeq
 	if last == nil {
@@ -74,6 +76,7 @@ func (s *State) Inherit(lastSeq dr.Seq, last *dr.Checkpoint) {
 		}
 		s.lastIndex++
 		s.put(&disk{Disk: dr.Disk{ID: d.ID, VM: d.VM, Size: d.Size}, index: s.lastIndex})
+		s.inherited = append(s.inherited, s.lastIndex)
 	}
 }
 

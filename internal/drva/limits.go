@@ -1,0 +1,83 @@
+package drva
+
+import (
+	"time"
+
+	"holdfast/internal/dr"
+)
+
+const (
+	// Buffers is the number of frames of one host that are in memory at once,
+	// from the network until durable: 16 MiB hide a log write of 50 ms at 300
+	// MB/s.
+	Buffers = 16
+	// maxEvents is the sequencer's queue: enough that readers do not wait for
+	// each other, small against the buffers.
+	maxEvents = 64
+	// maxConns bounds open connections: every host twice (reconnects).
+	maxConns = 128
+	// maxRequests bounds the user's checkpoints waiting for their turn.
+	maxRequests = 16
+
+	// handshakeLimit is how long a host may take from connect to Hello.
+	handshakeLimit = 10 * time.Second
+	// peerSilence ends a connection on which nothing came for so long; hosts
+	// ping every 2 s.
+	peerSilence = 8 * time.Second
+	// pingEvery is how long the DRVA is silent before it pings.
+	pingEvery = 2 * time.Second
+	// writeLimit is how long a host may leave a write of ours unread.
+	writeLimit = 8 * time.Second
+	// ackNap gathers acknowledgements for asynchronous hosts, whose guests do
+	// not wait for them.
+	ackNap = time.Millisecond
+	// maxSpans bounds the acknowledgements waiting for one host: a host that
+	// does not read them is dropped.
+	maxSpans = 1 << 14
+	// maxControl bounds other bytes waiting for one host: a Welcome of 1024
+	// disks and a few rounds.
+	maxControl = 2 << 20
+	// readBuffer gathers heads and bodies of frames; payload beyond it is read
+	// straight into its place.
+	readBuffer = 32 << 10
+
+	// MinInterval and MaxInterval bound the time between checkpoints.
+	MinInterval = time.Second
+	MaxInterval = time.Minute
+	// DefaultInterval is an object every 5 s: $2.6 of requests a month at
+	// public list prices.
+	DefaultInterval = 5 * time.Second
+	// Heartbeat is how long an unchanged domain publishes nothing.
+	Heartbeat = time.Minute
+	// cutRetry is the pause after a cut that could not begin.
+	cutRetry = 250 * time.Millisecond
+	// statusEvery is how old a status may be.
+	statusEvery = 500 * time.Millisecond
+
+	// objectBlocks is the live payload at which an object is closed even
+	// without a checkpoint: 16 MiB.
+	objectBlocks = 16 << 20 / dr.BlockSize
+	// objectZeros and objectMetas bound the other content of an object.
+	objectZeros = 1 << 14
+	objectMetas = 64
+	// arenaBlocks is the memory of a cell: an object's live payload and one
+	// frame more.
+	arenaBlocks = objectBlocks + 1<<20/dr.BlockSize
+	// maxHeld bounds the objects that wait behind a checkpoint whose result is
+	// not known yet: 128 MiB, over 2 s at 50 MB/s.
+	maxHeld = 8
+	// maxBuilders bounds the objects in memory: those under way to the store,
+	// those held, and the one being filled.
+	maxBuilders = 8 + maxHeld + 1
+
+	// warnQuota and alarmQuota are the parts of the log's quota at which
+	// operators are told.
+	warnQuota  = 0.70
+	alarmQuota = 0.95
+	// watchEvery is how often the log's filling is looked at.
+	watchEvery = time.Second
+	// retryFirst and retryMost bound the pauses between tries to open the
+	// container or store a VM's configuration.
+	retryFirst = 200 * time.Millisecond
+	retryMost  = 10 * time.Second
+)

@@ -1,0 +1,228 @@
+package drva
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"log/slog"
+
+	"golang.org/x/sync/errgroup"
+
+	"holdfast/internal/drva/order"
+	"holdfast/internal/errs"
+	"holdfast/internal/journal"
+	"holdfast/internal/replog"
+)
+
+// Server is the appliance of one domain. Use New, then Run once. All other
+// methods are safe for concurrent use at any time.
+type Server struct {
+	// Immutable after New.
+	cfg     Config
+	log     *slog.Logger
+	events  chan event    // to the sequencer; written by connections and callers, never closed
+	stopped chan struct{} // closed when Run returns
+
+	conns atomic.Uint64
+	count counters
+	order atomic.Pointer[order.Status]
+
+	mu  sync.Mutex // guards what follows
+	pub *journal.Publisher
+	rl  *replog.Log
+	run runStatus
+}
+
+// New checks the configuration. Nothing is opened before Run. Kind Invalid.
+func New(cfg Config) (*Server, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	return &Server{cfg: cfg, log: cfg.Logger, events: make(chan event, maxEvents), stopped: make(chan struct{})}, nil
+}
+
+// Run serves the domain until ctx ends (nil) or it cannot go on: kind Fenced
+// when another appliance has taken the domain over, Corrupt when log or
+// container are damaged, or what stopped the log. It runs once. A container
+// that is not reachable is waited for; hosts track meanwhile.
+func (s *Server) Run(ctx context.Context) error {
+	defer close(s.stopped)
+	defer s.cfg.Listener.Close()
+	pub, err := s.openPublisher(ctx)
+	if err != nil {
+		return s.ended(ctx, err)
+	}
+	defer pub.Close()
+	rl, err := replog.Open(ctx, replog.Options{
+		Dir: s.cfg.LogDir, FS: s.cfg.FS, Domain: s.cfg.Domain, Timeline: pub.Timeline(), Epoch: pub.Epoch(),
+		Quota: s.cfg.Quota, FileSize: s.cfg.LogFileSize, Logger: s.log,
+	})
+	if err != nil {
+		return s.ended(ctx, err)
+	}
+	s.mu.Lock()
+	s.pub, s.rl = pub, rl
+	if cp, ok := pub.LastCheckpoint(); ok {
+		s.run.shows(&cp.Checkpoint)
+	}
+	s.mu.Unlock()
+	err = s.serveAll(ctx, pub, rl)
+	if closeErr := rl.Close(); err == nil && ctx.Err() == nil {
+		err = closeErr
+	}
+	return s.ended(ctx, err)
+}
+
+// serveAll runs the goroutines of the appliance until one of them fails or
+// ctx ends.
+func (s *Server) serveAll(ctx context.Context, pub *journal.Publisher, rl *replog.Log) error {
+	st, err := recoverState(rl, pub)
+	if err != nil {
+		return err
+	}
+	ship, err := newShipper(s, rl, pub)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	q := newSequencer(s, order.New(s.cfg.Limits, st, time.Now()), rl, func(f func() error) { g.Go(f) })
+	q.flight.last = rl.Recovered().Last
+	g.Go(func() error { return rl.Run(ctx) })
+	g.Go(func() error { return q.run(ctx) })
+	g.Go(func() error { return ship.run(ctx) })
+	g.Go(func() error { return ship.settle(ctx) })
+	g.Go(func() error { return s.accept(ctx) })
+	g.Go(func() error { return s.watch(ctx) })
+	return g.Wait()
+}
+
+// recoverState rebuilds the order's state from the log, or, when the log is
+// new, continues the container's history.
+func recoverState(rl *replog.Log, pub *journal.Publisher) (*order.State, error) {
+	const op = "drva.recover"
+	rec := rl.Recovered()
+	st := order.NewState()
+	if rec.Last == 0 {
+		cp, ok := pub.LastCheckpoint()
+		if !ok {
+			st.Inherit(pub.LastSeq(), nil)
+			return st, nil
+		}
+		st.Inherit(pub.LastSeq(), &cp.Checkpoint)
+		return st, nil
+	}
+	remedy := "set the log's directory aside and start with an empty one: the hosts then sync again"
+	if rec.Last < pub.LastSeq() {
+		return nil, errs.New(op, errs.Corrupt, "replication log",
+			fmt.Sprintf("it ends at record %d, the container holds records up to %d: it is an old copy", rec.Last, pub.LastSeq())).WithRemedy(remedy)
+	}
+	if rec.First > pub.LastSeq()+1 {
+		return nil, errs.New(op, errs.Corrupt, "replication log",
+			fmt.Sprintf("it begins at record %d, the container holds records up to %d only: it belongs to another container", rec.First, pub.LastSeq())).WithRemedy(remedy)
+	}
+	for i := range rec.InForce {
+		if err := st.Apply(&rec.InForce[i]); err != nil {
+			return nil, errs.E(op, errs.Internal, "replication log", err)
+		}
+	}
+	for n, h := range rec.LastHostSeq {
+		st.Heard(n, h)
+	}
+	st.Last = rec.Last
+	return st, nil
+}
+
+// openPublisher takes the domain's timeline over, for as long as the store is
+// not there.
+func (s *Server) openPublisher(ctx context.Context) (pub *journal.Publisher, err error) {
+	err = s.retry(ctx, "the container is not reachable yet", func() error {
+		pub, err = s.cfg.Container.OpenPublisher(ctx, journal.PublisherOptions{Timeline: s.cfg.Timeline, Host: s.cfg.Host, Logger: s.log})
+		return err
+	})
+	return pub, err
+}
+
+// retry repeats try while it fails for want of the store.
+func (s *Server) retry(ctx context.Context, words string, try func() error) error {
+	pause, told := retryFirst, false
+	for {
+		err := try()
+		if err == nil || ctx.Err() != nil || !errs.Is(err, errs.Transient) && !errs.Is(err, errs.Unavailable) {
+			return err
+		}
+		s.noteError(err)
+		if !told {
+			told = true
+			s.log.Warn(words, "err", err, "remedy", errs.RemedyOf(err))
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		}
+		t.Stop()
+		pause = min(2*pause, retryMost)
+	}
+}
+
+// ended says how Run ended.
+func (s *Server) ended(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil && (errs.Is(err, errs.Canceled) || errors.Is(err, ctx.Err())) {
+		return nil
+	}
+	e := errs.E("drva.Run", errs.Internal, "domain "+s.cfg.Domain.String(), err)
+	if errs.Is(err, errs.Fenced) {
+		e = e.WithRemedy("another appliance publishes this domain now: remove this one, and let the hosts sync with the other")
+	}
+	s.noteError(e)
+	s.log.Error("the appliance stops", "err", e, "remedy", errs.RemedyOf(e))
+	return e
+}
+
+// post hands e to the sequencer; false when it will not be handled.
+func (s *Server) post(ctx context.Context, e event) bool {
+	select {
+	case s.events <- e:
+		return true
+	case <-ctx.Done():
+		return false
+	case <-s.stopped:
+		return false
+	}
+}
+
+// watch tells operators how full the log is.
+func (s *Server) watch(ctx context.Context) error {
+	t := time.NewTicker(watchEvery)
+	defer t.Stop()
+	level := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		s.mu.Lock()
+		u := s.rl.Usage()
+		s.run.rate.add(u.Written, time.Now())
+		s.mu.Unlock()
+		fill := float64(u.Used) / float64(u.Quota)
+		now := 0
+		switch {
+		case fill >= alarmQuota:
+			now = 2
+		case fill >= warnQuota:
+			now = 1
+		}
+		if now > level {
+			s.log.Warn("the replication log is filling up", "used", u.Used, "quota", u.Quota,
+				"remedy", "restore the link to the store, or raise the log's quota")
+		}
+		level = now
+	}
+}

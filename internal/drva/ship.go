@@ -1,0 +1,293 @@
+package drva
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/drva/order"
+	"holdfast/internal/errs"
+	"holdfast/internal/journal"
+	"holdfast/internal/record"
+	"holdfast/internal/replog"
+	"holdfast/internal/segment"
+)
+
+// shipper reads the log from the first record the container does not hold and
+// publishes it, an object for each cell. Owned by its goroutine but where it
+// says otherwise.
+type shipper struct {
+	s    *Server
+	rl   *replog.Log
+	pub  *journal.Publisher
+	st   *order.State // as of the last record read: which index is which disk
+	done dr.Seq       // the container held this when the publisher was opened
+	cell *cell
+
+	held   *object   // its checkpoint's result is not known
+	behind []*object // closed after held, in order
+
+	builders chan *segment.Builder // free ones; written by the settler too, room for all
+	made     int
+	sent     chan *object // to the settler; written by the shipper, closed when it ends
+
+	published time.Time      // of the last object given to the publisher
+	shown     *dr.Checkpoint // the last one published
+}
+
+// object is a closed cell on its way.
+type object struct {
+	first, last dr.Seq
+	b           *segment.Builder // nil: nothing in it yet
+	metas       []meta
+	cp          *dr.Checkpoint
+	raw         uint64
+	pending     *journal.Pending
+}
+
+func newShipper(s *Server, rl *replog.Log, pub *journal.Publisher) (*shipper, error) {
+	h := &shipper{s: s, rl: rl, pub: pub, st: order.NewState(), done: pub.LastSeq(), cell: newCell(),
+		builders: make(chan *segment.Builder, maxBuilders), sent: make(chan *object, maxBuilders)}
+	for _, r := range rl.Recovered().Carried {
+		if err := h.st.Apply(&r); err != nil {
+			return nil, err
+		}
+	}
+	h.cell.begin(h.done + 1)
+	if cp, ok := pub.LastCheckpoint(); ok {
+		h.shown = &cp.Checkpoint
+	}
+	return h, nil
+}
+
+// run ships until ctx ends or nothing can be published any more.
+func (h *shipper) run(ctx context.Context) error {
+	defer close(h.sent)
+	r, err := h.rl.NewReader(0)
+	if err != nil {
+		return errs.E("drva.ship", errs.Internal, h.s.cfg.LogDir, err)
+	}
+	defer r.Close()
+	for {
+		recs, err := r.Next(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return errs.E("drva.ship", errs.Internal, h.s.cfg.LogDir, err)
+		}
+		for i := range recs {
+			if err := h.take(ctx, &recs[i]); err != nil {
+				if ctx.Err() != nil {
+					return nil
+				}
+				return errs.E("drva.ship", errs.Internal, "", err)
+			}
+		}
+	}
+}
+
+// take packs one record. Records the container holds only bring the state up
+// to date.
+func (h *shipper) take(ctx context.Context, r *record.Record) error {
+	if r.Seq <= h.done {
+		return h.st.Apply(r)
+	}
+	c := h.cell
+	c.last = r.Seq
+	var checkpoint *dr.Checkpoint
+	switch r.Kind {
+	case record.Data, record.Zero, record.Discard:
+		if d, ok := h.st.Disk(r.Disk); ok { // else it was removed from the domain since
+			c.write(d.ID, r)
+		}
+	case record.Meta:
+		cfg, err := order.DecodeMeta(r)
+		if err != nil {
+			return err
+		}
+		c.metas = append(c.metas, meta{r.Seq, cfg})
+	case record.Checkpoint:
+		cp, err := order.CheckpointOf(r)
+		if err != nil {
+			return err
+		}
+		checkpoint = &cp
+	case record.CheckpointResult:
+		if err := h.outcome(ctx, r); err != nil {
+			return err
+		}
+	}
+	if err := h.st.Apply(r); err != nil {
+		return err
+	}
+	if checkpoint != nil || c.full() {
+		return h.close(ctx, checkpoint)
+	}
+	return nil
+}
+
+// close ends the cell as an object. With a checkpoint it waits for its result,
+// and so does what is closed after it.
+func (h *shipper) close(ctx context.Context, cp *dr.Checkpoint) error {
+	c := h.cell
+	o := &object{first: c.first, last: c.last, metas: c.metas, cp: cp, raw: c.raw}
+	if len(c.disks) > 0 {
+		b, err := h.builder(ctx)
+		if err != nil {
+			return err
+		}
+		if err := c.pack(b); err != nil {
+			return err
+		}
+		o.b = b
+	}
+	c.begin(c.last + 1)
+	switch {
+	case h.held != nil:
+		h.behind = append(h.behind, o)
+		if len(h.behind) < maxHeld {
+			return nil
+		}
+		h.s.log.Warn("a checkpoint is given up, its outcome comes too late", "checkpoint", uint64(h.held.cp.ID))
+		h.held.cp = nil
+		return h.letGo(ctx)
+	case cp != nil:
+		h.held = o
+		return nil
+	}
+	return h.publish(ctx, o)
+}
+
+// outcome completes the held checkpoint and publishes it, unless it says
+// nothing new.
+func (h *shipper) outcome(ctx context.Context, r *record.Record) error {
+	b, err := order.DecodeResult(r)
+	if err != nil {
+		return err
+	}
+	if h.held == nil || h.held.cp == nil || h.held.cp.ID != b.ID {
+		return nil
+	}
+	h.held.cp.Scope, h.held.cp.Missing = b.ScopeOf(), b.Missing
+	return h.letGo(ctx)
+}
+
+// letGo publishes what is held, in order.
+func (h *shipper) letGo(ctx context.Context) error {
+	o, behind := h.held, h.behind
+	h.held, h.behind = nil, nil
+	if h.unchanged(o) {
+		// The next object covers these records too.
+		h.s.skipped(o.cp, h.shown)
+		if len(behind) > 0 {
+			behind[0].first = o.first
+		} else {
+			h.cell.first = o.first
+		}
+	} else if err := h.publish(ctx, o); err != nil {
+		return err
+	}
+	for _, o := range behind {
+		if err := h.publish(ctx, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unchanged reports whether o's checkpoint may be left out: nothing was written
+// since the one before, it says the same, and that one is not old.
+func (h *shipper) unchanged(o *object) bool {
+	p := h.shown
+	return o.cp != nil && o.b == nil && len(o.metas) == 0 && p != nil && o.cp.Kind == dr.CrashConsistent &&
+		o.cp.Scope == p.Scope && slices.Equal(o.cp.Missing, p.Missing) && slices.Equal(o.cp.Disks, p.Disks) &&
+		time.Since(h.published) < h.s.cfg.Heartbeat
+}
+
+// publish hands o to the publisher: first the configurations of the VMs it
+// covers, then the object.
+func (h *shipper) publish(ctx context.Context, o *object) error {
+	for _, m := range o.metas {
+		if err := h.putMeta(ctx, m); err != nil {
+			return err
+		}
+	}
+	if o.b == nil {
+		if o.cp == nil && len(o.metas) == 0 && o.last < o.first {
+			return nil
+		}
+		b, err := h.builder(ctx)
+		if err != nil {
+			return err
+		}
+		o.b = b
+	}
+	o.b.SetSeqs(o.first, o.last)
+	if o.cp != nil {
+		o.b.SetCheckpoint(*o.cp)
+		h.shown = o.cp
+	}
+	var err error
+	if o.pending, err = h.pub.Publish(ctx, o.b); err != nil {
+		return err
+	}
+	h.published = time.Now()
+	h.sent <- o // has room for every builder
+	return nil
+}
+
+// putMeta stores a VM's configuration, for as long as the store is not there.
+func (h *shipper) putMeta(ctx context.Context, m meta) error {
+	return h.s.retry(ctx, "a VM's configuration cannot be stored yet", func() error {
+		err := h.pub.PutMeta(ctx, m.cfg.ID, m.seq, m.cfg)
+		if errs.Is(err, errs.Conflict) {
+			h.s.log.Error("another configuration is stored for this record of the VM", "vm", m.cfg.ID.String(), "seq", uint64(m.seq), "err", err)
+			return nil // the checkpoints offer that one; content is not touched
+		}
+		return err
+	})
+}
+
+// builder returns an empty builder, waiting for a publication if all are in
+// use.
+func (h *shipper) builder(ctx context.Context) (*segment.Builder, error) {
+	select {
+	case b := <-h.builders:
+		return b, nil
+	default:
+	}
+	if h.made < maxBuilders {
+		h.made++
+		return h.s.cfg.Container.NewBuilder(segment.BuilderOptions{}), nil
+	}
+	select {
+	case b := <-h.builders:
+		return b, nil
+	case <-ctx.Done():
+		return nil, errs.E("drva.ship", errs.Canceled, "", context.Cause(ctx))
+	}
+}
+
+// settle waits for publications in order and trims the log behind them.
+func (h *shipper) settle(ctx context.Context) error {
+	for o := range h.sent {
+		if err := o.pending.Wait(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return errs.E("drva.publish", errs.Internal, "", err)
+		}
+		if err := h.rl.Trim(o.last); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return errs.E("drva.trim", errs.Internal, h.s.cfg.LogDir, err)
+		}
+		h.s.settled(o)
+		o.b.Reset()
+		h.builders <- o.b // has room for all
+	}
+	return nil
+}

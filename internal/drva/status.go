@@ -1,0 +1,287 @@
+package drva
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/drva/order"
+	"holdfast/internal/errs"
+)
+
+// counters are written on the hot path.
+type counters struct {
+	bytesIn, records atomic.Uint64
+}
+
+// runStatus is what Status tells besides the order. Guarded by Server.mu.
+type runStatus struct {
+	cut, group, partial uint64
+	published           uint64 // checkpoints
+	objects             uint64
+	raw, stored         uint64
+	lastGroup           time.Time // the newest group checkpoint the container holds, or an equal one
+	lastPublished       *dr.Checkpoint
+	rate                rate
+	errors              []TimedError
+}
+
+// maxErrors bounds the errors a status shows.
+const maxErrors = 8
+
+// TimedError is a failure and when it happened.
+type TimedError struct {
+	Time   time.Time `json:"time"`
+	Kind   string    `json:"kind"`
+	Error  string    `json:"error"`
+	Remedy string    `json:"remedy,omitempty"`
+}
+
+// Status is a snapshot of the appliance for people and for management. It is
+// at most half a second old.
+type Status struct {
+	Domain dr.DomainID `json:"domain"`
+	State  string      `json:"state"` // "starting", "replaying", "serving", "full", "stopped"
+	Hosts  []Host      `json:"hosts"`
+	Disks  []Disk      `json:"disks"`
+	Seq    dr.Seq      `json:"seq"` // last place given out
+
+	Checkpoints Checkpoints `json:"checkpoints"`
+	// RPO is the age, in seconds, of the newest point all VMs can be recovered
+	// to from the container; negative: there is none yet.
+	RPO float64 `json:"rpo_seconds"`
+
+	Log         LogStatus       `json:"log"`
+	BytesIn     uint64          `json:"bytes_in"`     // payload from hosts
+	Records     uint64          `json:"records_in"`   // from hosts
+	BytesRaw    uint64          `json:"bytes_raw"`    // data of published objects before packing
+	BytesStored uint64          `json:"bytes_stored"` // of published objects
+	Objects     uint64          `json:"objects"`      // published by this run
+	Publisher   PublisherStatus `json:"publisher"`
+	Errors      []TimedError    `json:"errors"` // newest last
+}
+
+// Host is a host the log knows.
+type Host struct {
+	ID       dr.HostID  `json:"id"`
+	Name     string     `json:"name"`
+	Session  dr.Session `json:"session"`
+	Ack      string     `json:"ack"`
+	State    string     `json:"state"` // "away", "replaying", "live"
+	Received dr.HostSeq `json:"received"`
+	Durable  dr.HostSeq `json:"durable"`
+	Queued   int        `json:"queued"`
+}
+
+// Disk is a disk of the domain.
+type Disk struct {
+	ID    dr.DiskID `json:"id"`
+	VM    dr.VMID   `json:"vm"`
+	Size  int64     `json:"size"`
+	State string    `json:"state"` // "synced", "syncing", "unsynced"
+	Host  string    `json:"host"`  // name; empty: no host has it
+}
+
+// Checkpoints counts since this run began.
+type Checkpoints struct {
+	Taken         uint64         `json:"taken"`
+	Group         uint64         `json:"group"`
+	Partial       uint64         `json:"partial"`
+	Published     uint64         `json:"published"`
+	LastPublished *dr.Checkpoint `json:"last_published,omitempty"`
+	LastGroup     time.Time      `json:"last_group"` // zero: none
+}
+
+// LogStatus is the replication log.
+type LogStatus struct {
+	Used  int64   `json:"used"`
+	Quota int64   `json:"quota"`
+	Rate  float64 `json:"rate"` // bytes a second, over about a minute
+	// Absorbs is how long, in seconds, the store may be away at this rate
+	// before capture stops; negative: no end in sight.
+	Absorbs float64 `json:"absorbs_seconds"`
+}
+
+// PublisherStatus is the way to the container.
+type PublisherStatus struct {
+	Open      bool            `json:"open"`
+	Epoch     dr.Epoch        `json:"epoch"`
+	Published dr.ObjectNumber `json:"published"`
+	UnderWay  int             `json:"under_way"`
+	Oldest    float64         `json:"oldest_seconds"`
+	Failures  int             `json:"failures"`
+	LastError string          `json:"last_error,omitempty"`
+	Stopped   string          `json:"stopped,omitempty"`
+}
+
+// Status tells how the appliance is. Cheap.
+func (s *Server) Status() Status {
+	st := Status{Domain: s.cfg.Domain, State: "starting", BytesIn: s.count.bytesIn.Load(), Records: s.count.records.Load(), RPO: -1}
+	if o := s.order.Load(); o != nil {
+		st.fromOrder(o)
+	}
+	select {
+	case <-s.stopped:
+		st.State = "stopped"
+	default:
+	}
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := &s.run
+	st.Checkpoints = Checkpoints{Taken: r.cut, Group: r.group, Partial: r.partial, Published: r.published,
+		LastPublished: r.lastPublished, LastGroup: r.lastGroup}
+	if !r.lastGroup.IsZero() {
+		st.RPO = now.Sub(r.lastGroup).Seconds()
+	}
+	st.BytesRaw, st.BytesStored, st.Objects = r.raw, r.stored, r.objects
+	st.Errors = append([]TimedError{}, r.errors...)
+	if s.rl != nil {
+		u := s.rl.Usage()
+		st.Log = LogStatus{Used: u.Used, Quota: u.Quota, Rate: r.rate.perSecond, Absorbs: -1}
+		if r.rate.perSecond >= 1 {
+			st.Log.Absorbs = math.Floor(float64(max(0, u.Quota-u.Used)) / r.rate.perSecond)
+		}
+	}
+	if s.pub != nil {
+		st.Publisher.from(s)
+	}
+	return st
+}
+
+func (st *Status) fromOrder(o *order.Status) {
+	st.State, st.Seq = "serving", o.Last
+	switch {
+	case o.Merging:
+		st.State = "replaying"
+	case o.Paused:
+		st.State = "full"
+	}
+	st.Hosts = make([]Host, 0, len(o.Hosts))
+	for _, h := range o.Hosts {
+		state := "away"
+		switch {
+		case h.Replayed:
+			state = "live"
+		case h.Conn != 0:
+			state = "replaying"
+		}
+		st.Hosts = append(st.Hosts, Host{ID: h.Host, Name: h.Name, Session: h.Session, Ack: h.Ack.String(), State: state,
+			Received: h.Received, Durable: h.Durable, Queued: h.Queued})
+	}
+	st.Disks = make([]Disk, 0, len(o.Disks))
+	for _, d := range o.Disks {
+		state := "unsynced"
+		switch {
+		case d.Synced:
+			state = "synced"
+		case d.Syncing:
+			state = "syncing"
+		}
+		st.Disks = append(st.Disks, Disk{ID: d.ID, VM: d.VM, Size: d.Size, State: state, Host: d.HostName})
+	}
+}
+
+// from fills p. Caller holds s.mu.
+func (p *PublisherStatus) from(s *Server) {
+	u := s.pub.Status()
+	*p = PublisherStatus{Open: u.Stopped == nil, Epoch: u.Epoch, Published: u.Published, UnderWay: u.UnderWay,
+		Oldest: u.Oldest.Seconds(), Failures: u.Failures}
+	if u.LastError != nil {
+		p.LastError = u.LastError.Error()
+	}
+	if u.Stopped != nil {
+		p.Stopped = u.Stopped.Error()
+	}
+}
+
+// tookResult counts a checkpoint's outcome.
+func (s *Server) tookResult(r *order.Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.run.cut++
+	if r.Scope == dr.Group {
+		s.run.group++
+	} else {
+		s.run.partial++
+	}
+}
+
+// skipped notes a checkpoint that equals shown, which is in the container or on
+// its way there.
+func (s *Server) skipped(cp, shown *dr.Checkpoint) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.run.lastPublished; p != nil && p.ID == shown.ID && cp.Scope == dr.Group {
+		s.run.lastGroup = cp.Time
+	}
+}
+
+// shows notes the newest checkpoint of the container. Caller holds Server.mu.
+func (r *runStatus) shows(cp *dr.Checkpoint) {
+	r.lastPublished = cp
+	if cp.Scope == dr.Group {
+		r.lastGroup = cp.Time
+	}
+}
+
+// settled counts a published object.
+func (s *Server) settled(o *object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := &s.run
+	r.objects++
+	r.raw += o.raw
+	r.stored += uint64(o.pending.Size())
+	if o.cp == nil {
+		return
+	}
+	r.published++
+	r.shows(o.cp)
+}
+
+// event tells operators what happened to the order.
+func (s *Server) event(e order.Event) {
+	switch e.Kind {
+	case order.HostLost, order.Disordered:
+		s.log.Warn(string(e.Kind), "host", e.Host.String(), "remedy", "bring the host back; its disks sync again")
+	case order.DiskUnsynced:
+		s.log.Warn(string(e.Kind), "disk", e.Disk.String())
+	case order.ReplayDone:
+		s.log.Info(string(e.Kind), "filled", e.Count)
+	}
+}
+
+// noteError keeps err for the status.
+func (s *Server) noteError(err error) {
+	if err == nil || errs.Is(err, errs.Canceled) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := TimedError{Time: time.Now().UTC(), Kind: errs.KindOf(err).String(), Error: err.Error(), Remedy: errs.RemedyOf(err)}
+	s.run.errors = append(s.run.errors, e)
+	if n := len(s.run.errors); n > maxErrors {
+		s.run.errors = append(s.run.errors[:0], s.run.errors[n-maxErrors:]...)
+	}
+}
+
+// rate is a moving average of a growing counter.
+type rate struct {
+	perSecond float64
+	last      uint64
+	at        time.Time
+}
+
+// rateWindow is the memory of a rate.
+const rateWindow = time.Minute
+
+func (r *rate) add(total uint64, now time.Time) {
+	if !r.at.IsZero() && now.After(r.at) {
+		dt := now.Sub(r.at).Seconds()
+		share := 1 - math.Exp(-dt/rateWindow.Seconds())
+		r.perSecond += share * (float64(total-r.last)/dt - r.perSecond)
+	}
+	r.last, r.at = total, now
+}
