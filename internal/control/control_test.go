@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,7 +42,7 @@ func load(t *testing.T, dir string) *Credentials {
 // connect dials from one box to another over loopback and returns both ends.
 func connect(t *testing.T, client, server *Credentials, clientExpects, serverExpects Role) (c, s *Link, err error) {
 	t.Helper()
-	ln, lerr := net.Listen("tcp", "127.0.0.1:0")
+	ln, lerr := server.Listen("127.0.0.1:0", serverExpects)
 	if lerr != nil {
 		t.Fatal(lerr)
 	}
@@ -54,12 +53,16 @@ func connect(t *testing.T, client, server *Credentials, clientExpects, serverExp
 	}
 	accepted := make(chan result, 1)
 	go func() {
-		raw, err := ln.Accept()
+		nc, err := ln.Accept()
 		if err != nil {
 			accepted <- result{nil, err}
 			return
 		}
-		l, err := server.Accept(context.Background(), raw, serverExpects)
+		l := nc.(*Link)
+		err = l.Handshake(context.Background())
+		if err != nil {
+			l.Close()
+		}
 		accepted <- result{l, err}
 	}()
 	c, cerr := client.Dial(t.Context(), ln.Addr().String(), clientExpects)
@@ -95,6 +98,35 @@ func TestLinkProvesBothSides(t *testing.T) {
 	if _, err := io.ReadFull(s, got); err != nil || string(got) != "hello" {
 		t.Fatalf("got %q, %v", got, err)
 	}
+	// The accepting side sends at once, in one piece however large.
+	big := make([]byte, 1<<20)
+	go s.Write(big)
+	if _, err := io.ReadFull(c, big); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCloseWaitsForNoWriter: a peer that does not read must not hold up Close.
+func TestCloseWaitsForNoWriter(t *testing.T) {
+	_, host, drva := site(t)
+	c, s, err := connect(t, load(t, host), load(t, drva), RoleDRVA, RoleHost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan error, 1)
+	go func() {
+		for {
+			if _, err := s.Write(make([]byte, 1<<20)); err != nil {
+				failed <- err
+				return
+			}
+		}
+	}()
+	if _, err := io.ReadFull(c, make([]byte, 3<<20)); err != nil { // the writer is at work
+		t.Fatal(err)
+	}
+	s.Close()
+	<-failed
 }
 
 func TestLinkRefusals(t *testing.T) {

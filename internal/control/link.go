@@ -86,60 +86,103 @@ func (c *Credentials) config(expect Role) *tls.Config {
 	}
 }
 
-// Link is a connection to a box that has proved who it is. Reads and writes
-// are buffered below TLS: after a Write the caller must Flush before it waits
-// for an answer. One reader and one writer at a time.
+// Link is a connection to a box that has proved who it is. One reader and one
+// writer at a time, as with any connection; Close at any time.
+//
+// A link that was dialled gathers writes below TLS: after a Write the caller
+// must Flush before it waits for an answer. An accepted link sends what a Write
+// was given before it returns.
 type Link struct {
 	*tls.Conn
-	buf *bufferedConn
+	buf    *bufferedConn
+	gather bool
 }
 
-// Flush sends what Write has buffered.
+// Write encrypts p. The TLS records of one call go out together.
+func (l *Link) Write(p []byte) (int, error) {
+	n, err := l.Conn.Write(p)
+	if err == nil && !l.gather {
+		err = l.buf.Flush()
+	}
+	return n, err
+}
+
+// Flush sends what Write has gathered.
 func (l *Link) Flush() error { return l.buf.Flush() }
 
-// Peer returns the role and name the other side has proved.
+// Handshake proves both sides to each other, within the connection's deadline.
+// Needed once on a link from a Listener; a dialled link has done it. Kind
+// Denied when the other side is not who it should be.
+func (l *Link) Handshake(ctx context.Context) error {
+	if err := l.HandshakeContext(ctx); err != nil {
+		return errs.E("control.Handshake", errs.Denied, l.RemoteAddr().String(), err).
+			WithRemedy("check that both boxes have certificates of the same site authority, for the right role and address")
+	}
+	l.buf.hold.Store(true)
+	return nil
+}
+
+// Peer returns the role and name the other side has proved in the handshake.
 func (l *Link) Peer() (Role, string) {
-	role, name, _ := identity(l.ConnectionState()) // verified in the handshake
+	role, name, err := identity(l.ConnectionState())
+	if err != nil {
+		return "", "" // no handshake yet: the handshake verifies the same
+	}
 	return role, name
 }
 
-// Dial connects to a box of the expected role at addr (host:port).
+// Dial connects to a box of the expected role at addr (host:port). Kinds:
+// Unavailable, Denied.
 func (c *Credentials) Dial(ctx context.Context, addr string, expect Role) (*Link, error) {
 	const op = "control.Dial"
 	ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
 	defer cancel()
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, errs.E(op, errs.Invalid, addr, err)
+	}
 	var d net.Dialer
 	raw, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, errs.E(op, errs.Unavailable, addr, err)
 	}
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		raw.Close()
-		return nil, errs.E(op, errs.Invalid, addr, err)
-	}
 	cfg := c.config(expect)
 	cfg.ServerName = host
 	buf := newBufferedConn(raw)
-	return finish(ctx, op, addr, buf, tls.Client(buf, cfg))
-}
-
-// Accept runs the server's side of the handshake on an accepted connection.
-func (c *Credentials) Accept(ctx context.Context, raw net.Conn, expect Role) (*Link, error) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
-	defer cancel()
-	buf := newBufferedConn(raw)
-	return finish(ctx, "control.Accept", raw.RemoteAddr().String(), buf, tls.Server(buf, c.config(expect)))
-}
-
-func finish(ctx context.Context, op, addr string, buf *bufferedConn, t *tls.Conn) (*Link, error) {
-	if err := t.HandshakeContext(ctx); err != nil {
-		buf.Close()
-		return nil, errs.E(op, errs.Denied, addr, err).
-			WithRemedy("check that both boxes have certificates of the same site authority, for the right role and address")
+	l := &Link{Conn: tls.Client(buf, cfg), buf: buf, gather: true}
+	if err := l.Handshake(ctx); err != nil {
+		l.Close()
+		return nil, err
 	}
-	buf.hold.Store(true)
-	return &Link{Conn: t, buf: buf}, nil
+	return l, nil
+}
+
+// Listener accepts links whose other side has not proved anything yet: the
+// caller sets a deadline and calls Handshake.
+type Listener struct {
+	net.Listener
+	cfg *tls.Config
+}
+
+// Listen accepts boxes of the expected role on addr (host:port; port 0: any).
+// Kind Unavailable when the address cannot be had.
+func (c *Credentials) Listen(addr string, expect Role) (*Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, errs.E("control.Listen", errs.Unavailable, addr, err).
+			WithRemedy("choose an address of this machine and a port nobody listens on")
+	}
+	return &Listener{Listener: ln, cfg: c.config(expect)}, nil
+}
+
+// Accept returns the next connection, a *Link.
+func (ln *Listener) Accept() (net.Conn, error) {
+	raw, err := ln.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	buf := newBufferedConn(raw)
+	return &Link{Conn: tls.Server(buf, ln.cfg), buf: buf}, nil
 }
 
 func identity(s tls.ConnectionState) (Role, string, error) {
@@ -178,6 +221,16 @@ func (b *bufferedConn) Write(p []byte) (int, error) {
 		err = b.w.Flush()
 	}
 	return n, err
+}
+
+// Close sends what is buffered, if nobody is writing (TLS's farewell), and
+// closes. A writer that is blocked is not waited for.
+func (b *bufferedConn) Close() error {
+	if b.mu.TryLock() {
+		_ = b.w.Flush() // the other side learns of the end by the close
+		b.mu.Unlock()
+	}
+	return b.Conn.Close()
 }
 
 // Flush writes out what is buffered.

@@ -1,0 +1,71 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/control"
+	"holdfast/internal/errs"
+)
+
+func newCertCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "cert",
+		Short: "Make the certificates by which a site's boxes know each other",
+	}
+	cmd.AddCommand(newCertInit(), newCertIssue())
+	return cmd
+}
+
+func newCertInit() *cobra.Command {
+	var site string
+	cmd := &cobra.Command{
+		Use:     "init DIR",
+		Short:   "Create a site's certificate authority in DIR",
+		Example: "  holdfast cert init /etc/holdfast/ca --site berlin",
+		Args:    exactArgs("DIR"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return control.InitAuthority(args[0], site)
+		},
+	}
+	cmd.Flags().StringVar(&site, "site", "site", "name of the site, for people")
+	return cmd
+}
+
+func newCertIssue() *cobra.Command {
+	var ca, role, name string
+	var addrs []string
+	cmd := &cobra.Command{
+		Use:   "issue OUT",
+		Short: "Issue a box's certificate into the directory OUT",
+		Long: `Issues a certificate for one box and writes it, its private key (mode 0600)
+and the authority's certificate into the directory OUT, which is what the
+"tls" setting of the box names.
+
+A host component's name is its host id, a DRVA's the id of the domain it serves;
+the other side checks it.`,
+		Example: `  holdfast cert issue drva-tls --ca ca --role drva --name 8f0c… --addr 10.0.0.5
+  holdfast cert issue host1-tls --ca ca --role host --name 17aa…`,
+		Args: exactArgs("OUT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r := control.Role(role)
+			if r != control.RoleHost && r != control.RoleDRVA {
+				return usageError{fmt.Errorf("--role %q: choose host or drva", role)}
+			}
+			if name == "" {
+				return usageError{fmt.Errorf("--name is missing: the host's or the domain's id")}
+			}
+			if r == control.RoleDRVA && len(addrs) == 0 {
+				return errs.New("cert issue", errs.Invalid, args[0], "a DRVA is dialled, so its certificate needs an address").
+					WithRemedy("give --addr with the name or IP address hosts dial")
+			}
+			return control.Issue(ca, args[0], r, name, addrs)
+		},
+	}
+	cmd.Flags().StringVar(&ca, "ca", "ca", "directory of the authority")
+	cmd.Flags().StringVar(&role, "role", "", "host or drva")
+	cmd.Flags().StringVar(&name, "name", "", "the host's id, or the id of the domain the DRVA serves")
+	cmd.Flags().StringSliceVar(&addrs, "addr", nil, "name or IP address the box listens on (repeatable)")
+	return cmd
+}

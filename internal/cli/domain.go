@@ -1,0 +1,72 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/journal"
+)
+
+func newDomainCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "domain", Short: "Make protected domains"}
+	cmd.AddCommand(newDomainCreate())
+	return cmd
+}
+
+func newDomainCreate() *cobra.Command {
+	var name, passphraseFile string
+	var recipients []string
+	cmd := &cobra.Command{
+		Use:   "create URL",
+		Short: "Create the container of a new protected domain",
+		Long: `Creates the container of a protected domain in an empty place of an object
+store, and prints the domain's id. The store is probed first: one that does not
+create names once, or does not list what it holds, is refused.
+
+Every recipient can open the container alone: give one for the DRVA and one
+recovery key whose secret part is kept away from the protected site.`,
+		Example: `  holdfast key new recovery.key
+  holdfast domain create file:///srv/dr/erp --name erp --recipient age1… --recipient age1…`,
+		Args: exactArgs("URL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts := journal.CreateOptions{Name: name}
+			for _, s := range recipients {
+				r, err := journal.ParseRecipient(s)
+				if err != nil {
+					return err
+				}
+				opts.Recipients = append(opts.Recipients, r)
+			}
+			if passphraseFile != "" {
+				p, err := readPassphrase(passphraseFile)
+				if err != nil {
+					return err
+				}
+				r, err := journal.PassphraseRecipient(p, "")
+				if err != nil {
+					return err
+				}
+				opts.Recipients = append(opts.Recipients, r)
+			}
+			st, err := openStore(args[0], true)
+			if err != nil {
+				return err
+			}
+			c, err := journal.Create(cmd.Context(), st, opts)
+			if err != nil {
+				return err
+			}
+			d := c.Domain()
+			return print(cmd, map[string]any{"domain": d.ID, "name": d.Name}, func(w io.Writer) {
+				fmt.Fprintln(w, d.ID)
+			})
+		},
+	}
+	addOutputFlag(cmd)
+	cmd.Flags().StringVar(&name, "name", "", "name of the domain, for people")
+	cmd.Flags().StringArrayVar(&recipients, "recipient", nil, "public part of a recovery key, age1… (repeatable)")
+	cmd.Flags().StringVar(&passphraseFile, "passphrase-file", "", "also let the passphrase in this file open the container")
+	return cmd
+}

@@ -1,0 +1,147 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/errs"
+)
+
+// Version is the release this tree builds.
+const Version = "0.1.0"
+
+// Exit codes, one per thing a script can do about a failure.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2 // the command line, a file or a value is wrong
+	exitNotFound    = 3
+	exitConflict    = 4 // taken, lost a race, or fenced
+	exitUnavailable = 5
+	exitCorrupt     = 6
+	exitDenied      = 7
+	exitFull        = 8
+	exitCanceled    = 130
+)
+
+// Main runs the command line args (without the program's name) and returns the
+// process's exit code.
+func Main(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return run(ctx, args, os.Stdout, os.Stderr)
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errs.Is(err, errs.Canceled)) {
+		fmt.Fprintln(stderr, "holdfast: interrupted")
+		if remedy := errs.RemedyOf(err); remedy != "" {
+			fmt.Fprintln(stderr, "  "+remedy)
+		}
+		return exitCanceled
+	}
+	fmt.Fprintln(stderr, "holdfast: "+err.Error())
+	if remedy := errs.RemedyOf(err); remedy != "" {
+		fmt.Fprintln(stderr, "  "+remedy)
+	}
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
+	var usage usageError
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	switch errs.KindOf(err) {
+	case errs.Invalid:
+		return exitUsage
+	case errs.NotFound:
+		return exitNotFound
+	case errs.Exists, errs.Conflict, errs.Fenced:
+		return exitConflict
+	case errs.Unavailable, errs.Transient:
+		return exitUnavailable
+	case errs.Corrupt:
+		return exitCorrupt
+	case errs.Denied:
+		return exitDenied
+	case errs.Full:
+		return exitFull
+	case errs.Canceled:
+		return exitCanceled
+	case errs.Internal:
+	}
+	return exitFailed
+}
+
+// usageError marks a wrong command line.
+type usageError struct{ error }
+
+// Unwrap returns the cause.
+func (u usageError) Unwrap() error { return u.error }
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "holdfast",
+		Short: "Disaster recovery with continuous data protection for virtual machines",
+		Long: `Holdfast captures every write of protected VMs in their disk path, puts the
+writes of a protected domain in one order, and publishes a group-consistent
+checkpoint every few seconds into an object store. From that container and a
+recovery key alone, any site boots the VMs again.
+
+See it work:        holdfast demo
+At the source:      key new, domain create, cert, drva, iofilter, status
+From the store:     checkpoints, inspect, fsck, restore, rocva`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       Version,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentFlags().String("log-level", "info", "how much the appliances log: debug, info, warn or error")
+	root.AddCommand(
+		newKeyCommand(), newDomainCommand(), newCertCommand(),
+		newDRVACommand(), newIOFilterCommand(), newStatusCommand(), newCheckpointCommand(),
+		newCheckpointsCommand(), newInspectCommand(), newFsckCommand(), newRestoreCommand(), newRocVACommand(),
+		newDemoCommand(),
+	)
+	return root
+}
+
+// logger builds the process's logger on stderr at the level asked for.
+func logger(cmd *cobra.Command) (*slog.Logger, error) {
+	word, err := cmd.Flags().GetString("log-level")
+	if err != nil {
+		return nil, usageError{err}
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(word)); err != nil {
+		return nil, usageError{fmt.Errorf("--log-level %q: choose debug, info, warn or error", word)}
+	}
+	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level})), nil
+}
+
+// exactArgs is cobra.ExactArgs with words a person can use.
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != len(names) {
+			return usageError{fmt.Errorf("%s takes %d argument(s) %v, not %d; see %s --help", cmd.CommandPath(), len(names), names, len(args), cmd.CommandPath())}
+		}
+		return nil
+	}
+}
