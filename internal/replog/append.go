@@ -1,8 +1,10 @@
 package replog
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
@@ -29,7 +31,7 @@ func (l *Log) Append(recs []record.Record, done func(error)) error {
 	if len(recs) == 0 {
 		return errs.New("replog.Append", errs.Invalid, l.opts.Dir, "no records")
 	}
-	if err := check(recs); err != nil {
+	if err := l.check(recs); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -56,9 +58,9 @@ func (l *Log) Append(recs []record.Record, done func(error)) error {
 	return nil
 }
 
-// check verifies what can be verified without the log.
-func check(recs []record.Record) error {
-	var buf [record.Size]byte
+// check verifies what can be verified without the log's state.
+func (l *Log) check(recs []record.Record) error {
+	buf := l.scratch[:]
 	var parsed record.Record
 	for i := range recs {
 		r := &recs[i]
@@ -69,8 +71,8 @@ func check(recs []record.Record) error {
 			return errs.New("replog.Append", errs.Invalid, "", "markers belong on the wire only")
 		}
 		// What cannot be read back must not be written.
-		r.Put(buf[:])
-		if err := parsed.Parse(buf[:]); err != nil {
+		r.Put(buf)
+		if err := parsed.Parse(buf); err != nil {
 			return errs.E("replog.Append", errs.Invalid, "", err)
 		}
 		if err := r.CheckPayload(); err != nil {
@@ -112,7 +114,7 @@ func (l *Log) admit(recs []record.Record) error {
 	if int(l.accepted.number-l.delivered)+batches > queueBatches {
 		return l.refuse(errs.E("replog.Append", errs.Full, l.opts.Dir, ErrBusy))
 	}
-	if len(l.carries) > len(l.free) {
+	if len(l.carries) > min(len(l.free), l.maxFiles-len(l.files)) {
 		return l.refuse(l.noFile())
 	}
 	return nil
@@ -121,7 +123,7 @@ func (l *Log) admit(recs []record.Record) error {
 // noFile says why there is no pre-written file. Caller holds mu.
 func (l *Log) noFile() *errs.Error {
 	switch {
-	case len(l.files)+len(l.free) >= l.maxFiles:
+	case len(l.files)+min(len(l.free), len(l.carries)) >= l.maxFiles:
 		return errs.New("replog.Append", errs.Full, l.opts.Dir, fmt.Sprintf("all %d log files are in use", l.maxFiles)).
 			WithRemedy("restore the link to the store so that the log drains, or raise its quota")
 	case l.growErr != nil:
@@ -189,8 +191,9 @@ func (l *Log) take(r *record.Record) {
 // beginFile turns a free slot into the file that starts with r. Its header is
 // written when its first batch is. Caller holds mu.
 func (l *Log) beginFile(r *record.Record) {
-	s := l.free[0]
-	l.free = append(l.free[:0], l.free[1:]...)
+	// The lowest slot first, so that a lowered quota can take the highest.
+	s := slices.MinFunc(l.free, func(a, b *slot) int { return cmp.Compare(a.id, b.id) })
+	l.removeFree(s)
 	f := &logFile{
 		slot: s, number: l.nextFile, firstSeq: r.Seq, firstBatch: l.accepted.number + 1,
 		start: l.plan.off, durableEnd: l.plan.off, lastSeq: r.Seq - 1,

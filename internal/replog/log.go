@@ -73,6 +73,8 @@ type Log struct {
 	grow      chan struct{} // to the grower: look again; written under mu, never closed
 	space     chan struct{} // to WaitSpace: try again; written under mu, never closed
 
+	scratch [record.Size]byte // owned by the caller of Append
+
 	// State on disk. stateMu is taken before mu, never after.
 	stateMu   sync.Mutex
 	st        state        // guarded by stateMu

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -182,17 +181,9 @@ func (l *Log) create(ctx context.Context) error {
 	return err
 }
 
-// ensureSpare makes sure that there is a file to append to, and shrinks the
-// log to a lowered quota as far as files are free.
+// ensureSpare makes sure that there is a file to append to.
 func (l *Log) ensureSpare(ctx context.Context) error {
-	for len(l.free) > 0 && len(l.files)+len(l.free) > l.maxFiles && l.free[len(l.free)-1].id == l.slots-1 {
-		s := l.free[len(l.free)-1]
-		if err := errors.Join(s.f.Close(), durable.Remove(l.fs, s.path)); err != nil {
-			return err
-		}
-		l.free = slices.Delete(l.free, len(l.free)-1, len(l.free))
-		l.slots--
-	}
+	l.shrink()
 	if len(l.files) > 0 || len(l.free) > 0 {
 		return nil
 	}

@@ -85,13 +85,23 @@ func (l *Log) nextBatch() *batch {
 	if l.opts.knobs.noWindow {
 		return b
 	}
-	if b.number > l.durable.number+maxInFlight {
+	if b.number > l.durable.number+l.window() {
 		return nil
 	}
 	if !b.file.ready && (b.file.opening || b.number != b.file.firstBatch || l.durable.number != b.number-1) && !l.opts.knobs.headerUnordered {
 		return nil
 	}
 	return b
+}
+
+// window is how many batches may be in flight. Through the page cache it is
+// one: a failed sync is reported to one of two callers, and the kernel forgets
+// the other's data just as well.
+func (l *Log) window() uint64 {
+	if l.direct {
+		return maxInFlight
+	}
+	return 1
 }
 
 // issue seals b, writes it and moves the durable prefix. Caller holds mu,
@@ -126,6 +136,9 @@ func (l *Log) issue(b *batch) {
 	l.flying--
 	if err != nil {
 		l.failLocked(errs.E("replog.Run", errs.Internal, f.path, err))
+	}
+	if l.err != nil {
+		// Whatever the device says after its first failure is not believed.
 		return
 	}
 	l.advance(b)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,9 +61,11 @@ func (l *Log) addSlot(ctx context.Context, id int) (*slot, error) {
 }
 
 // keepSpares pre-writes files ahead of need, so that appends do not wait for
-// zeroes. Only it adds slots once Run began.
+// zeroes, and removes those that a lowered quota leaves over. Only it adds and
+// removes slots once Run began.
 func (l *Log) keepSpares(ctx context.Context) {
 	for ctx.Err() == nil {
+		l.shrink()
 		id, want := l.wantSlot()
 		if want && l.addSpare(ctx, id) {
 			continue
@@ -80,6 +83,39 @@ func (l *Log) keepSpares(ctx context.Context) {
 		case <-again:
 		}
 	}
+}
+
+// shrink removes free slots beyond the quota, from the highest id down, so
+// that a hole among the ids always means a missing file. What cannot be removed
+// now stays until the next try.
+func (l *Log) shrink() {
+	for {
+		s := l.takeSurplus()
+		if s == nil {
+			return
+		}
+		if err := errors.Join(s.f.Close(), durable.Remove(l.fs, s.path)); err != nil {
+			l.log.Warn("cannot remove a log file beyond the quota", "object", s.path, "err", err)
+			return
+		}
+	}
+}
+
+// takeSurplus takes the slot that shrink may remove, if there is one.
+func (l *Log) takeSurplus() *slot {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.files)+len(l.free) <= l.maxFiles {
+		return nil
+	}
+	i := slices.IndexFunc(l.free, func(s *slot) bool { return s.id == l.slots-1 })
+	if i < 0 {
+		return nil
+	}
+	s := l.free[i]
+	l.free = slices.Delete(l.free, i, i+1)
+	l.slots--
+	return s
 }
 
 // wantSlot reports whether another slot is needed and may be made.
