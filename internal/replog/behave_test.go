@@ -466,7 +466,9 @@ func TestReadersAreBounded(t *testing.T) {
 }
 
 // A lowered quota is reached when files are free.
-func TestQuotaMayChange(t *testing.T) {
+func TestQuotaMayChange(t *testing.T) { synctest.Test(t, testQuotaMayChange) }
+
+func testQuotaMayChange(t *testing.T) {
 	fs := durabletest.New(durabletest.Config{})
 	l := start(t, testOptions(fs, "log", 10))
 	seq, err := fill(t, l, 1)
@@ -490,6 +492,7 @@ func TestQuotaMayChange(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	synctest.Wait()
 	if u := small.Usage(); u.Files+u.Spare > 4 {
 		t.Errorf("%+v", u)
 	}
