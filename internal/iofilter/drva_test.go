@@ -28,6 +28,8 @@ type fakeDRVA struct {
 	markers  chan wire.Round
 	hellos   []wire.Hello
 
+	gather bool // connections keep small writes back; set before the first
+
 	// Behaviour, changed by the test.
 	down     bool            // refuses to be dialled
 	hang     chan struct{}   // not nil: it reads nothing until this is closed
@@ -79,8 +81,20 @@ func (d *fakeDRVA) dial(context.Context) (net.Conn, error) {
 	}
 	here, there := net.Pipe()
 	go d.serve(there)
+	if d.gather {
+		return &gatherConn{Conn: here, w: bufio.NewWriterSize(here, 1<<18)}, nil
+	}
 	return here, nil
 }
+
+// gatherConn keeps small writes back until Flush, as a link below TLS does.
+type gatherConn struct {
+	net.Conn
+	w *bufio.Writer
+}
+
+func (c *gatherConn) Write(p []byte) (int, error) { return c.w.Write(p) }
+func (c *gatherConn) Flush() error                { return c.w.Flush() }
 
 func (d *fakeDRVA) fault(format string, a ...any) error {
 	err := fmt.Errorf(format, a...)

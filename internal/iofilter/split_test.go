@@ -72,7 +72,9 @@ func TestHoldKeepsBackWhatIsBehindTheMarker(t *testing.T) {
 	for _, rule := range []dr.AckRule{dr.Async, dr.Ordered, dr.Sync} {
 		t.Run(rule.String(), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				r := newRig(t, rule, 1<<20).synced()
+				r := newRig(t, rule, 1<<20)
+				r.drva.gather = true // answers must not wait for company
+				r.synced()
 				defer r.end()
 				r.drva.with(func() { r.drva.mute = true })
 				before := r.write(0, 0, fill(1, 4096))
