@@ -5,6 +5,7 @@ import "sync/atomic"
 // Kind is what a guest asks a disk to do.
 type Kind uint8
 
+// The kinds.
 const (
 	Read Kind = iota
 	Write

@@ -49,13 +49,21 @@ func setUp(t *testing.T) (binary, image string) {
 }
 
 // writer sends what a demo says to the test's log, line by line.
-type writer struct{ t *testing.T }
+type writer struct {
+	t    *testing.T
+	rest string // of a line that has not ended
+}
 
-func (w writer) Write(p []byte) (int, error) {
-	for line := range strings.Lines(string(p)) {
-		w.t.Log(strings.TrimRight(line, "\r\n"))
+func (w *writer) Write(p []byte) (int, error) {
+	w.rest += string(p)
+	for {
+		line, rest, whole := strings.Cut(w.rest, "\n")
+		if !whole {
+			return len(p), nil
+		}
+		w.t.Log(line)
+		w.rest = rest
 	}
-	return len(p), nil
 }
 
 // TestDisaster is the demo with a look at every sampled checkpoint, not only
@@ -76,7 +84,7 @@ func TestDisaster(t *testing.T) {
 			checked := 0
 			res, err := demo.Run(t.Context(), demo.Options{
 				Binary: binary, Image: image, Interval: c.interval, Ack: c.ack,
-				MinRun: 10 * time.Second, MaxRun: 18 * time.Second, Out: writer{t},
+				MinRun: 10 * time.Second, MaxRun: 18 * time.Second, Out: &writer{t: t},
 				Inspect: func(ctx context.Context, l *demo.Loss) error {
 					checked = checkEvery(ctx, t, l, c.sample)
 					return nil
