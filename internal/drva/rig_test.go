@@ -270,6 +270,7 @@ func (h *host) sync() {
 	for _, i := range unsynced {
 		h.capture(record.Record{Kind: record.SyncEnd, Disk: i})
 	}
+	h.settle()
 }
 
 // capture puts records into the stream, each in a frame of its own.
