@@ -84,11 +84,16 @@ func (l *ringLoop) transfer(slot int) {
 		l.ring.Read(l.file.fd, p, off, 0, tag)
 		return
 	}
-	flags := uint32(0)
+	l.ring.Write(l.file.fd, p, off, writeFlags(op), tag)
+}
+
+// writeFlags makes a forced write durable by itself, without a sync of
+// everything else.
+func writeFlags(op *Op) uint32 {
 	if op.Flags&FUA != 0 {
-		flags = unix.RWF_DSYNC
+		return unix.RWF_DSYNC
 	}
-	l.ring.Write(l.file.fd, p, off, flags, tag)
+	return 0
 }
 
 // transferred takes a disk transfer's result.

@@ -2,8 +2,12 @@ package nbd
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestSyncerCoverage lets flushes arrive while a sync runs: none of them may
@@ -41,6 +45,44 @@ func TestSyncerCoverage(t *testing.T) {
 	s.close()
 	if n != 2 {
 		t.Errorf("%d syncs", n)
+	}
+}
+
+// TestForcedWrites checks that FUA means a sync, begun after the write.
+func TestForcedWrites(t *testing.T) {
+	for _, direct := range []bool{false, true} {
+		path := filepath.Join(t.TempDir(), "disk")
+		if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := OpenFile(path, FileOptions{Direct: direct})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		p, syncs := []byte("forced"), 0
+		f.syncs.sync = func() error {
+			syncs++
+			got := make([]byte, len(p))
+			if _, err := f.ReadAt(got, 5); err != nil || syncs == 1 && string(got) != string(p) {
+				t.Errorf("synced before the write: %q, %v", got, err)
+			}
+			return f.datasync()
+		}
+		for i, kind := range []Kind{Write, WriteZeroes, Trim} {
+			if err := f.wait(kind, FUA, p, 5, int64(len(p))); err != nil {
+				t.Fatal(err)
+			}
+			if syncs != i+1 {
+				t.Errorf("direct %v: %d syncs after %d forced operations", direct, syncs, i+1)
+			}
+			if err := f.wait(kind, 0, p, 100, int64(len(p))); err != nil || syncs != i+1 {
+				t.Errorf("direct %v: an ordinary operation synced (%v)", direct, err)
+			}
+		}
+	}
+	if writeFlags(&Op{Flags: FUA}) != unix.RWF_DSYNC || writeFlags(&Op{}) != 0 {
+		t.Error("a ring's forced write is not durable, or every write is")
 	}
 }
 
