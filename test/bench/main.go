@@ -58,7 +58,10 @@ func parseOptions(args []string) (options, error) {
 		return o, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
 	if *quick {
-		o.rounds, *seconds, *long, *size = 1, 1, 4, "512MiB"
+		o.rounds, *seconds, *long = 1, 1, 4
+		if !given(fs, "size") {
+			*size = "512MiB"
+		}
 	}
 	o.seconds = time.Duration(*seconds * float64(time.Second))
 	o.long = time.Duration(*long * float64(time.Second))
@@ -78,6 +81,12 @@ func parseOptions(args []string) (options, error) {
 		return o, errors.New("-size: whole MiB, at least 64")
 	}
 	return o, nil
+}
+
+// given reports whether a flag is on the command line.
+func given(fs *flag.FlagSet, name string) (yes bool) {
+	fs.Visit(func(f *flag.Flag) { yes = yes || f.Name == name })
+	return yes
 }
 
 // parseSize reads a size in MiB or GiB.

@@ -91,9 +91,12 @@ func (s *system) ingested(ctx context.Context, out *sustained, r *row, before ui
 }
 
 // watchRPO looks, until the returned function is called, at the container as
-// a recovery at this moment would: how old is its newest recoverable point?
+// a recovery at this moment would: how old is its newest recoverable point? The
+// disk has not changed between the newest point and now, before the load, so
+// that point counts as one of now.
 func (b *bench) watchRPO(ctx context.Context, s *system, load string) (stop func() ([]float64, error)) {
 	ctx, cancel := context.WithCancel(ctx)
+	start := time.Now()
 	var ages []float64
 	done := make(chan error, 1)
 	go func() {
@@ -119,7 +122,7 @@ func (b *bench) watchRPO(ctx context.Context, s *system, load string) (stop func
 				return
 			}
 			now := time.Now()
-			age := now.Sub(cp.Time).Seconds()
+			age := min(now.Sub(cp.Time), now.Sub(start)).Seconds()
 			ages = append(ages, age)
 			b.samples = append(b.samples, rpoSample{load, now.UTC(), age})
 		}
