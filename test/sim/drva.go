@@ -29,13 +29,14 @@ type drva struct {
 	writing bool
 	inForce map[[2]uint32]record.Record
 	heard   map[dr.Session]dr.HostSeq
+	whole   *order.State // every durable record applied
 
 	merging bool
 }
 
 func newDRVA(w *world) *drva {
 	return &drva{w: w, conns: map[order.ConnID]*host{}, inForce: map[[2]uint32]record.Record{},
-		heard: map[dr.Session]dr.HostSeq{}, modes: map[dr.CheckpointID]string{}, next: 1}
+		heard: map[dr.Session]dr.HostSeq{}, modes: map[dr.CheckpointID]string{}, next: 1, whole: order.NewState()}
 }
 
 // start opens the log and begins.
@@ -55,12 +56,21 @@ func (d *drva) start() {
 		st.Heard(n, h)
 	}
 	st.Last = d.durable
+	d.sameState(st)
 	d.next = d.durable + 1
 	d.core = order.New(order.Config{ReplayLimit: d.w.ReplayFor}, st, d.w.clock())
 	d.running = true
 	d.drain()
 	life := d.life
 	d.w.after(d.w.exp(2*time.Millisecond), func() { d.cut(life) })
+}
+
+// sameState checks that the records in force tell what the whole log tells.
+func (d *drva) sameState(st *order.State) {
+	a, b := st.Summary(), d.whole.Summary()
+	if !slices.Equal(a, b) {
+		d.w.violation("from the records in force:\n%v\nfrom the whole log:\n%v", a, b)
+	}
 }
 
 // restart kills the process: what is not durable is gone.
@@ -266,6 +276,9 @@ func (d *drva) flush() {
 // keep is the log's memory of records in force.
 func (d *drva) keep(r *record.Record) {
 	d.durable = r.Seq
+	if err := d.whole.Apply(r); err != nil {
+		d.w.violation("the log does not apply: %v", err)
+	}
 	class := map[record.Kind]uint32{record.Disk: 1, record.Session: 2, record.SyncEnd: 3, record.TrackBegin: 3,
 		record.Checkpoint: 4, record.CheckpointResult: 5}[r.Kind]
 	key := [2]uint32{class, uint32(r.Disk)}

@@ -2,6 +2,8 @@ package order
 
 import (
 	"cmp"
+	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -274,6 +276,24 @@ func (s *State) snapshot(b *CutBody) {
 func (d *disk) body() DiskBody {
 	return DiskBody{Op: OpSet, Index: d.index, ID: d.ID, VM: d.VM, Size: d.Size,
 		Synced: d.synced, Syncing: d.syncing, Owner: d.owner, Clean: d.clean}
+}
+
+// Summary lists what the state says of disks and sessions, a line each, for
+// comparison. Who is syncing a disk is left out: records in force tell it only
+// as of the last checkpoint.
+func (s *State) Summary() []string {
+	out := []string{fmt.Sprintf("last %d, checkpoint %d, open %v", s.Last, s.LastCheckpoint, s.open != nil)}
+	var b CutBody
+	s.snapshot(&b)
+	for _, d := range b.Disks {
+		d.Syncing = 0
+		out = append(out, fmt.Sprintf("disk %+v", d))
+	}
+	for _, n := range slices.Sorted(maps.Keys(s.sessions)) {
+		se := s.sessions[n]
+		out = append(out, fmt.Sprintf("session %d of %v, nonce %d, %v, binds %v, last %d", n, se.host, se.nonce, se.ack, se.binds, se.last))
+	}
+	return out
 }
 
 // owners lists the sessions that own a disk: the hosts a restart waits for.
