@@ -4,12 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"sort"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/control"
 	"holdfast/internal/dr"
+	"holdfast/internal/iofilter"
 )
 
 func newStatusCommand() *cobra.Command {
@@ -25,39 +26,91 @@ of its configuration) for its state.`,
 			if err := control.CallLocal(cmd.Context(), args[0], "/status", nil, &raw); err != nil {
 				return err
 			}
-			return print(cmd, raw, func(w io.Writer) { printTree(w, "", raw) })
+			return print(cmd, raw, func(w io.Writer) { printStatus(w, raw) })
 		},
 	}
 	addOutputFlag(cmd)
 	return cmd
 }
 
-// printTree renders any JSON as "path value" lines, sorted by path.
-func printTree(w io.Writer, path string, raw json.RawMessage) {
-	var m map[string]json.RawMessage
-	if json.Unmarshal(raw, &m) == nil && m != nil {
-		keys := make([]string, 0, len(m))
-		for k := range m {
-			keys = append(keys, k)
-		}
-		sort.Strings(keys)
-		for _, k := range keys {
-			sub := k
-			if path != "" {
-				sub = path + "." + k
-			}
-			printTree(w, sub, m[k])
-		}
-		return
+// printStatus renders the state of a DRVA or a host component for people.
+func printStatus(w io.Writer, raw json.RawMessage) {
+	var kind struct {
+		Publisher, Stream json.RawMessage
 	}
-	var l []json.RawMessage
-	if json.Unmarshal(raw, &l) == nil && l != nil {
-		for i, v := range l {
-			printTree(w, fmt.Sprintf("%s[%d]", path, i), v)
+	_ = json.Unmarshal(raw, &kind) // what it is not stays empty
+	switch {
+	case kind.Publisher != nil:
+		var s drvaStatus
+		if json.Unmarshal(raw, &s) == nil {
+			printDRVA(w, &s)
+			return
 		}
-		return
+	case kind.Stream != nil:
+		var s iofilter.Status
+		if json.Unmarshal(raw, &s) == nil {
+			printHost(w, &s)
+			return
+		}
 	}
-	fmt.Fprintf(w, "%s\t%s\n", path, raw)
+	fmt.Fprintf(w, "%s\n", raw)
+}
+
+func printDRVA(w io.Writer, s *drvaStatus) {
+	fmt.Fprintf(w, "drva\t%s\t%s\n", s.State, s.Address)
+	fmt.Fprintf(w, "domain\t%s\n", s.Domain)
+	rpo := "no recoverable group checkpoint yet"
+	if s.RPO >= 0 {
+		rpo = fmt.Sprintf("%.1f s", s.RPO)
+	}
+	fmt.Fprintf(w, "rpo\t%s\n", rpo)
+	c := &s.Checkpoints
+	fmt.Fprintf(w, "checkpoints\t%d taken, %d group, %d partial, %d published\n", c.Taken, c.Group, c.Partial, c.Published)
+	absorbs := "as long as nothing changes"
+	if s.Log.Absorbs >= 0 {
+		absorbs = (time.Duration(s.Log.Absorbs) * time.Second).String()
+	}
+	fmt.Fprintf(w, "log\t%s of %s, absorbs an outage of the store of %s\n", sizeOf(s.Log.Used), sizeOf(s.Log.Quota), absorbs)
+	fmt.Fprintf(w, "bytes\t%s in, %s stored in %d objects\n", sizeOf(int64(s.BytesIn)), sizeOf(int64(s.BytesStored)), s.Objects)
+	p := &s.Publisher
+	fmt.Fprintf(w, "publisher\tepoch %d, object %d, %d under way%s\n", p.Epoch, p.Published, p.UnderWay, suffix(p.LastError+p.Stopped))
+	for _, h := range s.Hosts {
+		fmt.Fprintf(w, "host %s\t%s\t%s\n", h.Name, h.State, h.Ack)
+	}
+	for _, d := range s.Disks {
+		fmt.Fprintf(w, "disk %s\t%s\t%s on %s\n", d.ID, d.State, sizeOf(d.Size), d.Host)
+	}
+	for _, e := range s.Errors {
+		fmt.Fprintf(w, "error %s\t%s\n", timeOf(e.Time), e.Error)
+	}
+}
+
+func printHost(w io.Writer, s *iofilter.Status) {
+	fmt.Fprintf(w, "host %s\t%s%s\t%s\n", s.Name, s.State, suffix(s.Cause), s.Ack)
+	link := "up"
+	if !s.Link.Up {
+		link = "down" + suffix(s.Link.Error)
+	}
+	fmt.Fprintf(w, "link\t%s\n", link)
+	t := &s.Stream
+	fmt.Fprintf(w, "stream\t%s sent, %s of %s kept until durable, %d record(s) not durable\n",
+		sizeOf(int64(t.SentBytes)), sizeOf(t.RingUsed), sizeOf(t.RingBytes), uint64(t.Next)-1-uint64(t.Durable))
+	fmt.Fprintf(w, "stalls\t%d, tracked %d time(s), longest hold %.2f ms\n", t.Stalls, t.Trackings, s.Rounds.LongestHoldMS)
+	for _, d := range s.Disks {
+		line := fmt.Sprintf("%s%s", d.State, suffix(d.Cause))
+		if d.SyncTotal > 0 && d.SyncDone < d.SyncTotal {
+			line += fmt.Sprintf(", %d%% of %s, ETA %d s", 100*d.SyncDone/d.SyncTotal, sizeOf(d.SyncTotal), d.ETASeconds)
+		}
+		fmt.Fprintf(w, "disk %s\t%s\t%s\n", d.Name, line, sizeOf(d.Size))
+	}
+}
+
+// suffix renders a cause behind a state, or nothing.
+func suffix(cause string) string {
+	if cause == "" {
+		return ""
+	}
+	return ": " + cause
 }
 
 // checkpointRequest is the body of a local /checkpoint call.

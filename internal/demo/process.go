@@ -26,8 +26,7 @@ type process struct {
 	name string
 	cmd  *exec.Cmd
 	log  string
-	done chan struct{} // closed when the process is gone
-	err  error         // valid once done is closed
+	done chan struct{} // closed when the process is gone; cmd.ProcessState is valid then
 }
 
 // startProcess starts the binary with args; its log goes to dir/name.log. It
@@ -47,7 +46,7 @@ func startProcess(binary, dir, name string, args ...string) (*process, error) {
 	}
 	p := &process{name: name, cmd: cmd, log: path, done: make(chan struct{})}
 	go func() {
-		p.err = cmd.Wait()
+		_ = cmd.Wait() // how it ended is in cmd.ProcessState
 		close(p.done)
 	}()
 	return p, nil
@@ -61,7 +60,7 @@ func (p *process) kill() {
 
 // failed describes why a process that should run does not.
 func (p *process) failed() error {
-	return errs.E("demo", errs.Unavailable, p.name, fmt.Errorf("ended by itself (%v): %s", p.err, tail(p.log)))
+	return errs.E("demo", errs.Unavailable, p.name, fmt.Errorf("ended by itself (%s): %s", p.cmd.ProcessState, tail(p.log)))
 }
 
 func tail(path string) string {

@@ -162,7 +162,7 @@ func client(t *testing.T, cl *nbd.Client, rng interface{ IntN(int) int }, n int)
 		length := min(int64(1+rng.IntN(200))<<9, size-off)
 		if rng.IntN(2) == 0 {
 			off &^= 4095
-			length = min(length+4095&^4095, size-off)
+			length = min((length+4095)&^4095, size-off)
 		}
 		var err error
 		switch rng.IntN(10) {

@@ -81,9 +81,10 @@ func (o *CreateOptions) validate() error {
 	}
 	phrases := 0
 	for _, r := range o.Recipients {
-		if r.kind == Passphrase {
+		switch r.kind {
+		case Passphrase:
 			phrases++
-		} else if r.kind == "" {
+		case "":
 			return errs.New(op, errs.Invalid, o.Name, "a recipient is empty")
 		}
 	}

@@ -37,10 +37,6 @@ func (l *loaded) damaged() error {
 	return nil
 }
 
-func (l *loaded) link() link {
-	return link{number: l.number, kind: l.header.Kind, epoch: l.header.Epoch, prev: l.header.Prev, digest: l.digest}
-}
-
 // load reads the ends of journal object n of size bytes with two or three
 // ranged reads. What the bytes themselves are guilty of is noted in the
 // result; an error is the store's and says nothing about the object.

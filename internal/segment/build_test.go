@@ -2,7 +2,6 @@ package segment
 
 import (
 	"encoding/binary"
-	"fmt"
 	"hash/crc32"
 	"math"
 	"runtime"
@@ -333,7 +332,7 @@ func overhead(t *testing.T, blocks int, content func(uint64, int) []byte) float6
 func TestOverhead(t *testing.T) {
 	for _, blocks := range []int{1, 4, 16} {
 		ratio := overhead(t, blocks, noise)
-		t.Log(fmt.Sprintf("scattered incompressible frames of %d blocks: %.4f bytes stored per byte", blocks, ratio))
+		t.Logf("scattered incompressible frames of %d blocks: %.4f bytes stored per byte", blocks, ratio)
 		if ratio > 1.02 {
 			t.Errorf("frames of %d blocks: %.4f bytes stored per byte", blocks, ratio)
 		}

@@ -473,7 +473,7 @@ func TestDataKeyIsNeverPrinted(t *testing.T) {
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "key", k, "in", holder{k, &k})
 	b := NewBuilder(k, testDomain, BuilderOptions{})
 	out := fmt.Sprintf("%v %s %x %X %q %d %+v %#v %v %+v", k, k, k, k, k, k, holder{k, &k}, holder{k, &k}, &k, *b) + string(js) + log.String() + k.String()
-	decimal := strings.Trim(fmt.Sprint(k[:]), "[]")
+	decimal := strings.Trim(fmt.Sprint([32]byte(k)), "[]")
 	for _, secret := range []string{hex, strings.ToUpper(hex), string(k[:]), decimal} {
 		if strings.Contains(out, secret) {
 			t.Fatalf("the key is in %s", out)

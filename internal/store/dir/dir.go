@@ -176,7 +176,7 @@ func (s *Store) ReadRange(ctx context.Context, key string, p []byte, off int64) 
 	}
 	defer f.Close() // only read
 	n, err := f.ReadAt(p, min(off, maxOffset))
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = nil
 	}
 	if err == nil && n == 0 && s.isDir(key) {
