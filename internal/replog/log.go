@@ -196,7 +196,7 @@ type Recovery struct {
 // Recovered returns what Open found. The caller may keep and change it.
 func (l *Log) Recovered() Recovery { return l.recovered }
 
-// fail stops the log for good. Caller holds mu.
+// failLocked stops the log for good. Caller holds mu.
 func (l *Log) failLocked(err error) {
 	if l.err == nil {
 		l.err = err
