@@ -111,10 +111,10 @@ func (OS) Lock(path string) (io.Closer, error) {
 	if err != nil {
 		return nil, Wrap("durable.Lock", path, err)
 	}
-	for err = unix.EINTR; err == unix.EINTR; {
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	}
-	if err == unix.EWOULDBLOCK {
+	if errors.Is(err, unix.EWOULDBLOCK) {
 		holder := readHolder(f)
 		f.Close()
 		return nil, lockHeld(path, holder)
@@ -162,7 +162,7 @@ type osFile struct {
 // ReadAt implements File.
 func (f *osFile) ReadAt(p []byte, off int64) (int, error) {
 	n, err := f.f.ReadAt(p, off)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = Wrap("durable.ReadAt", f.f.Name(), err)
 	}
 	return n, err
@@ -241,7 +241,7 @@ func (f *osFile) giveVectors(v []unix.Iovec) {
 // Sync implements File with fdatasync(2).
 func (f *osFile) Sync() error {
 	err := error(unix.EINTR)
-	for err == unix.EINTR {
+	for errors.Is(err, unix.EINTR) {
 		err = unix.Fdatasync(int(f.fd))
 	}
 	return Wrap("durable.Sync", f.f.Name(), err)

@@ -104,6 +104,8 @@ func (l *Log) window() uint64 {
 	return 1
 }
 
+// Write path, step 5: one direct, synchronous write makes a batch durable.
+
 // issue seals b, writes it and moves the durable prefix. Caller holds mu,
 // which is released meanwhile.
 func (l *Log) issue(b *batch) {

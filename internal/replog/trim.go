@@ -10,6 +10,8 @@ import (
 	"holdfast/internal/errs"
 )
 
+// Write path, step 9: forget what is published.
+
 // Trim declares the records up to upTo, which must be durable, not needed any
 // more, and recycles the log files that hold nothing else. The trim point is
 // durable on return; a lower one than before changes nothing. What a reader

@@ -1,6 +1,7 @@
 package replog
 
 import (
+	"errors"
 	"io"
 
 	"holdfast/internal/durable"
@@ -39,7 +40,7 @@ func (w *window) fill(f durable.File, off, limit int64) error {
 	w.file, w.off, w.n = nil, off, 0
 	b := w.buf[:max(0, min(int64(len(w.buf)), limit-off))]
 	n, err := f.ReadAt(b, off)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	w.file, w.n = f, n&^(pageSize-1)

@@ -130,7 +130,8 @@ const (
 	confirmSize           = 16
 	ackHeadSize           = 16
 	ackSpanSize           = 24
-	MaxAckSpans           = 512
+	// MaxAckSpans bounds the spans of one Ack.
+	MaxAckSpans = 512
 )
 
 // String names the reason for people.

@@ -1,6 +1,7 @@
 package durabletest
 
 import (
+	"errors"
 	"io"
 	"math/rand/v2"
 	"syscall"
@@ -29,7 +30,7 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 		n, err = f.read(p, off)
 		f.fs.mu.Unlock()
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return n, err
 	}
 	if err == nil {
