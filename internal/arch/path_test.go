@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"go/ast"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -60,3 +61,38 @@ func checkPath(t *testing.T, doc, title string, want int) {
 
 func TestWritePath(t *testing.T)    { checkPath(t, "docs/write-path.md", "Write path", 9) }
 func TestRecoveryPath(t *testing.T) { checkPath(t, "docs/recovery-path.md", "Recovery path", 8) }
+
+// TestPromises: every file and test that the promises table of ARCHITECTURE.md
+// names exists.
+func TestPromises(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(root, "ARCHITECTURE.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]bool{}
+	for _, f := range parseTree(t, root) {
+		if !f.test {
+			continue
+		}
+		for _, d := range f.ast.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil {
+				tests[fn.Name.Name] = true
+			}
+		}
+	}
+	named := 0
+	for _, m := range regexp.MustCompile("`(Test[A-Za-z0-9_]+)`").FindAllStringSubmatch(string(b), -1) {
+		named++
+		if !tests[m[1]] {
+			t.Errorf("ARCHITECTURE.md names %s, which does not exist", m[1])
+		}
+	}
+	for _, m := range regexp.MustCompile("`(internal/[a-z0-9_/.]+\\.go)`").FindAllStringSubmatch(string(b), -1) {
+		if _, err := os.Stat(filepath.Join(root, m[1])); err != nil {
+			t.Errorf("ARCHITECTURE.md names %s: %v", m[1], err)
+		}
+	}
+	if named < 20 {
+		t.Errorf("found only %d tests in ARCHITECTURE.md", named)
+	}
+}
