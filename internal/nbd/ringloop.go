@@ -81,7 +81,8 @@ type ringLoop struct {
 	rest    []segment // its rest, a tail of sent
 	iov     []unix.Iovec
 	msg     unix.Msghdr
-	wakeBuf []byte
+	wakeBuf []byte // the kernel reads the eventfd into it
+	oneBuf  []byte // what is written to it; never changes
 }
 
 // flight is a disk transfer in the ring.
@@ -105,7 +106,7 @@ func newRingLoop(h *handshake, pool *bufferPool, log *slog.Logger) (*ringLoop, e
 		runtime.UnlockOSThread()
 		return nil, err
 	}
-	l := &ringLoop{file: h.chosen.File, log: log, ring: r, wakeBuf: make([]byte, 8)}
+	l := &ringLoop{file: h.chosen.File, log: log, ring: r, wakeBuf: make([]byte, 8), oneBuf: []byte{1, 0, 0, 0, 0, 0, 0, 0}}
 	if l.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err == nil {
 		if l.sock, err = takeSocket(sc); err == nil {
 			h.conn.Close()
@@ -289,10 +290,9 @@ func (l *ringLoop) rouseLocked() {
 	if l.closed {
 		return
 	}
-	one := [8]byte{1}
 	for {
 		// The counter cannot overflow: it is read after every wake-up.
-		if _, err := unix.Write(l.wake, one[:]); err != unix.EINTR {
+		if _, err := unix.Write(l.wake, l.oneBuf); err != unix.EINTR {
 			return
 		}
 	}
