@@ -130,6 +130,13 @@ func TestRatioIsMedianOfRounds(t *testing.T) {
 	if err != nil || f.Value != 2 || f.min != 1 || f.max != 3 {
 		t.Errorf("got %+v, %v; want 2 (1 to 3)", f, err)
 	}
+	if f.note != "" {
+		t.Errorf("note %q", f.note)
+	}
+	rows[0].Tracked = true
+	if f, err := r.compute(rows); err != nil || !strings.Contains(f.note, "1 of 4") {
+		t.Errorf("tracking in one run is noted as %q, %v", f.note, err)
+	}
 	if _, err := r.compute(rows[7:]); err == nil {
 		t.Error("a ratio of nothing was computed")
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"time"
 )
 
@@ -49,27 +48,4 @@ func (s *system) target(name string) target {
 		}
 		return &server{socket: s.socket, disk: s.disk, size: s.size, procs: procs, after: after, stop: func() error { return nil }}, nil
 	}}
-}
-
-// noteTracking says how many protected runs of a stage fell back to tracking:
-// their figures are of a system that postponed its work.
-func (b *bench) noteTracking(stage string) {
-	runs, tracked := map[pair]int{}, map[pair]int{}
-	for _, r := range b.rows {
-		if r.Stage != stage || r.CPUToPublished == 0 {
-			continue
-		}
-		p := pair{r.Target, r.Workload}
-		runs[p]++
-		if r.Tracked {
-			tracked[p]++
-		}
-	}
-	for _, r := range b.rows { // in the order of the runs
-		p := pair{r.Target, r.Workload}
-		if n := tracked[p]; n > 0 && r.Stage == stage {
-			b.notes = append(b.notes, fmt.Sprintf("stage %s: %s under %s entered tracking in %d of %d runs", stage, p.target, p.workload, n, runs[p]))
-			delete(tracked, p)
-		}
-	}
 }

@@ -61,6 +61,7 @@ type ratio struct {
 // compute returns the median of the per-round ratios.
 func (r ratio) compute(rows []row) (figure, error) {
 	byRound := map[int][2]float64{}
+	runs, tracked := 0, 0
 	for _, x := range rows {
 		if x.Stage != r.stage {
 			continue
@@ -69,6 +70,10 @@ func (r ratio) compute(rows []row) (figure, error) {
 		switch (pair{x.Target, x.Workload}) {
 		case r.num:
 			v[0] = r.of(x)
+			runs++
+			if x.Tracked {
+				tracked++
+			}
 		case r.den:
 			v[1] = r.of(x)
 		}
@@ -83,7 +88,11 @@ func (r ratio) compute(rows []row) (figure, error) {
 	if len(all) == 0 {
 		return figure{}, fmt.Errorf("%s: no round has both %v and %v", r.name, r.num, r.den)
 	}
-	return spread(r.name, "ratio", r.against, r.want, all), nil
+	f := spread(r.name, "ratio", r.against, r.want, all)
+	if tracked > 0 {
+		f.note = fmt.Sprintf("tracking entered in %d of %d runs", tracked, runs)
+	}
+	return f, nil
 }
 
 // spread makes a figure of one value a round.

@@ -146,7 +146,11 @@ func (b *bench) table(w io.Writer) error {
 		if f.min != f.max {
 			spread = fmt.Sprintf("%.3g-%.3g", f.min, f.max)
 		}
-		fmt.Fprintf(t, "%s\t%.3f\t%s\t%s\t%s\t%s\t%s\n", f.Name, f.Value, f.Unit, spread, f.want, met, f.Against)
+		against := f.Against
+		if f.note != "" {
+			against += "; " + strings.ToUpper(f.note)
+		}
+		fmt.Fprintf(t, "%s\t%.3f\t%s\t%s\t%s\t%s\t%s\n", f.Name, f.Value, f.Unit, spread, f.want, met, against)
 	}
 	if err := t.Flush(); err != nil {
 		return err

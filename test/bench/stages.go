@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,7 @@ var (
 )
 
 const (
-	diskPerSize   = 13 // disk space a whole run needs, in sizes of the disk
+	diskPerSize   = 14 // disk space a whole run needs, in sizes of the disk
 	ackSize       = gib
 	allocDiskSize = 256 * mib
 )
@@ -78,7 +79,7 @@ func (b *bench) checkSpace() error {
 }
 
 // conclude adds the figures of a stage's ratios.
-func (b *bench) conclude(stage string, wanted []ratio) error {
+func (b *bench) conclude(wanted []ratio) error {
 	for _, r := range wanted {
 		f, err := r.compute(b.rows)
 		if err != nil {
@@ -86,7 +87,6 @@ func (b *bench) conclude(stage string, wanted []ratio) error {
 		}
 		b.figures = append(b.figures, f)
 	}
-	b.noteTracking(stage)
 	return nil
 }
 
@@ -97,10 +97,10 @@ func (b *bench) alone(ctx context.Context, st *stage) error {
 		return nil
 	}
 	targets := []target{st.nbdkit(), st.passthrough(passthrough, false), st.qemuNBD(qemuNBDDirect, true), st.passthrough(passthroughDirect, true)}
-	if err := b.runRounds(ctx, stageAlone, wanted, []workload{qd1, qd32, seq64, mix}, targets, b.rounds, b.seconds); err != nil {
+	if err := b.runRounds(ctx, stageAlone, wanted, []workload{qd1, qd32, plain64, mix}, targets, b.rounds, b.seconds); err != nil {
 		return err
 	}
-	return b.conclude(stageAlone, wanted)
+	return b.conclude(wanted)
 }
 
 // protectedStage compares a protected disk with unprotected ones.
@@ -118,7 +118,7 @@ func (b *bench) protectedStage(ctx context.Context, st *stage) (err error) {
 	if err := b.runRounds(ctx, stageProtected, wanted, []workload{qd1, qd32, seq64, half, flush}, targets, b.rounds, b.seconds); err != nil {
 		return err
 	}
-	if err := b.conclude(stageProtected, wanted); err != nil {
+	if err := b.conclude(wanted); err != nil {
 		return err
 	}
 	b.cpuFigure(cpuFigures[0], pair{passthrough, qd32.name})
@@ -150,6 +150,7 @@ func (b *bench) directStage(ctx context.Context, st *stage) (err error) {
 	if err := makeDisk(ctx, st.second, b.size); err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, os.Remove(st.second)) }()
 	s, err := b.newSystem(ctx, systemSpec{name: "direct", ack: "async", direct: true, size: b.size, quota: 2 * b.size})
 	if err != nil {
 		return err
@@ -159,7 +160,7 @@ func (b *bench) directStage(ctx context.Context, st *stage) (err error) {
 	if err := b.runRounds(ctx, stageDirect, wanted, []workload{qd1}, targets, b.rounds, b.seconds); err != nil {
 		return err
 	}
-	return b.conclude(stageDirect, wanted)
+	return b.conclude(wanted)
 }
 
 // ackStage compares the stricter ack rules. Both systems are up at a time, on
@@ -182,7 +183,7 @@ func (b *bench) ackStage(ctx context.Context, st *stage) (err error) {
 	if err := b.runRounds(ctx, stageAck, wanted, []workload{qd1}, targets, b.rounds, b.seconds); err != nil {
 		return err
 	}
-	return b.conclude(stageAck, wanted)
+	return b.conclude(wanted)
 }
 
 // longStage measures what is sustained: one system, first what it ships and
@@ -223,7 +224,7 @@ func (b *bench) longStage(ctx context.Context, st *stage) (err error) {
 	if err := b.runRounds(ctx, stageLong, long, []workload{qd32}, targets, 1, b.long); err != nil {
 		return err
 	}
-	return b.conclude(stageLong, long)
+	return b.conclude(long)
 }
 
 // allocStage counts our server's heap allocations per write, with nothing
@@ -242,8 +243,7 @@ func (b *bench) allocStage(ctx context.Context, st *stage) error {
 		return fmt.Errorf("allocations protected: %w", err)
 	}
 	b.notes = append(b.notes, fmt.Sprintf("allocations per request: %.2f passthrough, %.2f protected", alone, captured))
-	worse := max(alone, captured)
-	b.figures = append(b.figures, figure{Name: allocFigures[0], Value: worse, Unit: "allocations",
-		Against: "the worse of passthrough and protected, async", want: bound{"=", 0}, min: worse, max: worse})
+	b.figures = append(b.figures, spread(allocFigures[0], "allocations", "the worse of passthrough and protected, async", bound{"=", 0},
+		[]float64{max(alone, captured)}))
 	return nil
 }

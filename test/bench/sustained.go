@@ -154,8 +154,14 @@ func (b *bench) paced(ctx context.Context, s *system) ([]figure, error) {
 		return nil, errors.New("paced runs too short for a look at the RPO")
 	}
 	load := fmt.Sprintf("mixed writes paced at %d MB/s for %s", int64(pacedRate)/1e6, b.long)
+	note := ""
+	if mb.row.Tracked || io.row.Tracked {
+		note = "tracking entered"
+	}
 	one := func(name, unit, against string, v float64, want bound) figure {
-		return figure{Name: name, Value: v, Unit: unit, Against: against, want: want, min: v, max: v}
+		f := spread(name, unit, against, want, []float64{v})
+		f.note = note
+		return f
 	}
 	return []figure{
 		one("drva_ingest_mb_s", "MB/s", load, mb.ingest, bound{">", 80}),
@@ -169,7 +175,7 @@ func (b *bench) paced(ctx context.Context, s *system) ([]figure, error) {
 // shipped measures what the container grows by for scattered writes, against
 // the distinct bytes that changed.
 func (b *bench) shipped(ctx context.Context, s *system) (figure, error) {
-	f := figure{Name: "shipped_over_changed", Unit: "ratio", Against: "distinct bytes changed by scattered incompressible 4 KiB writes", want: bound{"<=", 1.1}}
+	var f figure
 	if err := s.verify(ctx); err != nil { // the replay is the disk as it is now
 		return f, err
 	}
@@ -204,8 +210,11 @@ func (b *bench) shipped(ctx context.Context, s *system) (figure, error) {
 	if err != nil {
 		return f, err
 	}
-	f.Value = float64(after-before) / float64(changed)
-	f.min, f.max = f.Value, f.Value
+	if changed == 0 {
+		return f, errors.New("scattered writes changed nothing")
+	}
+	f = spread("shipped_over_changed", "ratio", "distinct bytes changed by scattered incompressible 4 KiB writes", bound{"<=", 1.1},
+		[]float64{float64(after-before) / float64(changed)})
 	b.notes = append(b.notes, fmt.Sprintf("shipped %d bytes for %d changed, %d writes of %d bytes", after-before, changed, r.IOs, r.WriteBytes))
 	return f, nil
 }
