@@ -61,7 +61,7 @@ const (
 	defaultConns = 1024
 
 	// fileWorkers run what must not stall a loop: cold reads, trims, zeroing.
-	// 16 keeps a queue-depth-32 cold read load within 10 % of what 32 do.
+	// A disk's own queue is kept full by far fewer; not measured.
 	fileWorkers = 16
 	// directWorkers serve an O_DIRECT file where no ring can be had.
 	directWorkers = 32

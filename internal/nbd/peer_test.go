@@ -114,7 +114,7 @@ func TestPeerQemuIO(t *testing.T) {
 func TestPeerFio(t *testing.T) {
 	peerLoops(t, 64<<20, func(t *testing.T, r *rig) {
 		out := command(t, "fio", "--name=verify", "--ioengine=nbd", "--uri="+r.uri(), "--rw=randrw", "--bsrange=512-64k", "--blockalign=512",
-			"--iodepth=32", "--size=64M", "--io_size=64M", "--verify=crc32c", "--verify_fatal=1", "--fsync=50", "--randrepeat=0", "--output-format=json")
+			"--iodepth=32", "--size=64M", "--io_size=64M", "--verify=crc32c", "--verify_fatal=1", "--fsync=50", "--randrepeat=0", "--verify_state_save=0", "--output-format=json")
 		var result struct {
 			Jobs []struct {
 				Error       int

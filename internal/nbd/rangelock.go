@@ -17,7 +17,7 @@ type span struct {
 // handed back by the release that frees it, because the thread of a ring must
 // go on reaping the very writes it would wait for.
 //
-// An aligned write costs two uncontended lock rounds (~40 ns of ~24 us).
+// An aligned write costs two uncontended lock rounds.
 type rangeLock struct {
 	mu      sync.Mutex
 	holders *Op
