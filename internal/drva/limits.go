@@ -41,8 +41,10 @@ const (
 	// straight into its place.
 	readBuffer = 32 << 10
 
-	// MinInterval and MaxInterval bound the time between checkpoints.
+	// MinInterval is the shortest time between checkpoints: an object a second
+	// costs five times the requests of the default.
 	MinInterval = time.Second
+	// MaxInterval is the longest: what is lost with the site grows with it.
 	MaxInterval = time.Minute
 	// DefaultInterval is an object every 5 s: $2.6 of requests a month at
 	// public list prices.
@@ -60,9 +62,6 @@ const (
 	// objectZeros and objectMetas bound the other content of an object.
 	objectZeros = 1 << 14
 	objectMetas = 64
-	// arenaBlocks is the memory of a cell: an object's live payload and one
-	// frame more.
-	arenaBlocks = objectBlocks + 1<<20/dr.BlockSize
 	// maxHeld bounds the objects that wait behind a checkpoint whose result is
 	// not known yet: 128 MiB, over 2 s at 50 MB/s.
 	maxHeld = 8

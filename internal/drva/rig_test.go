@@ -80,7 +80,7 @@ func (l *pipeListener) dial() (net.Conn, error) {
 
 // rig is an appliance with its container and log, which survive its restarts.
 type rig struct {
-	t         *testing.T
+	t         testing.TB
 	st        store.Store
 	container *journal.Container
 	key       journal.RecoveryKeyPair
@@ -93,7 +93,7 @@ type rig struct {
 	ended  chan error
 }
 
-func newRig(t *testing.T, st store.Store, change func(*Config)) *rig {
+func newRig(t testing.TB, st store.Store, change func(*Config)) *rig {
 	t.Helper()
 	if st == nil {
 		st = mem.New()
@@ -149,12 +149,12 @@ func (r *rig) stop() {
 	}
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) { w.t.Log(string(p)); return len(p), nil }
 
 // eventually waits for a condition.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	end := time.Now().Add(patience)
 	for !ok() {

@@ -140,14 +140,15 @@ func recoverState(rl *replog.Log, pub *journal.Publisher) (*order.State, error) 
 // openPublisher takes the domain's timeline over, for as long as the store is
 // not there.
 func (s *Server) openPublisher(ctx context.Context) (pub *journal.Publisher, err error) {
-	err = s.retry(ctx, "the container is not reachable yet", func() error {
+	err = s.retry(ctx, "open the container", func() error {
 		pub, err = s.cfg.Container.OpenPublisher(ctx, journal.PublisherOptions{Timeline: s.cfg.Timeline, Host: s.cfg.Host, Logger: s.log})
 		return err
 	})
 	return pub, err
 }
 
-// retry repeats try while it fails for want of the store.
+// retry repeats try, which does what words say, while it fails for want of the
+// store.
 func (s *Server) retry(ctx context.Context, words string, try func() error) error {
 	pause, told := retryFirst, false
 	for {
@@ -158,7 +159,7 @@ func (s *Server) retry(ctx context.Context, words string, try func() error) erro
 		s.noteError(err)
 		if !told {
 			told = true
-			s.log.Warn(words, "err", err, "remedy", errs.RemedyOf(err))
+			s.log.Warn("the store is not there, trying on", "op", words, "err", err, "remedy", errs.RemedyOf(err))
 		}
 		t := time.NewTimer(pause)
 		select {

@@ -240,7 +240,7 @@ func (h *shipper) publish(ctx context.Context, o *object) error {
 
 // putMeta stores a VM's configuration, for as long as the store is not there.
 func (h *shipper) putMeta(ctx context.Context, m meta) error {
-	return h.s.retry(ctx, "a VM's configuration cannot be stored yet", func() error {
+	return h.s.retry(ctx, "store a VM's configuration", func() error {
 		err := h.pub.PutMeta(ctx, m.cfg.ID, m.seq, m.cfg)
 		if errs.Is(err, errs.Conflict) {
 			h.s.log.Error("another configuration is stored for this record of the VM", "vm", m.cfg.ID.String(), "seq", uint64(m.seq), "err", err)

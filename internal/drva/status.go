@@ -244,12 +244,14 @@ func (s *Server) settled(o *object) {
 // event tells operators what happened to the order.
 func (s *Server) event(e order.Event) {
 	switch e.Kind {
-	case order.HostLost, order.Disordered:
-		s.log.Warn(string(e.Kind), "host", e.Host.String(), "remedy", "bring the host back; its disks sync again")
+	case order.HostLost:
+		s.log.Warn("known host did not come back in time", "host", e.Host.String(), "remedy", "bring the host back; its disks sync again")
+	case order.Disordered:
+		s.log.Warn("replayed records lost their place in the order", "host", e.Host.String(), "remedy", "nothing to do: the host's disks sync again")
 	case order.DiskUnsynced:
-		s.log.Warn(string(e.Kind), "disk", e.Disk.String())
+		s.log.Warn("disk needs a resync", "disk", e.Disk.String())
 	case order.ReplayDone:
-		s.log.Info(string(e.Kind), "filled", e.Count)
+		s.log.Info("replay after restart is complete", "filled", e.Count)
 	}
 }
 

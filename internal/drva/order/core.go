@@ -61,12 +61,12 @@ type Send struct {
 // EventKind names what happened to the order, for logs and status.
 type EventKind string
 
-// The events. Words are constant: they become log messages.
+// The events.
 const (
-	HostLost     EventKind = "known host did not come back in time"
-	ReplayDone   EventKind = "replay after restart is complete"
-	DiskUnsynced EventKind = "disk needs a resync"
-	Disordered   EventKind = "replayed records lost their place in the order"
+	HostLost     EventKind = "host-lost"     // a known host did not come back in time
+	ReplayDone   EventKind = "replay-done"   // the order is whole again after a restart
+	DiskUnsynced EventKind = "disk-unsynced" // the disk must be synced from the start
+	Disordered   EventKind = "disordered"    // replayed records found their places taken
 )
 
 // Event is one happening a person may want to know.
@@ -232,6 +232,14 @@ func (c *Core) Detach(conn ConnID, now time.Time) {
 func (c *Core) drop(s *stream) {
 	delete(c.conns, s.conn)
 	s.conn, s.hello, s.replayed, s.pending = 0, nil, false, nil
+	if c.state.sessions[s.session] == nil {
+		// The log does not know this session yet: it has no disks to place its
+		// records on. Its host was told nothing and sends all of it again.
+		c.out.Free = append(c.out.Free, s.queue...)
+		s.queue = nil
+		delete(c.streams, s.session)
+		c.order = slices.DeleteFunc(slices.Clone(c.order), func(o *stream) bool { return o == s })
+	}
 	c.roundLost(s)
 }
 

@@ -268,13 +268,24 @@ func TestHoldRoundCutsWhenAllMarkersAreHere(t *testing.T) {
 	if b.results[0].Scope != dr.Group {
 		t.Errorf("%+v", b.results[0])
 	}
+	// All markers are here, but one hold ended before Release came.
+	b.cut()
+	round = b.last(wire.TypeHold).Round
+	b.frame(1, marker(round))
+	b.frame(2, marker(round))
+	b.core.Confirm(1, wire.Confirm{Round: round, OK: true}, b.now)
+	b.core.Confirm(2, wire.Confirm{Round: round, Reason: wire.ReasonReleased}, b.now)
+	b.drain()
+	if cp := b.results[1]; cp.Scope != dr.Partial || len(cp.Missing) != 0 {
+		t.Errorf("hold that ended early: %v, missing %v", cp.Scope, cp.Missing)
+	}
 	// A refused hold discards the next round at once; VMs stay covered.
 	b.cut()
 	b.core.Confirm(2, wire.Confirm{Round: b.last(wire.TypeHold).Round, Reason: wire.ReasonBusy}, b.now)
 	b.drain()
 	b.core.Confirm(1, wire.Confirm{Round: b.last(wire.TypeRelease).Round, OK: true}, b.now)
 	b.drain()
-	if cp := b.results[1]; cp.Scope != dr.Partial || len(cp.Missing) != 0 {
+	if cp := b.results[2]; cp.Scope != dr.Partial || len(cp.Missing) != 0 {
 		t.Errorf("discarded round: %v, missing %v", cp.Scope, cp.Missing)
 	}
 	// Markers that do not come in time do the same, by the clock.
@@ -285,7 +296,7 @@ func TestHoldRoundCutsWhenAllMarkersAreHere(t *testing.T) {
 		b.core.Tick(at)
 		b.drain()
 	}
-	if cp := b.results[2]; cp.Scope != dr.Partial || len(cp.Missing) != 2 {
+	if cp := b.results[3]; cp.Scope != dr.Partial || len(cp.Missing) != 2 {
 		t.Errorf("silent round: %v, missing %v", cp.Scope, cp.Missing)
 	}
 }

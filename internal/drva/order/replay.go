@@ -1,6 +1,7 @@
 package order
 
 import (
+	"slices"
 	"time"
 
 	"holdfast/internal/dr"
@@ -183,7 +184,7 @@ func (c *Core) mergeEnd() {
 	if open := c.state.open; open != nil {
 		c.result(*open, dr.Partial, allVMs(open))
 	}
-	for _, s := range append([]*stream(nil), c.order...) {
+	for _, s := range slices.Clone(c.order) {
 		if s.pending != nil {
 			c.bind(s)
 		}
