@@ -20,9 +20,10 @@ type drva struct {
 	out     order.Output
 	next    dr.Seq // the place the log continues at
 	modes   map[dr.CheckpointID]string
-	disks   int    // most disks a group checkpoint saw
-	group   dr.Seq // place of the last group checkpoint
-	open    dr.Seq // the last Checkpoint record without result; 0 none
+	disks   int                     // most disks a durable group checkpoint saw
+	sees    map[dr.CheckpointID]int // disks of group checkpoints
+	group   dr.Seq                  // place of the last group checkpoint
+	open    dr.Seq                  // the last Checkpoint record without result; 0 none
 
 	tail    []record.Record // in the log, not durable; payloads of data left out
 	durable dr.Seq
@@ -36,7 +37,7 @@ type drva struct {
 
 func newDRVA(w *world) *drva {
 	return &drva{w: w, conns: map[order.ConnID]*host{}, inForce: map[[2]uint32]record.Record{},
-		heard: map[dr.Session]dr.HostSeq{}, modes: map[dr.CheckpointID]string{}, next: 1, whole: order.NewState()}
+		heard: map[dr.Session]dr.HostSeq{}, modes: map[dr.CheckpointID]string{}, sees: map[dr.CheckpointID]int{}, next: 1, whole: order.NewState()}
 }
 
 // start opens the log and begins.
@@ -276,6 +277,15 @@ func (d *drva) flush() {
 // keep is the log's memory of records in force.
 func (d *drva) keep(r *record.Record) {
 	d.durable = r.Seq
+	if r.Kind == record.CheckpointResult {
+		b, err := order.DecodeResult(r)
+		if err != nil {
+			d.w.violation("checkpoint result does not decode: %v", err)
+		}
+		if b.ScopeOf() == dr.Group {
+			d.disks = max(d.disks, d.sees[b.ID])
+		}
+	}
 	if err := d.whole.Apply(r); err != nil {
 		d.w.violation("the log does not apply: %v", err)
 	}
@@ -319,8 +329,8 @@ func (d *drva) result(cp *dr.Checkpoint) {
 	if len(cp.Disks) < d.disks {
 		d.w.violation("group checkpoint %d sees %d of %d disks", cp.ID, len(cp.Disks), d.disks)
 	}
-	d.disks, d.group = len(cp.Disks), cp.Seq
-	if d.disks == len(d.w.hosts)*d.w.VMs {
+	d.sees[cp.ID], d.group = len(cp.Disks), cp.Seq
+	if len(cp.Disks) == len(d.w.hosts)*d.w.VMs {
 		d.w.checkPrefix(cp.Seq, "group checkpoint")
 	}
 }
