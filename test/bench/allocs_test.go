@@ -22,7 +22,7 @@ func (w *wasteful) Submit(op *nbd.Op) {
 // that makes one.
 func TestAllocationsAreCounted(t *testing.T) {
 	disk := filepath.Join(t.TempDir(), "disk")
-	if err := makeDisk(t.Context(), disk, 64*mib); err != nil {
+	if err := makeDisk(t.Context(), disk, 64*mib, true); err != nil {
 		t.Fatal(err)
 	}
 	f, err := nbd.OpenFile(disk, nbd.FileOptions{})

@@ -75,7 +75,7 @@ func TestJudgeSample(t *testing.T) {
 func TestSamplerSeesWrites(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk")
 	const size = 64 * mib
-	if err := makeDisk(t.Context(), path, size); err != nil {
+	if err := makeDisk(t.Context(), path, size, true); err != nil {
 		t.Fatal(err)
 	}
 	s, err := newSampler(path, size, false)

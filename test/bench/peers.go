@@ -31,14 +31,24 @@ type server struct {
 	stop  func() error
 }
 
-// stage is where unprotected targets run: one common disk, one at a time.
+// stage is where unprotected targets run, one at a time, on one of two common
+// disks: direct I/O throws a disk's pages out of the cache.
 type stage struct {
 	sp      *spawner
 	self    string // path of this program
 	sockets string // directory
-	disk    string // the common disk
-	size    int64  // of it, bytes
+	cached  string // the common disk served from the page cache
+	direct  string // the one served past it
 	second  string // the mirror's other side
+	size    int64  // of each, bytes
+}
+
+// disk is the common disk of a way of access.
+func (st *stage) disk(direct bool) string {
+	if direct {
+		return st.direct
+	}
+	return st.cached
 }
 
 // simple makes a target of one process that serves the common disk.
@@ -49,7 +59,7 @@ func (st *stage) simple(name string, direct bool, argv func(socket string) []str
 		if err != nil {
 			return nil, err
 		}
-		return &server{socket: socket, disk: st.disk, size: st.size, procs: []*proc{p}, stop: stopAll(socket, p)}, nil
+		return &server{socket: socket, disk: st.disk(direct), size: st.size, procs: []*proc{p}, stop: stopAll(socket, p)}, nil
 	}}
 }
 
@@ -80,7 +90,7 @@ func stopAll(socket string, procs ...*proc) func() error {
 }
 
 func (st *stage) qemuNBD(name string, direct bool) target {
-	return st.simple(name, direct, func(socket string) []string { return qemuNBDArgs(socket, st.disk, direct) })
+	return st.simple(name, direct, func(socket string) []string { return qemuNBDArgs(socket, st.disk(direct), direct) })
 }
 
 func qemuNBDArgs(socket, disk string, direct bool) []string {
@@ -93,14 +103,14 @@ func qemuNBDArgs(socket, disk string, direct bool) []string {
 
 func (st *stage) nbdkit() target {
 	return st.simple("nbdkit", false, func(socket string) []string {
-		return []string{"nbdkit", "--foreground", "--exit-with-parent", "--unix", socket, "file", st.disk}
+		return []string{"nbdkit", "--foreground", "--exit-with-parent", "--unix", socket, "file", st.cached}
 	})
 }
 
 // passthrough is our server with nothing between it and the disk.
 func (st *stage) passthrough(name string, direct bool) target {
 	return st.simple(name, direct, func(socket string) []string {
-		argv := []string{st.self, "serve", "-file", st.disk, "-socket", socket}
+		argv := []string{st.self, "serve", "-file", st.disk(direct), "-socket", socket}
 		if direct {
 			argv = append(argv, "-direct")
 		}
@@ -122,7 +132,7 @@ func (st *stage) mirror() target {
 		socket, monitor := filepath.Join(st.sockets, name), filepath.Join(st.sockets, name+"-qmp")
 		p, err := st.serveNBD(ctx, name, socket, []string{"qemu-storage-daemon",
 			"--chardev", "socket,id=mon,path=" + monitor + ",server=on,wait=off", "--monitor", "chardev=mon",
-			"--blockdev", "driver=file,node-name=near,aio=native,cache.direct=on,filename=" + st.disk,
+			"--blockdev", "driver=file,node-name=near,aio=native,cache.direct=on,filename=" + st.direct,
 			"--blockdev", "driver=nbd,node-name=far,server.type=unix,server.path=" + far,
 			"--nbd-server", "addr.type=unix,addr.path=" + socket,
 			"--export", "type=nbd,id=export,node-name=near,name=,writable=on"})
@@ -133,7 +143,7 @@ func (st *stage) mirror() target {
 		if err := startMirror(ctx, monitor); err != nil {
 			return nil, errors.Join(fmt.Errorf("mirror job: %w", err), stop())
 		}
-		return &server{socket: socket, disk: st.disk, size: st.size, procs: []*proc{p, second}, stop: stop}, nil
+		return &server{socket: socket, disk: st.direct, size: st.size, procs: []*proc{p, second}, stop: stop}, nil
 	}}
 }
 

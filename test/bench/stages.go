@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,8 +51,9 @@ func (b *bench) all(ctx context.Context) error {
 	if err := b.checkSpace(); err != nil {
 		return err
 	}
-	st := &stage{sp: b.sp, self: b.self, sockets: b.sockets, disk: filepath.Join(b.dir, "disk.raw"), size: b.size, second: filepath.Join(b.dir, "second.raw")}
-	if err := makeDisk(ctx, st.disk, b.size); err != nil {
+	st := &stage{sp: b.sp, self: b.self, sockets: b.sockets, size: b.size, cached: filepath.Join(b.dir, "cached.raw"),
+		direct: filepath.Join(b.dir, "direct.raw"), second: filepath.Join(b.dir, "second.raw")}
+	if err := makeDisk(ctx, st.cached, b.size, true); err != nil {
 		return err
 	}
 	for _, do := range []func(context.Context, *stage) error{b.alone, b.protectedStage, b.directStage, b.ackStage, b.longStage, b.allocStage} {
@@ -91,12 +93,16 @@ func (b *bench) conclude(wanted []ratio) error {
 }
 
 // alone compares unprotected servers.
-func (b *bench) alone(ctx context.Context, st *stage) error {
+func (b *bench) alone(ctx context.Context, st *stage) (err error) {
 	wanted := b.wanted(stageAlone)
 	if len(wanted) == 0 {
 		return nil
 	}
 	targets := []target{st.nbdkit(), st.passthrough(passthrough, false), st.qemuNBD(qemuNBDDirect, true), st.passthrough(passthroughDirect, true)}
+	if err := makeDisk(ctx, st.direct, b.size, false); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(st.direct)) }()
 	if err := b.runRounds(ctx, stageAlone, wanted, []workload{qd1, qd32, plain64, mix}, targets, b.rounds, b.seconds); err != nil {
 		return err
 	}
@@ -147,16 +153,21 @@ func (b *bench) directStage(ctx context.Context, st *stage) (err error) {
 	if len(wanted) == 0 {
 		return nil
 	}
-	if err := makeDisk(ctx, st.second, b.size); err != nil {
-		return err
+	for _, disk := range []string{st.direct, st.second} {
+		if err := makeDisk(ctx, disk, b.size, false); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.Remove(disk)) }()
 	}
-	defer func() { err = errors.Join(err, os.Remove(st.second)) }()
-	s, err := b.newSystem(ctx, systemSpec{name: "direct", ack: "async", direct: true, size: b.size, quota: 2 * b.size})
-	if err != nil {
-		return err
+	targets := []target{st.qemuNBD(qemuNBDDirect, true), st.mirror(), st.passthrough(passthroughDirect, true)}
+	if slices.ContainsFunc(wanted, func(r ratio) bool { return r.num.target == protectedDirect }) {
+		var s *system
+		if s, err = b.newSystem(ctx, systemSpec{name: "direct", ack: "async", direct: true, size: b.size, quota: 2 * b.size}); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, s.close()) }()
+		targets = append(targets, s.target(protectedDirect))
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	targets := []target{st.qemuNBD(qemuNBDDirect, true), st.mirror(), st.passthrough(passthroughDirect, true), s.target(protectedDirect)}
 	if err := b.runRounds(ctx, stageDirect, wanted, []workload{qd1}, targets, b.rounds, b.seconds); err != nil {
 		return err
 	}
@@ -172,9 +183,8 @@ func (b *bench) ackStage(ctx context.Context, st *stage) (err error) {
 	}
 	targets := []target{st.passthrough(passthrough, false)}
 	for _, rule := range []struct{ ack, name string }{{"ordered", protectedOrdered}, {"sync", protectedSync}} {
-		size := min(b.size, ackSize)
-		s, err := b.newSystem(ctx, systemSpec{name: rule.ack, ack: rule.ack, size: size, quota: 2 * gib})
-		if err != nil {
+		var s *system
+		if s, err = b.newSystem(ctx, systemSpec{name: rule.ack, ack: rule.ack, size: min(b.size, ackSize), quota: 2 * gib}); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, s.close()) }()
@@ -234,7 +244,7 @@ func (b *bench) allocStage(ctx context.Context, st *stage) error {
 	if !b.wants(allocFigures...) {
 		return nil
 	}
-	alone, err := b.allocsPassthrough(ctx, st.disk)
+	alone, err := b.allocsPassthrough(ctx, st.cached)
 	if err != nil {
 		return fmt.Errorf("allocations alone: %w", err)
 	}

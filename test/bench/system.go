@@ -89,7 +89,7 @@ func (s *system) build(ctx context.Context, b *bench) error {
 	if err := os.Mkdir(s.dir, 0o755); err != nil {
 		return err
 	}
-	if err := makeDisk(ctx, s.disk, s.size); err != nil {
+	if err := makeDisk(ctx, s.disk, s.size, !s.direct); err != nil {
 		return err
 	}
 	if err := s.prepare(ctx, b.sp); err != nil {
