@@ -1,0 +1,110 @@
+package model
+
+import (
+	"io"
+	"net"
+	"sync"
+)
+
+// exchange stands for the address hosts know the DRVA by: it carries their TLS
+// connections to whichever appliance has that address at the moment. An
+// existing connection stays where it is.
+type exchange struct {
+	ln net.Listener
+	wg sync.WaitGroup
+
+	mu     sync.Mutex
+	target string // guarded by mu; empty: the network is down
+	open   map[net.Conn]bool
+	closed bool
+}
+
+func newExchange() (*exchange, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	x := &exchange{ln: ln, open: map[net.Conn]bool{}}
+	x.wg.Go(x.accept)
+	return x, nil
+}
+
+func (x *exchange) addr() string { return x.ln.Addr().String() }
+
+// route sends new connections to target.
+func (x *exchange) route(target string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.target = target
+}
+
+// cut breaks all connections; new ones fail until route is called.
+func (x *exchange) cut() (broken int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.target = ""
+	for c := range x.open {
+		c.Close()
+	}
+	return len(x.open)
+}
+
+func (x *exchange) close() {
+	x.cut()
+	x.mu.Lock()
+	x.closed = true
+	x.mu.Unlock()
+	x.ln.Close()
+	x.wg.Wait()
+}
+
+func (x *exchange) accept() {
+	for {
+		c, err := x.ln.Accept()
+		if err != nil {
+			return
+		}
+		x.wg.Go(func() { x.carry(c) })
+	}
+}
+
+// keep notes an open connection; false: it must not be used.
+func (x *exchange) keep(c net.Conn) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closed || x.target == "" {
+		c.Close()
+		return false
+	}
+	x.open[c] = true
+	return true
+}
+
+func (x *exchange) drop(c net.Conn) {
+	c.Close()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.open, c)
+}
+
+// carry moves bytes both ways until either side ends.
+func (x *exchange) carry(host net.Conn) {
+	if !x.keep(host) {
+		return
+	}
+	defer x.drop(host)
+	x.mu.Lock()
+	target := x.target
+	x.mu.Unlock()
+	appliance, err := net.Dial("tcp", target)
+	if err != nil || !x.keep(appliance) {
+		return
+	}
+	defer x.drop(appliance)
+	x.wg.Go(func() {
+		_, _ = io.Copy(appliance, host)
+		appliance.Close()
+		host.Close()
+	})
+	_, _ = io.Copy(host, appliance)
+}
