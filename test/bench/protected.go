@@ -23,12 +23,11 @@ func (s *system) target(name string) target {
 			return nil, err
 		}
 		after := func(ctx context.Context, r *row) error {
-			start := time.Now()
 			id, err := s.drain(ctx)
 			if err != nil {
 				return err
 			}
-			r.Drain = time.Since(start).Seconds()
+			r.Drain = time.Since(r.ended).Seconds()
 			now, err := cpuOf(procs)
 			if err != nil {
 				return err

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -102,7 +103,7 @@ func procField(path, name string) string {
 	return ""
 }
 
-// save writes the results and, beside them, the raw rows.
+// save writes the results and, beside them, the raw rows and the table.
 func (b *bench) save() error {
 	if err := writeJSON(b.out, b.figures); err != nil {
 		return err
@@ -112,8 +113,8 @@ func (b *bench) save() error {
 	for _, f := range b.figures {
 		r.Figures = append(r.Figures, rawFigure{f, f.want.String(), f.want.holds(f.Value), f.min, f.max, f.note})
 	}
-	ext := filepath.Ext(b.out)
-	return writeJSON(strings.TrimSuffix(b.out, ext)+"-raw"+ext, r)
+	base, ext := strings.TrimSuffix(b.out, filepath.Ext(b.out)), filepath.Ext(b.out)
+	return errors.Join(writeJSON(base+"-raw"+ext, r), os.WriteFile(base+".md", b.markdown(), 0o644))
 }
 
 func writeJSON(path string, v any) error {
@@ -128,29 +129,42 @@ func writeJSON(path string, v any) error {
 	return os.Rename(tmp, path)
 }
 
+// head says in one line where, when and how the figures were made.
+func (b *bench) head() string {
+	return fmt.Sprintf("%s, %d CPUs (%s), %d MiB, Linux %s, %s; disks of %d MiB, %d rounds of %s, long runs %s; load average at the start %.2f",
+		b.machine.Started.Format("2006-01-02 15:04 UTC"), b.machine.CPUs, b.machine.Model, b.machine.MemoryMB, b.machine.Kernel, b.machine.Go,
+		b.size/mib, b.rounds, b.seconds, b.long, b.machine.Load[0])
+}
+
+// cells are the columns of a figure.
+func (f figure) cells() []string {
+	met := "-"
+	if f.want.sign != "" {
+		met = "no"
+		if f.want.holds(f.Value) {
+			met = "yes"
+		}
+	}
+	spread := "-"
+	if f.min != f.max {
+		spread = fmt.Sprintf("%.3g-%.3g", f.min, f.max)
+	}
+	against := f.Against
+	if f.note != "" {
+		against += "; " + strings.ToUpper(f.note)
+	}
+	return []string{f.Name, fmt.Sprintf("%.3f", f.Value), f.Unit, spread, f.want.String(), met, against}
+}
+
+var columns = []string{"figure", "value", "unit", "spread", "goal", "met", "against"}
+
 // table shows the figures to a person.
 func (b *bench) table(w io.Writer) error {
-	fmt.Fprintf(w, "\n%d CPUs (%s), kernel %s, %s; disk %d MiB, %d rounds of %s, long runs %s; load average at the start %.2f\n\n",
-		b.machine.CPUs, b.machine.Model, b.machine.Kernel, b.machine.Go, b.size/mib, b.rounds, b.seconds, b.long, b.machine.Load[0])
+	fmt.Fprintf(w, "\n%s\n\n", b.head())
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "figure\tvalue\tunit\tspread\tgoal\tmet\tagainst")
+	fmt.Fprintln(t, strings.Join(columns, "\t"))
 	for _, f := range b.figures {
-		met := "-"
-		if f.want.sign != "" {
-			met = "no"
-			if f.want.holds(f.Value) {
-				met = "yes"
-			}
-		}
-		spread := "-"
-		if f.min != f.max {
-			spread = fmt.Sprintf("%.3g-%.3g", f.min, f.max)
-		}
-		against := f.Against
-		if f.note != "" {
-			against += "; " + strings.ToUpper(f.note)
-		}
-		fmt.Fprintf(t, "%s\t%.3f\t%s\t%s\t%s\t%s\t%s\n", f.Name, f.Value, f.Unit, spread, f.want, met, against)
+		fmt.Fprintln(t, strings.Join(f.cells(), "\t"))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -159,4 +173,21 @@ func (b *bench) table(w io.Writer) error {
 		fmt.Fprintln(w, "note:", n)
 	}
 	return nil
+}
+
+// markdown is the table as docs/performance.md has it.
+func (b *bench) markdown() []byte {
+	var m strings.Builder
+	fmt.Fprintf(&m, "%s.\n\n", b.head())
+	line := func(cells []string) { fmt.Fprintf(&m, "| %s |\n", strings.Join(cells, " | ")) }
+	line(columns)
+	m.WriteString(strings.Repeat("|---", len(columns)) + "|\n")
+	for _, f := range b.figures {
+		line(f.cells())
+	}
+	for _, n := range b.notes {
+		fmt.Fprintf(&m, "\n- %s", n)
+	}
+	m.WriteString("\n")
+	return []byte(m.String())
 }

@@ -40,6 +40,8 @@ type row struct {
 	Tracked     bool      `json:"tracked,omitempty"`
 	LoadAverage float64   `json:"load_average_before"`
 	At          time.Time `json:"at"`
+
+	ended time.Time // of the load
 }
 
 // runPair starts a target, puts a load on it, proves that the load arrived,
@@ -81,6 +83,7 @@ func (b *bench) measureLoad(ctx context.Context, srv *server, t target, w worklo
 	if r.load, err = runFio(ctx, b.sp, w, srv.socket, srv.size, d); err != nil {
 		return r, errors.Join(err, aliveAll(srv.procs))
 	}
+	r.ended = time.Now()
 	after, err := cpuOf(srv.procs)
 	if err != nil {
 		return r, errors.Join(err, aliveAll(srv.procs))

@@ -74,7 +74,6 @@ func (b *bench) sustain(ctx context.Context, s *system, w workload, d time.Durat
 // until the log holds the last of them. before is the host's count at the
 // start.
 func (s *system) ingested(ctx context.Context, out *sustained, r *row, before uint64) error {
-	end := r.At.Add(time.Duration(r.Seconds * float64(time.Second)))
 	var captured uint64
 	err := await(ctx, drainedWithin, "the log of "+s.name, func() (bool, error) {
 		st, err := s.filterState(ctx)
@@ -84,8 +83,7 @@ func (s *system) ingested(ctx context.Context, out *sustained, r *row, before ui
 	if err != nil {
 		return err
 	}
-	took := max(time.Since(r.At), end.Sub(r.At)).Seconds()
-	out.ingest = float64(captured-before) / 1e6 / took
+	out.ingest = float64(captured-before) / 1e6 / (r.Seconds + time.Since(r.ended).Seconds())
 	out.writes = out.ingest * 1e6 / float64(r.WriteBytes) * float64(r.IOs)
 	return nil
 }
