@@ -42,8 +42,7 @@ type proc struct {
 	name string
 	cmd  *exec.Cmd
 	log  string        // path of its stdout and stderr
-	done chan struct{} // closed when it has ended
-	err  error         // how it ended; read after done
+	done chan struct{} // closed when it has ended; how is in cmd.ProcessState then
 }
 
 // start runs a program in the background.
@@ -76,7 +75,10 @@ func launch(log, name string, argv []string) (*proc, error) {
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	go func() { p.err = p.cmd.Wait(); close(p.done) }()
+	go func() {
+		_ = p.cmd.Wait() // says no more than ProcessState
+		close(p.done)
+	}()
 	return p, nil
 }
 
@@ -107,7 +109,7 @@ func (p *proc) stop() error {
 func (p *proc) alive() error {
 	select {
 	case <-p.done:
-		return fmt.Errorf("%s ended by itself: %v\n%s", p.name, p.err, p.tail())
+		return fmt.Errorf("%s ended by itself (%s)\n%s", p.name, p.cmd.ProcessState, p.tail())
 	default:
 		return nil
 	}
