@@ -134,6 +134,10 @@ func recoverState(rl *replog.Log, pub *journal.Publisher) (*order.State, error) 
 		st.Heard(n, h)
 	}
 	st.Last = rec.Last
+	if cp, ok := pub.LastCheckpoint(); ok {
+		// A log begun after a loss may hold no checkpoint of its own yet.
+		st.LastCheckpoint = max(st.LastCheckpoint, cp.ID)
+	}
 	return st, nil
 }
 

@@ -404,6 +404,34 @@ func TestLostLogContinuesTheHistoryUnsynced(t *testing.T) {
 	r.history()
 }
 
+func TestCheckpointNumbersRiseWhenAFreshLogRestarts(t *testing.T) {
+	rng := seeded(t)
+	r := newRig(t, nil, nil)
+	r.start()
+	h := connected(t, newHost(t, r, rng, dr.Async, 1<<20), r)
+	h.sync()
+	h.writes(20)
+	r.checkpoint("first")
+	before := r.checkpoint("before")
+	r.stop()
+	h.disconnect()
+	if err := os.RemoveAll(r.dir); err != nil {
+		t.Fatal(err)
+	}
+	// The new log gets the domain's disk, and no checkpoint before the restart.
+	r.start()
+	eventually(t, "host attaches", func() bool { return h.connect(r) == nil })
+	h.settle()
+	r.stop()
+	h.disconnect()
+	r.start()
+	eventually(t, "host attaches", func() bool { return h.connect(r) == nil })
+	if cp := r.checkpoint("after"); cp.ID <= before.ID {
+		t.Errorf("checkpoint %d after checkpoint %d", cp.ID, before.ID)
+	}
+	r.history()
+}
+
 func TestRefusals(t *testing.T) {
 	rng := seeded(t)
 	var allowed dr.HostID
