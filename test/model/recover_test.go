@@ -37,7 +37,7 @@ func (s *site) open(ctx context.Context) (*container, error) {
 		return nil, err
 	}
 	if p := h.Problems(); len(p) > 0 {
-		return nil, fmt.Errorf("the history has problems: %+v", p)
+		return nil, fmt.Errorf("the history has problems: %+v\n%s", p, list(h))
 	}
 	return &container{s, c, h}, nil
 }
@@ -131,4 +131,13 @@ func (c *container) fsck(ctx context.Context) error {
 		return fmt.Errorf("the container is not clean: %+v", r.Problems)
 	}
 	return nil
+}
+
+// list renders a history for people who look for what went wrong.
+func list(h *journal.History) string {
+	var b strings.Builder
+	for _, cp := range h.Checkpoints() {
+		fmt.Fprintf(&b, "checkpoint %d, seq %d, %v, object %d, %v, tag %q, missing %d, recoverable %v\n", cp.ID, cp.Seq, cp.Time, cp.Object, cp.Scope, cp.Tag, len(cp.Missing), cp.Recoverable)
+	}
+	return b.String()
 }

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -281,6 +283,23 @@ func (s *site) killHost(i int) {
 	h.kill()
 }
 
+// killTogether kills processes at one moment, in any order.
+func (s *site) killTogether(rng *rand.Rand, all ...*process) {
+	for _, h := range s.hosts {
+		h.mu.Lock()
+		h.kills++
+		h.mu.Unlock()
+	}
+	rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	for _, p := range all {
+		p.doomed.Store(true)
+		_ = p.signal(syscall.SIGKILL) // gone already is as good
+	}
+	for _, p := range all {
+		<-p.done
+	}
+}
+
 // waitRecoverable waits for a published group checkpoint, taken after t, at
 // which all disks can be recovered.
 func (s *site) waitRecoverable(ctx context.Context, after time.Time, limit time.Duration) error {
@@ -322,7 +341,7 @@ func (s *site) checkpoint(ctx context.Context, tag string, limit time.Duration) 
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(250 * time.Millisecond):
 		}
 	}
 }
