@@ -21,7 +21,7 @@ import (
 const (
 	// defaultLosses is how many sites are lost, in all and with a DRVA that
 	// lives on.
-	defaultLosses = 6
+	defaultLosses = 4
 	lossMost      = 1500 * time.Millisecond // of writing before the loss
 	// drainLimit is for a DRVA that came back alone: it waits 10 s for its
 	// hosts before it gives them up and goes on.
