@@ -1,10 +1,21 @@
 package model
 
 import (
-	"io"
+	"bytes"
+	"math/rand/v2"
 	"net"
 	"sync"
+	"time"
 )
+
+// lagMost is the longest way between a host and the DRVA. Each connection has
+// lags of its own, one for each way, so that what one host says late can be the
+// cause of what another says early: on equal links nobody could tell whether
+// guests are held during a cut.
+const lagMost = 25 * time.Millisecond
+
+// lagQueue bounds what is under way on one connection, in reads.
+const lagQueue = 256
 
 // exchange stands for the address hosts know the DRVA by: it carries their TLS
 // connections to whichever appliance has that address at the moment. An
@@ -101,10 +112,35 @@ func (x *exchange) carry(host net.Conn) {
 		return
 	}
 	defer x.drop(appliance)
+	x.wg.Go(func() { x.lag(appliance, host, rand.N(lagMost)) })
+	x.lag(host, appliance, rand.N(lagMost))
+}
+
+// lag copies from src to dst, each byte late by d.
+func (x *exchange) lag(dst, src net.Conn, d time.Duration) {
+	type parcel struct {
+		due  time.Time
+		data []byte
+	}
+	under := make(chan parcel, lagQueue)
 	x.wg.Go(func() {
-		_, _ = io.Copy(appliance, host)
-		appliance.Close()
-		host.Close()
+		defer dst.Close()
+		for p := range under {
+			time.Sleep(time.Until(p.due))
+			if _, err := dst.Write(p.data); err != nil {
+				src.Close() // ends the reader; what is under way is lost
+			}
+		}
 	})
-	_, _ = io.Copy(host, appliance)
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := src.Read(buf)
+		if n > 0 {
+			under <- parcel{time.Now().Add(d), bytes.Clone(buf[:n])}
+		}
+		if err != nil {
+			close(under)
+			return
+		}
+	}
 }

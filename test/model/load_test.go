@@ -18,7 +18,7 @@ import (
 // once, slow enough that two cores keep up.
 const (
 	chains       = 4
-	chainPause   = 4 * time.Millisecond  // at most, between steps
+	chainPause   = 2 * time.Millisecond  // at most, between steps
 	regionPause  = 60 * time.Millisecond // at most, between operations
 	brawlPause   = 80 * time.Millisecond
 	brawlers     = 2 // per disk
