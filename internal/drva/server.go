@@ -61,6 +61,7 @@ func (s *Server) Run(ctx context.Context) error {
 	rl, err := replog.Open(ctx, replog.Options{
 		Dir: s.cfg.LogDir, FS: s.cfg.FS, Domain: s.cfg.Domain, Timeline: pub.Timeline(), Epoch: pub.Epoch(),
 		Quota: s.cfg.Quota, FileSize: s.cfg.LogFileSize, Logger: s.log,
+		Verified: true, // ingest checked what it read into this memory
 	})
 	if err != nil {
 		return s.ended(ctx, err)

@@ -11,11 +11,16 @@ func AlignedBytes(n int) []byte {
 	return b[skip : skip+n : skip+n]
 }
 
+// pageAddress reports whether b starts on a page boundary.
+func pageAddress(b []byte) bool {
+	return uintptr(unsafe.Pointer(unsafe.SliceData(b)))%PageSize == 0
+}
+
 // Aligned reports whether b starts on a page boundary and is whole pages long,
 // so that direct I/O may use it as it is. An empty b is aligned.
 func Aligned(b []byte) bool {
 	if len(b) == 0 {
 		return true
 	}
-	return uintptr(unsafe.Pointer(unsafe.SliceData(b)))%PageSize == 0 && len(b)%PageSize == 0
+	return pageAddress(b) && len(b)%PageSize == 0
 }

@@ -10,6 +10,10 @@ const (
 	// zeroChunk is how much Prewrite writes at once, in bytes: large enough to
 	// stream, small enough to notice a cancelled context soon.
 	zeroChunk = 1 << 20
+	// directFrom is the size, in bytes, from which content that begins on a page
+	// is written past the page cache. Copying journal objects into it was 30 %
+	// of a DRVA's processor time, and nobody reads them soon.
+	directFrom = 1 << 20
 	// tempTries bounds the attempts at a free temporary name; names carry 64
 	// random bits, so a second try is already a sign of trouble.
 	tempTries = 4

@@ -83,7 +83,7 @@ func Prewrite(ctx context.Context, fs FS, path string, size int64) error {
 		return errs.New("durable.Prewrite", errs.Invalid, path, "size is not a whole number of pages")
 	}
 	dir := filepath.Dir(path)
-	temp, f, err := openTemp(fs, dir)
+	temp, f, err := openTemp(fs, dir, 0)
 	if err != nil {
 		return errs.E("durable.Prewrite", errs.Internal, path, err)
 	}
@@ -182,14 +182,20 @@ func SweepTemps(fs FS, dir string, before time.Time) error {
 // writeTemp writes data durably under a fresh temporary name in dir. When it
 // fails the name is removed as far as the device allows.
 func writeTemp(fs FS, dir string, data []byte) (string, error) {
-	temp, f, err := openTemp(fs, dir)
+	write := writeCached
+	temp, f, err := "", File(nil), error(ErrNoDirect)
+	if len(data) >= directFrom && pageAddress(data) {
+		write = writeDirect
+		temp, f, err = openTemp(fs, dir, Direct)
+	}
+	if errors.Is(err, ErrNoDirect) {
+		write = writeCached
+		temp, f, err = openTemp(fs, dir, 0)
+	}
 	if err != nil {
 		return "", err
 	}
-	if len(data) > 0 {
-		err = f.WriteAtv([][]byte{data}, 0)
-	}
-	if err == nil {
+	if err = write(f, data); err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
@@ -198,16 +204,43 @@ func writeTemp(fs FS, dir string, data []byte) (string, error) {
 	return temp, nil
 }
 
-func openTemp(fs FS, dir string) (string, File, error) {
+// writeCached writes data through the page cache.
+func writeCached(f File, data []byte) error {
+	if len(data) == 0 {
+		return nil
+	}
+	return f.WriteAtv([][]byte{data}, 0)
+}
+
+// writeDirect writes data, which begins on a page, past the page cache: whole
+// pages from where they lie, the rest padded and then cut off.
+func writeDirect(f File, data []byte) error {
+	whole := len(data) &^ (PageSize - 1)
+	bufs := [][]byte{data[:whole]}
+	if whole < len(data) {
+		page := AlignedBytes(PageSize)
+		copy(page, data[whole:])
+		bufs = append(bufs, page)
+	}
+	if err := f.WriteAtv(bufs, 0); err != nil || whole == len(data) {
+		return err
+	}
+	return f.Truncate(int64(len(data)))
+}
+
+func openTemp(fs FS, dir string, mode Mode) (string, File, error) {
 	var err error
 	for range tempTries {
 		var random [8]byte
 		rand.Read(random[:]) // never fails
 		temp := filepath.Join(dir, tempPrefix+hex.EncodeToString(random[:]))
 		var f File
-		f, err = fs.OpenFile(temp, Write|Create|Exclusive)
+		f, err = fs.OpenFile(temp, Write|Create|Exclusive|mode)
 		if err == nil {
 			return temp, f, nil
+		}
+		if errors.Is(err, ErrNoDirect) {
+			_ = fs.Remove(temp) // some kernels make the file before they refuse
 		}
 		if !errs.Is(err, errs.Exists) {
 			break
