@@ -183,7 +183,7 @@ func SweepTemps(fs FS, dir string, before time.Time) error {
 // fails the name is removed as far as the device allows.
 func writeTemp(fs FS, dir string, data []byte) (string, error) {
 	write := writeCached
-	temp, f, err := "", File(nil), error(ErrNoDirect)
+	temp, f, err := "", File(nil), ErrNoDirect
 	if len(data) >= directFrom && pageAddress(data) {
 		write = writeDirect
 		temp, f, err = openTemp(fs, dir, Direct)
