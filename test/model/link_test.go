@@ -21,8 +21,9 @@ const lagQueue = 256
 // connections to whichever appliance has that address at the moment. An
 // existing connection stays where it is.
 type exchange struct {
-	ln net.Listener
-	wg sync.WaitGroup
+	ln   net.Listener
+	most time.Duration // longest lag, each way
+	wg   sync.WaitGroup
 
 	mu     sync.Mutex
 	target string // guarded by mu; empty: the network is down
@@ -30,12 +31,12 @@ type exchange struct {
 	closed bool
 }
 
-func newExchange() (*exchange, error) {
+func newExchange(lag time.Duration) (*exchange, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	x := &exchange{ln: ln, open: map[net.Conn]bool{}}
+	x := &exchange{ln: ln, most: lag, open: map[net.Conn]bool{}}
 	x.wg.Go(x.accept)
 	return x, nil
 }
@@ -112,8 +113,8 @@ func (x *exchange) carry(host net.Conn) {
 		return
 	}
 	defer x.drop(appliance)
-	x.wg.Go(func() { x.lag(appliance, host, rand.N(lagMost)) })
-	x.lag(host, appliance, rand.N(lagMost))
+	x.wg.Go(func() { x.lag(appliance, host, rand.N(x.most+1)) })
+	x.lag(host, appliance, rand.N(x.most+1))
 }
 
 // lag copies from src to dst, each byte late by d.

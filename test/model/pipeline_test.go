@@ -78,7 +78,7 @@ func runPipeline(t *testing.T, rng *rand.Rand, ack dr.AckRule, events []eventKin
 	said := func(format string, a ...any) {
 		t.Logf("%6.2f s  %s", time.Since(began).Seconds(), fmt.Sprintf(format, a...))
 	}
-	s := newSite(t, ack.String())
+	s := newSite(t, ack.String(), lagMost)
 	tr := newTruth(rng)
 	l := startLoad(ctx, s, tr, rng.Uint64())
 	c := &schedule{s: s, rng: rng, done: sum.events, said: said}

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/internal/cli"
 	"holdfast/internal/control"
 )
@@ -77,6 +79,22 @@ func (p *process) kill() {
 
 // signal sends a signal that does not end the process.
 func (p *process) signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
+
+// failWrites makes the process die of its next write to a file, and waits until
+// it has, which takes no longer than until its next write.
+func (p *process) failWrites() error {
+	const limit = 5 * time.Second
+	p.doomed.Store(true)
+	if err := unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{}, nil); err != nil {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(limit):
+		return fmt.Errorf("%s lives without writing", p.name)
+	}
+}
 
 // stop asks the process to end, and demands that it does so cleanly.
 func (p *process) stop(limit time.Duration) error {

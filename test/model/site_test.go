@@ -108,8 +108,8 @@ type site struct {
 }
 
 // newSite makes container, certificates, disks and configurations, and starts
-// everything. The test's end removes it.
-func newSite(t *testing.T, ack string) *site {
+// everything; links lag at most so much. The test's end removes it.
+func newSite(t *testing.T, ack string, lag time.Duration) *site {
 	t.Helper()
 	// Short, because unix socket paths may have only 107 bytes.
 	base, err := os.MkdirTemp("", "model-")
@@ -119,7 +119,7 @@ func newSite(t *testing.T, ack string) *site {
 	key := s.createContainer()
 	must(t, control.InitAuthority(s.path("ca"), "A"))
 	must(t, control.Issue(s.path("ca"), s.path("drva-tls"), control.RoleDRVA, s.domain.String(), []string{"127.0.0.1"}))
-	s.links, err = newExchange()
+	s.links, err = newExchange(lag)
 	must(t, err)
 	must(t, durable.WriteFile(durable.OS{}, s.path("drva.key"), key.FileText()))
 	must(t, s.startDRVA(t.Context(), s.newAppliance()))
