@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,6 +145,38 @@ func TestLinkRefusals(t *testing.T) {
 		if !errs.Is(err, errs.Denied) && !strings.Contains(err.Error(), "certificate") {
 			t.Errorf("%s: got %v, want denied", name, err)
 		}
+		if errs.Is(err, errs.Unavailable) {
+			t.Errorf("%s: %v is taken for a broken connection", name, err)
+		}
+	}
+}
+
+// TestHandshakeBrokenOff: a box that ends while it is dialled has refused
+// nobody, and the certificates are not to blame.
+func TestHandshakeBrokenOff(t *testing.T) {
+	_, host, _ := site(t)
+	for name, end := range map[string]func(*net.TCPConn){
+		"closed": func(c *net.TCPConn) {},
+		"reset":  func(c *net.TCPConn) { _ = c.SetLinger(0) },
+	} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 1)) // the dialler has begun
+			end(c.(*net.TCPConn))
+			c.Close()
+		}()
+		_, err = load(t, host).Dial(t.Context(), ln.Addr().String(), RoleDRVA)
+		if !errs.Is(err, errs.Unavailable) || errs.RemedyOf(err) != "" {
+			t.Errorf("%s: %v, remedy %q; want unavailable and nothing to do", name, err, errs.RemedyOf(err))
+		}
+		ln.Close()
 	}
 }
 

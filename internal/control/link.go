@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -111,15 +113,30 @@ func (l *Link) Write(p []byte) (int, error) {
 func (l *Link) Flush() error { return l.buf.Flush() }
 
 // Handshake proves both sides to each other, within the connection's deadline.
-// Needed once on a link from a Listener; a dialled link has done it. Kind
-// Denied when the other side is not who it should be.
+// Needed once on a link from a Listener; a dialled link has done it. Kinds:
+// Denied when the other side is not who it should be, Unavailable when the
+// connection ended before that was known.
 func (l *Link) Handshake(ctx context.Context) error {
 	if err := l.HandshakeContext(ctx); err != nil {
+		if brokenOff(err) {
+			return errs.E("control.Handshake", errs.Unavailable, l.RemoteAddr().String(), err)
+		}
 		return errs.E("control.Handshake", errs.Denied, l.RemoteAddr().String(), err).
 			WithRemedy("check that both boxes have certificates of the same site authority, for the right role and address")
 	}
 	l.buf.hold.Store(true)
 	return nil
+}
+
+// brokenOff reports whether a handshake failed because the connection ended,
+// and not because a side disliked what it saw: crypto/tls tells that, its own
+// verdict and the other side's, as network errors of these operations.
+func brokenOff(err error) bool {
+	if errors.Is(err, io.EOF) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	var e *net.OpError
+	return errors.As(err, &e) && e.Op != "remote error" && e.Op != "local error"
 }
 
 // Peer returns the role and name the other side has proved in the handshake.
