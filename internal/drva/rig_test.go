@@ -470,3 +470,25 @@ func connected(t *testing.T, h *host, r *rig) *host {
 	t.Cleanup(h.disconnect)
 	return h
 }
+
+// connectAll attaches hosts at the same time: a restarted DRVA reads one
+// host's replay only so far ahead of the others'.
+func connectAll(t *testing.T, r *rig, hosts ...*host) {
+	t.Helper()
+	var all sync.WaitGroup
+	for _, h := range hosts {
+		all.Go(func() {
+			end := time.Now().Add(patience)
+			for err := h.connect(r); err != nil; err = h.connect(r) {
+				if time.Now().After(end) {
+					t.Errorf("%s does not attach: %v", h.hello.Name, err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+}
