@@ -499,7 +499,7 @@ func TestReconnectReplacesTheOldConnection(t *testing.T) {
 
 func TestOutsideAndSilentHostsMakePartialCheckpoints(t *testing.T) {
 	rng := seeded(t)
-	r := newRig(t, nil, func(c *Config) { c.Limits.ConfirmLimit = 50 * time.Millisecond })
+	r := newRig(t, nil, func(c *Config) { c.Limits.ConfirmLimit = time.Second })
 	r.start()
 	a := connected(t, newHost(t, r, rng, dr.Async, 1<<20), r)
 	b := connected(t, newHost(t, r, rng, dr.Async, 1<<20), r)
