@@ -261,7 +261,7 @@ func (l *loss) checkAlive(t *testing.T) {
 }
 
 // checkDrained: a DRVA that came back alone publishes all its log holds, and
-// offers nothing that lacks an acknowledged write as if it were newer.
+// offers it as a checkpoint that has every acknowledged write.
 func (l *loss) checkDrained(t *testing.T) {
 	t.Helper()
 	must(t, waitStatus(t.Context(), l.s.drva.socket, "the log is published", drainLimit, func(st *drvaStatus) bool {
@@ -277,16 +277,21 @@ func (l *loss) checkDrained(t *testing.T) {
 	if last := c.history.LastSeq(); last < l.held.Last {
 		t.Errorf("the container ends at record %d, the log held %d", last, l.held.Last)
 	}
+	behind := 0
 	for _, cp := range c.recoverable() {
 		if cp.Seq <= l.held.Last {
 			continue
 		}
+		behind++
 		img, err := c.restore(t.Context(), cp)
 		must(t, err)
 		l.checkImage(t, fmt.Sprintf("checkpoint %d", cp.ID), img)
 		if diff := sameDisks(img, l.last); diff != "" {
 			t.Errorf("checkpoint %d is not what the log held:\n%s", cp.ID, diff)
 		}
+	}
+	if behind == 0 {
+		t.Errorf("no checkpoint offers what the log held up to record %d", l.held.Last)
 	}
 	must(t, c.fsck(t.Context()))
 }

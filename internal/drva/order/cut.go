@@ -124,6 +124,20 @@ func (c *Core) cutHere() {
 	r.cp = *c.state.open
 }
 
+// cutAlone places a checkpoint that nobody is asked about, and its result. It
+// is partial in all VMs: of each it has what the log holds, which is a prefix
+// of that VM's writes. It makes recoverable what hosts wrote that do not come
+// back: for writes acknowledged as sync since the checkpoint before, it is the
+// only one that has them.
+func (c *Core) cutAlone() {
+	r := &round{number: c.state.LastRound + 1, id: c.state.LastCheckpoint + 1, mode: ModeMark}
+	c.state.LastRound, c.state.LastCheckpoint = r.number, r.id
+	c.round = r
+	c.cutHere()
+	c.round = nil
+	c.result(r.cp, dr.Partial, allVMs(&r.cp))
+}
+
 // roundMarker takes a host's marker out of its stream.
 func (c *Core) roundMarker(s *stream, number wire.Round) {
 	r := c.round

@@ -63,8 +63,10 @@
 // not hold, with the places the records had, and the core puts them in the
 // order of those places (a k-way merge that needs one frame of each stream
 // in memory), then drops back to normal. It waits for every known host, or
-// until the replay limit has passed; a host that is not there then is lost:
-// its disks are unsynced from that point on.
+// until the replay limit has passed; a host that is not there then is lost.
+// Before its disks are taken for unsynced, a partial checkpoint is placed that
+// nobody is asked about: it makes recoverable what the log holds of them, so
+// that a write acknowledged as sync survives a host that never returns.
 //
 // Places nobody fills become Pad records, so that the order stays dense. A
 // hole alone says nothing bad: the DRVA's own records (checkpoints, sessions)

@@ -204,7 +204,12 @@ func TestLostHostLosesItsSyncAndDelaysNobodyLonger(t *testing.T) {
 	r.cut()
 	r.core.Confirm(1, wire.Confirm{Round: r.last(wire.TypeMark).Round, OK: true}, r.now)
 	r.drain()
-	if cp := r.results[0]; cp.Scope != dr.Partial || len(cp.Missing) != 1 || cp.Missing[0].UUID != (dr.UUID{'v', 2}) {
+	// What the log holds of the lost host is offered, for the last time.
+	alone := r.results[0]
+	if ok, why := alone.Recoverable(); !ok || alone.Scope != dr.Partial || len(alone.Missing) != 2 {
+		t.Errorf("checkpoint at the end of the merge: %+v, %s", alone, why)
+	}
+	if cp := r.results[1]; cp.ID != alone.ID+1 || cp.Scope != dr.Partial || len(cp.Missing) != 1 || cp.Missing[0].UUID != (dr.UUID{'v', 2}) {
 		t.Errorf("checkpoint %+v", cp)
 	}
 	// It comes late: what it kept is taken, and its disk syncs anew.

@@ -171,18 +171,28 @@ func (c *Core) disordered(s *stream) {
 	c.reconnect(s, "records it replayed have lost their place in the order")
 }
 
-// mergeEnd declares the order whole: hosts that did not come lose their sync,
-// a checkpoint without result becomes partial, and hosts that came are bound.
+// mergeEnd declares the order whole: a checkpoint without result becomes
+// partial, hosts that did not come lose their sync, and hosts that came are
+// bound.
 func (c *Core) mergeEnd() {
 	m := c.merge
 	c.merge = nil
-	for i := range int(c.state.lastIndex) + 1 {
-		if d := c.state.disks[uint16(i)]; d != nil && m.lost[d.owner] && (d.synced || d.syncing != 0) {
-			c.unsync(d)
-		}
-	}
 	if open := c.state.open; open != nil {
 		c.result(*open, dr.Partial, allVMs(open))
+	}
+	var lost []*disk
+	rescue := false
+	for i := range int(c.state.lastIndex) + 1 {
+		if d := c.state.disks[uint16(i)]; d != nil && m.lost[d.owner] && (d.synced || d.syncing != 0) {
+			lost = append(lost, d)
+			rescue = rescue || d.synced
+		}
+	}
+	if rescue {
+		c.cutAlone()
+	}
+	for _, d := range lost {
+		c.unsync(d)
 	}
 	for _, s := range slices.Clone(c.order) {
 		if s.pending != nil {
