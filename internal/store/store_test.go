@@ -33,22 +33,22 @@ func TestParseURL(t *testing.T) {
 		}
 	}
 	for raw, remedy := range map[string]string{
-		"":                   "file:///absolute/path",
-		"/backup/c":          "file:///backup/c",
-		"backup/c":           "file:///absolute/path",
-		"file://backup/c":    "three slashes",
-		"file://":            "three slashes",
-		"file:backup":        "three slashes",
-		"file:///a?b=c":      "%3F",
-		"file:///a?":         "%3F",
-		"file:///a#b":        "%23",
-		"file:///a%00b":      "file:///absolute/path",
-		"file://u:p@/a":      "file:///absolute/path",
-		"s3://bucket/prefix": "stores that exist: file",
-		"://":                "file:///absolute/path",
-		"file:///%zz":        "file:///absolute/path",
-		"C:\\backup":         "file:///absolute/path",
-		"file:///a\x7fb":     "file:///absolute/path",
+		"":                  "file:///absolute/path",
+		"/backup/c":         "file:///backup/c",
+		"backup/c":          "file:///absolute/path",
+		"file://backup/c":   "three slashes",
+		"file://":           "three slashes",
+		"file:backup":       "three slashes",
+		"file:///a?b=c":     "%3F",
+		"file:///a?":        "%3F",
+		"file:///a#b":       "%23",
+		"file:///a%00b":     "file:///absolute/path",
+		"file://u:p@/a":     "file:///absolute/path",
+		"ftp://host/prefix": "stores that exist: file, azblob, s3",
+		"://":               "file:///absolute/path",
+		"file:///%zz":       "file:///absolute/path",
+		"C:\\backup":        "file:///absolute/path",
+		"file:///a\x7fb":    "file:///absolute/path",
 	} {
 		u, err := store.ParseURL(raw)
 		if !errs.Is(err, errs.Invalid) || !strings.Contains(errs.RemedyOf(err), remedy) {
@@ -58,7 +58,7 @@ func TestParseURL(t *testing.T) {
 }
 
 func FuzzParseURL(f *testing.F) {
-	for _, s := range []string{"file:///a/b", "s3://x", "/a", "file://%", ""} {
+	for _, s := range []string{"file:///a/b", "s3://x", "s3://bkt/p?endpoint=http://h&region=r&path-style=true&ca=/f", "azblob://acct1/cont/p?endpoint=http://h/a", "/a", "file://%", ""} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
@@ -66,7 +66,7 @@ func FuzzParseURL(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !strings.HasPrefix(u.Path, "/") {
+		if u.Scheme == store.SchemeFile && !strings.HasPrefix(u.Path, "/") {
 			t.Fatalf("path %q is not absolute", u.Path)
 		}
 		if again, err := store.ParseURL(u.String()); err != nil || again != u {
