@@ -13,6 +13,8 @@
 //   - read-after-create and list-after-create;
 //   - ranges return exactly the bytes written.
 //
+// A store may also hold objects against deletion for a time: [Locker].
+//
 // A driver has an Open or New of its own; which one a store's address
 // ([ParseURL]) means is decided by the command line alone. Wrap a driver in
 // meter first and in retry outside: meter.New, then retry.New around it.

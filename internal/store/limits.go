@@ -11,4 +11,7 @@ const (
 	MaxElement = 200
 	// MaxList bounds one answer of List: what S3 gives at most.
 	MaxList = 1000
+	// MaxLockYear bounds a lock's end: four digits are what dates in S3 have,
+	// and a lock nobody can take back must not be for ever by a slip.
+	MaxLockYear = 9999
 )

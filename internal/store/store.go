@@ -18,6 +18,7 @@ type Capabilities struct {
 	Name       string // "dir", "mem"…
 	CreateOnce bool   // refused without it
 	Delete     bool   // the credentials may delete
+	Lock       bool   // objects can be held against deletion; see AsLocker
 }
 
 // Store is an open container or a prefix of one. Implementations are safe for
@@ -53,7 +54,8 @@ type Store interface {
 	// element; both may be empty.
 	List(ctx context.Context, prefix, after string, limit int) ([]Info, error)
 
-	// Delete removes the object; deleting a missing one succeeds.
+	// Delete removes the object and what it takes up; deleting a missing one
+	// succeeds. Kind Denied while it is locked ([Locker]).
 	Delete(ctx context.Context, key string) error
 
 	// Capabilities describes the store.

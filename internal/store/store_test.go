@@ -7,10 +7,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/internal/errs"
 	"holdfast/internal/store"
 	"holdfast/internal/store/mem"
+	"holdfast/internal/store/meter"
+	"holdfast/internal/store/retry"
 	"holdfast/internal/store/storetest/fault"
 )
 
@@ -92,6 +95,57 @@ func FuzzCheckKey(f *testing.F) {
 			t.Fatalf("key %q is no prefix", key)
 		}
 	})
+}
+
+func TestAsLocker(t *testing.T) {
+	locking, plain := mem.New(), looping{mem.New()}
+	if _, ok := store.AsLocker(plain); ok {
+		t.Error("a store without locks is taken for one with")
+	}
+	if _, ok := store.AsLocker(retry.New(meter.New(plain), retry.Options{})); ok {
+		t.Error("wrappers lend a store locks it does not have")
+	}
+	if _, ok := store.AsLocker(retry.New(hiding{locking}, retry.Options{})); ok {
+		t.Error("locks go around a wrapper that does not know them")
+	}
+	if _, ok := store.AsLocker(unlocked{locking}); ok {
+		t.Error("a store that declares no locks is taken for one with")
+	}
+	outer := retry.New(meter.New(locking), retry.Options{})
+	if l, ok := store.AsLocker(outer); !ok || l != store.Locker(outer) {
+		t.Errorf("got %T, %v, want the outermost wrapper", l, ok)
+	}
+	_, err := store.LockerOf("test", "k", plain)
+	if !errs.Is(err, errs.Invalid) || errs.RemedyOf(err) == "" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// hiding is a wrapper that does not know of locks.
+type hiding struct{ store.Store }
+
+func (h hiding) Unwrap() store.Store { return h.Store }
+
+// unlocked is a driver whose container has no locks.
+type unlocked struct{ *mem.Store }
+
+func (unlocked) Capabilities() store.Capabilities { return store.Capabilities{} }
+
+func TestLockMax(t *testing.T) {
+	early, late := time.Unix(1000, 0), time.Unix(2000, 0)
+	for _, c := range []struct{ a, b, want store.Lock }{
+		{store.Lock{}, store.Lock{}, store.Lock{}},
+		{store.Lock{}, store.Lock{Mode: "governance", Until: late}, store.Lock{Mode: "governance", Until: late}},
+		{store.Lock{Mode: "governance", Until: late}, store.Lock{Mode: "governance", Until: early}, store.Lock{Mode: "governance", Until: late}},
+		{store.Lock{Mode: "compliance", Until: early}, store.Lock{Mode: "governance", Until: late}, store.Lock{Mode: "compliance", Until: late}},
+	} {
+		if got := c.a.Max(c.b); got != c.want {
+			t.Errorf("%v, %v: got %v", c.a, c.b, got)
+		}
+		if got := c.b.Max(c.a); got != c.want {
+			t.Errorf("%v, %v: got %v", c.b, c.a, got)
+		}
+	}
 }
 
 func TestWalk(t *testing.T) {

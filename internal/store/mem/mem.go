@@ -6,6 +6,7 @@ package mem
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sort"
 	"strings"
@@ -19,6 +20,8 @@ import (
 // Store is a store.Store in memory. Safe for concurrent use; it never blocks
 // for long. Its size is bounded by what is put in.
 type Store struct {
+	now func() time.Time // immutable; the store's clock
+
 	mu      sync.RWMutex
 	objects map[string]object // guarded by mu
 	keys    []string          // of objects, sorted; guarded by mu
@@ -27,23 +30,34 @@ type Store struct {
 type object struct {
 	body     []byte // never changed
 	modified time.Time
+	lock     store.Lock
 }
 
 // New returns an empty store.
-func New() *Store { return &Store{objects: map[string]object{}} }
+func New() *Store { return NewAt(time.Now) }
 
-var _ store.Store = (*Store)(nil)
+// NewAt returns an empty store whose clock, which decides when locks run out,
+// is now. It is called from any goroutine.
+func NewAt(now func() time.Time) *Store { return &Store{now: now, objects: map[string]object{}} }
+
+var (
+	_ store.Store  = (*Store)(nil)
+	_ store.Locker = (*Store)(nil)
+)
 
 // Create implements store.Store.
 func (s *Store) Create(ctx context.Context, key string, body []byte) error {
-	const op = "mem.Create"
+	return s.create(ctx, "mem.Create", key, body, store.Lock{})
+}
+
+func (s *Store) create(ctx context.Context, op, key string, body []byte, lock store.Lock) error {
 	if err := store.CheckCreate(op, key, body); err != nil {
 		return err
 	}
 	if err := store.Canceled(ctx, op, key); err != nil {
 		return err
 	}
-	o := object{slices.Clone(body), time.Now().UTC()}
+	o := object{slices.Clone(body), s.now().UTC(), lock}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, taken := s.objects[key]; taken {
@@ -150,7 +164,10 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.objects[key]; ok {
+	if o, ok := s.objects[key]; ok {
+		if s.now().Before(o.lock.Until) {
+			return errs.E(op, errs.Denied, key, fmt.Errorf("locked (%s) until %s", o.lock.Mode, o.lock.Until.Format(time.RFC3339)))
+		}
 		delete(s.objects, key)
 		at := sort.SearchStrings(s.keys, key)
 		s.keys = slices.Delete(s.keys, at, at+1)
@@ -165,12 +182,12 @@ func (s *Store) Damage(key string, change func(body []byte) []byte) bool {
 	defer s.mu.Unlock()
 	o, ok := s.objects[key]
 	if ok {
-		s.objects[key] = object{change(slices.Clone(o.body)), o.modified}
+		s.objects[key] = object{change(slices.Clone(o.body)), o.modified, o.lock}
 	}
 	return ok
 }
 
 // Capabilities implements store.Store.
 func (s *Store) Capabilities() store.Capabilities {
-	return store.Capabilities{Name: "mem", CreateOnce: true, Delete: true}
+	return store.Capabilities{Name: "mem", CreateOnce: true, Delete: true, Lock: true}
 }

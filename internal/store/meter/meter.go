@@ -14,7 +14,8 @@ import (
 
 // Counts are totals since the Store was made.
 type Counts struct {
-	Creates, Reads, Stats, Lists, Deletes uint64 // requests made
+	Creates, Reads, Stats, Lists, Deletes uint64 // requests made; Creates with and without a lock
+	Locks                                 uint64 // locks read or extended
 	Listed                                uint64 // objects listed
 	Failed                                uint64 // requests that failed; Exists and NotFound are answers, not failures
 	BytesIn                               uint64 // written by successful Creates
@@ -22,15 +23,21 @@ type Counts struct {
 }
 
 // Requests is the number of requests of all sorts.
-func (c Counts) Requests() uint64 { return c.Creates + c.Reads + c.Stats + c.Lists + c.Deletes }
+func (c Counts) Requests() uint64 {
+	return c.Creates + c.Reads + c.Stats + c.Lists + c.Deletes + c.Locks
+}
 
 // Store counts the calls to another store. Safe for concurrent use.
 type Store struct {
-	inner                                                                    store.Store
-	creates, reads, stats, lists, deletes, listed, failed, bytesIn, bytesOut atomic.Uint64
+	inner                                        store.Store
+	creates, reads, stats, lists, deletes, locks atomic.Uint64
+	listed, failed, bytesIn, bytesOut            atomic.Uint64
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store  = (*Store)(nil)
+	_ store.Locker = (*Store)(nil)
+)
 
 // New returns inner with its calls counted.
 func New(inner store.Store) *Store { return &Store{inner: inner} }
@@ -40,7 +47,7 @@ func New(inner store.Store) *Store { return &Store{inner: inner} }
 func (s *Store) Counts() Counts {
 	return Counts{
 		Creates: s.creates.Load(), Reads: s.reads.Load(), Stats: s.stats.Load(), Lists: s.lists.Load(), Deletes: s.deletes.Load(),
-		Listed: s.listed.Load(), Failed: s.failed.Load(), BytesIn: s.bytesIn.Load(), BytesOut: s.bytesOut.Load(),
+		Locks: s.locks.Load(), Listed: s.listed.Load(), Failed: s.failed.Load(), BytesIn: s.bytesIn.Load(), BytesOut: s.bytesOut.Load(),
 	}
 }
 
@@ -53,7 +60,10 @@ func (s *Store) note(requests *atomic.Uint64, err error) {
 
 // Create implements store.Store.
 func (s *Store) Create(ctx context.Context, key string, body []byte) error {
-	err := s.inner.Create(ctx, key, body)
+	return s.created(body, s.inner.Create(ctx, key, body))
+}
+
+func (s *Store) created(body []byte, err error) error {
 	s.note(&s.creates, err)
 	if err == nil {
 		s.bytesIn.Add(uint64(len(body)))
@@ -90,6 +100,40 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	s.note(&s.deletes, err)
 	return err
 }
+
+// CreateLocked implements store.Locker.
+func (s *Store) CreateLocked(ctx context.Context, key string, body []byte, lock store.Lock) error {
+	l, err := store.LockerOf("meter.CreateLocked", key, s.inner)
+	if err != nil {
+		return err
+	}
+	return s.created(body, l.CreateLocked(ctx, key, body, lock))
+}
+
+// ExtendLock implements store.Locker.
+func (s *Store) ExtendLock(ctx context.Context, key string, lock store.Lock) error {
+	l, err := store.LockerOf("meter.ExtendLock", key, s.inner)
+	if err != nil {
+		return err
+	}
+	err = l.ExtendLock(ctx, key, lock)
+	s.note(&s.locks, err)
+	return err
+}
+
+// ReadLock implements store.Locker.
+func (s *Store) ReadLock(ctx context.Context, key string) (store.Lock, error) {
+	l, err := store.LockerOf("meter.ReadLock", key, s.inner)
+	if err != nil {
+		return store.Lock{}, err
+	}
+	lock, err := l.ReadLock(ctx, key)
+	s.note(&s.locks, err)
+	return lock, err
+}
+
+// Unwrap returns the store whose calls are counted.
+func (s *Store) Unwrap() store.Store { return s.inner }
 
 // Capabilities implements store.Store.
 func (s *Store) Capabilities() store.Capabilities { return s.inner.Capabilities() }

@@ -2,6 +2,7 @@ package meter
 
 import (
 	"testing"
+	"time"
 
 	"holdfast/internal/errs"
 	"holdfast/internal/store"
@@ -12,6 +13,10 @@ import (
 
 func TestContract(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Store { return New(mem.New()) })
+}
+
+func TestLocks(t *testing.T) {
+	storetest.RunLocker(t, func(*testing.T) store.Store { return New(mem.New()) })
 }
 
 func TestCounts(t *testing.T) {
@@ -39,6 +44,15 @@ func TestCounts(t *testing.T) {
 	_, err = s.List(ctx, "", "", 10)
 	ok(err)
 	ok(s.Delete(ctx, "b"))
+	lock := store.Lock{Mode: store.LockGovernance, Until: time.Now().Add(time.Hour)}
+	locks, found := store.AsLocker(s)
+	if !found {
+		t.Fatal("no locks")
+	}
+	ok(locks.CreateLocked(ctx, "l", make([]byte, 1000), lock))
+	ok(locks.ExtendLock(ctx, "l", lock))
+	_, err = locks.ReadLock(ctx, "l")
+	ok(err)
 	f.Add(fault.Rule{Do: fault.Fail(errs.Denied)}, fault.Rule{Op: fault.ReadRange, Do: fault.Fail(errs.Transient)})
 	if err := s.Create(ctx, "c", make([]byte, 7)); !errs.Is(err, errs.Denied) {
 		t.Fatal(err)
@@ -46,8 +60,8 @@ func TestCounts(t *testing.T) {
 	if _, err := s.ReadRange(ctx, "a", make([]byte, 5), 0); !errs.Is(err, errs.Transient) {
 		t.Fatal(err)
 	}
-	want := Counts{Creates: 4, Reads: 2, Stats: 1, Lists: 1, Deletes: 1, Listed: 2, Failed: 2, BytesIn: 111, BytesOut: 60}
-	if got := s.Counts(); got != want || got.Requests() != 9 {
+	want := Counts{Creates: 5, Reads: 2, Stats: 1, Lists: 1, Deletes: 1, Locks: 2, Listed: 2, Failed: 2, BytesIn: 1111, BytesOut: 60}
+	if got := s.Counts(); got != want || got.Requests() != 12 {
 		t.Fatalf("got %+v, want %+v", got, want)
 	}
 }

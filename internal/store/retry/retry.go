@@ -50,7 +50,10 @@ type Store struct {
 	ailing atomic.Bool
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store  = (*Store)(nil)
+	_ store.Locker = (*Store)(nil)
+)
 
 // New returns inner with its passing failures repeated.
 func New(inner store.Store, opts Options) *Store {
@@ -152,6 +155,44 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) (page
 func (s *Store) Delete(ctx context.Context, key string) error {
 	return s.do(ctx, "retry.Delete", key, func() error { return s.inner.Delete(ctx, key) })
 }
+
+// CreateLocked implements store.Locker; what the package comment says of
+// Create holds for it too.
+func (s *Store) CreateLocked(ctx context.Context, key string, body []byte, lock store.Lock) error {
+	const op = "retry.CreateLocked"
+	l, err := store.LockerOf(op, key, s.inner)
+	if err != nil {
+		return err
+	}
+	return s.do(ctx, op, key, func() error { return l.CreateLocked(ctx, key, body, lock) })
+}
+
+// ExtendLock implements store.Locker.
+func (s *Store) ExtendLock(ctx context.Context, key string, lock store.Lock) error {
+	const op = "retry.ExtendLock"
+	l, err := store.LockerOf(op, key, s.inner)
+	if err != nil {
+		return err
+	}
+	return s.do(ctx, op, key, func() error { return l.ExtendLock(ctx, key, lock) })
+}
+
+// ReadLock implements store.Locker.
+func (s *Store) ReadLock(ctx context.Context, key string) (lock store.Lock, err error) {
+	const op = "retry.ReadLock"
+	l, err := store.LockerOf(op, key, s.inner)
+	if err != nil {
+		return store.Lock{}, err
+	}
+	err = s.do(ctx, op, key, func() error {
+		lock, err = l.ReadLock(ctx, key)
+		return err
+	})
+	return lock, err
+}
+
+// Unwrap returns the store whose calls are repeated.
+func (s *Store) Unwrap() store.Store { return s.inner }
 
 // Capabilities implements store.Store.
 func (s *Store) Capabilities() store.Capabilities { return s.inner.Capabilities() }

@@ -21,6 +21,10 @@ func TestContract(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Store { return New(mem.New(), Options{}) })
 }
 
+func TestLocks(t *testing.T) {
+	storetest.RunLocker(t, func(*testing.T) store.Store { return New(mem.New(), Options{}) })
+}
+
 // all makes one call of each sort.
 func all(ctx context.Context, st store.Store) map[fault.Op]error {
 	out := map[fault.Op]error{fault.Create: st.Create(ctx, "new", []byte("x"))}
@@ -28,6 +32,14 @@ func all(ctx context.Context, st store.Store) map[fault.Op]error {
 	_, out[fault.Stat] = st.Stat(ctx, "there")
 	_, out[fault.List] = st.List(ctx, "", "", 10)
 	out[fault.Delete] = st.Delete(ctx, "gone")
+	locks, ok := store.AsLocker(st)
+	if !ok {
+		panic("a store over mem that cannot lock")
+	}
+	lock := store.Lock{Mode: store.LockGovernance, Until: time.Now().Add(time.Hour)}
+	out["locked create"] = locks.CreateLocked(ctx, "locked", nil, lock)
+	out[fault.ExtendLock] = locks.ExtendLock(ctx, "there", lock)
+	_, out[fault.ReadLock] = locks.ReadLock(ctx, "there")
 	return out
 }
 
@@ -43,7 +55,7 @@ func setup(t *testing.T, opts Options) (*fault.Store, *Store) {
 func TestPassingFailuresAreRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, st := setup(t, Options{})
-		for _, op := range []fault.Op{fault.Create, fault.ReadRange, fault.Stat, fault.List, fault.Delete} {
+		for _, op := range []fault.Op{fault.Create, fault.ReadRange, fault.Stat, fault.List, fault.Delete, fault.ExtendLock, fault.ReadLock} {
 			f.Add(fault.Rule{Op: op, Times: 2, Do: fault.Fail(errs.Transient)},
 				fault.Rule{Op: op, Times: 2, Do: fault.Fail(errs.Unavailable)})
 		}
@@ -70,8 +82,8 @@ func TestOtherFailuresAreNot(t *testing.T) {
 				t.Errorf("%s: got %v, want kind %v", op, err, kind)
 			}
 		}
-		if n := f.Calls("") - before; n != 5 {
-			t.Errorf("kind %v: %d calls for 5", kind, n)
+		if n := f.Calls("") - before; n != 8 {
+			t.Errorf("kind %v: %d calls for 8", kind, n)
 		}
 	}
 }

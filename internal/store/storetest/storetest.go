@@ -345,6 +345,9 @@ func capabilities(t *testing.T, st store.Store) {
 	if c.Name == "" || !c.CreateOnce {
 		t.Fatalf("capabilities %+v", c)
 	}
+	if _, ok := store.AsLocker(st); ok != c.Lock {
+		t.Fatalf("declares Lock %v, but AsLocker gives %v: a wrapper passes the methods of store.Locker on", c.Lock, ok)
+	}
 }
 
 func badKeys(t *testing.T, st store.Store) {

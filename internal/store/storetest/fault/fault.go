@@ -25,11 +25,13 @@ type Op string
 
 // The calls that rules can match.
 const (
-	Create    Op = "create"
-	ReadRange Op = "read"
-	Stat      Op = "stat"
-	List      Op = "list"
-	Delete    Op = "delete"
+	Create     Op = "create" // with and without a lock
+	ReadRange  Op = "read"
+	Stat       Op = "stat"
+	List       Op = "list"
+	Delete     Op = "delete"
+	ExtendLock Op = "extend"
+	ReadLock   Op = "readlock"
 )
 
 // ErrInjected is in the chain of every error made here.
@@ -72,7 +74,7 @@ func Delay(d time.Duration) Action { return Action{delay: d} }
 // Hold waits first until ch is closed; less when the context ends.
 func Hold(ch <-chan struct{}) Action { return Action{hold: ch} }
 
-// Late answers Transient at once, and a Create or Delete still lands, when ch
+// Late answers Transient at once, and a Create, Delete or ExtendLock still lands, when ch
 // is closed: a request that was stuck in the network. Wait joins it.
 func Late(ch <-chan struct{}) Action { return Action{late: ch} }
 
@@ -99,7 +101,10 @@ type Store struct {
 	calls map[Op]int // guarded by mu
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store  = (*Store)(nil)
+	_ store.Locker = (*Store)(nil)
+)
 
 // New returns inner with no faults yet.
 func New(inner store.Store) *Store { return &Store{inner: inner, calls: map[Op]int{}} }
@@ -186,7 +191,7 @@ func (s *Store) do(ctx context.Context, op Op, key string, call func(context.Con
 		return a, err
 	}
 	if a.late != nil {
-		if op == Create || op == Delete {
+		if op == Create || op == Delete || op == ExtendLock {
 			s.late.Go(func() {
 				<-a.late
 				_ = call(context.WithoutCancel(ctx)) // nobody is left to be told
@@ -273,6 +278,46 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	_, err := s.do(ctx, Delete, key, func(ctx context.Context) error { return s.inner.Delete(ctx, key) })
 	return err
 }
+
+// CreateLocked implements store.Locker. To the script it is a Create.
+func (s *Store) CreateLocked(ctx context.Context, key string, body []byte, lock store.Lock) error {
+	l, err := store.LockerOf("fault.CreateLocked", key, s.inner)
+	if err != nil {
+		return err
+	}
+	body = append([]byte(nil), body...)
+	_, err = s.do(ctx, Create, key, func(ctx context.Context) error { return l.CreateLocked(ctx, key, body, lock) })
+	return err
+}
+
+// ExtendLock implements store.Locker.
+func (s *Store) ExtendLock(ctx context.Context, key string, lock store.Lock) error {
+	l, err := store.LockerOf("fault.ExtendLock", key, s.inner)
+	if err != nil {
+		return err
+	}
+	_, err = s.do(ctx, ExtendLock, key, func(ctx context.Context) error { return l.ExtendLock(ctx, key, lock) })
+	return err
+}
+
+// ReadLock implements store.Locker.
+func (s *Store) ReadLock(ctx context.Context, key string) (lock store.Lock, err error) {
+	l, err := store.LockerOf("fault.ReadLock", key, s.inner)
+	if err != nil {
+		return store.Lock{}, err
+	}
+	_, err = s.do(ctx, ReadLock, key, func(ctx context.Context) error {
+		lock, err = l.ReadLock(ctx, key)
+		return err
+	})
+	if err != nil {
+		return store.Lock{}, err
+	}
+	return lock, nil
+}
+
+// Unwrap returns the store whose calls are made to fail.
+func (s *Store) Unwrap() store.Store { return s.inner }
 
 // Capabilities implements store.Store.
 func (s *Store) Capabilities() store.Capabilities { return s.inner.Capabilities() }

@@ -17,6 +17,29 @@ func TestContract(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Store { return New(mem.New()) })
 }
 
+func TestLocks(t *testing.T) {
+	storetest.RunLocker(t, func(*testing.T) store.Store { return New(mem.New()) })
+}
+
+func TestLockCallsFollowTheScript(t *testing.T) {
+	s := New(mem.New())
+	lock := store.Lock{Mode: store.LockGovernance, Until: time.Now().Add(time.Hour)}
+	s.Add(Rule{Op: Create, Do: LoseAnswer()}, Rule{Op: ExtendLock, Do: Fail(errs.Denied)}, Rule{Op: ReadLock, Do: LoseAnswer()})
+	if err := s.CreateLocked(t.Context(), "k", nil, lock); !errs.Is(err, errs.Transient) || !exists(t, s, "k") {
+		t.Fatalf("create: %v", err)
+	}
+	longer := store.Lock{Mode: store.LockGovernance, Until: lock.Until.Add(time.Hour)}
+	if err := s.ExtendLock(t.Context(), "k", longer); !errs.Is(err, errs.Denied) {
+		t.Fatalf("extend: %v", err)
+	}
+	if got, err := s.ReadLock(t.Context(), "k"); !errs.Is(err, errs.Transient) || !got.IsZero() {
+		t.Fatalf("read: %+v, %v", got, err)
+	}
+	if got, err := s.ReadLock(t.Context(), "k"); err != nil || !got.Equal(lock) {
+		t.Fatalf("read again: %+v, %v; want %+v", got, err, lock)
+	}
+}
+
 func exists(t *testing.T, st store.Store, key string) bool {
 	t.Helper()
 	_, err := st.Stat(t.Context(), key)
