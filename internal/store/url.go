@@ -138,7 +138,7 @@ func parseCloud(raw string, u *url.URL, form string) (URL, error) {
 		}
 	}
 	out.Prefix = strings.TrimSuffix(rest, "/")
-	if !nameOf(out.Bucket, 3, 63, "-.") && !(u.Scheme == SchemeAzure && out.Bucket == "$root") {
+	if !nameOf(out.Bucket, 3, 63, "-.") || u.Scheme == SchemeAzure && strings.Contains(out.Bucket, ".") {
 		return URL{}, addressError(raw, "names no bucket or container: 3 to 63 of a-z, 0-9, - and .", form)
 	}
 	// The longest key under the longest prefix has the 1024 bytes that the

@@ -13,7 +13,6 @@ func TestParseCloudURL(t *testing.T) {
 		"azblob://acct1/cont":             {Scheme: "azblob", Account: "acct1", Bucket: "cont"},
 		"azblob://acct1/cont/":            {Scheme: "azblob", Account: "acct1", Bucket: "cont"},
 		"azblob://acct1/cont-1/Backup/x/": {Scheme: "azblob", Account: "acct1", Bucket: "cont-1", Prefix: "Backup/x"},
-		"azblob://acct1/$root":            {Scheme: "azblob", Account: "acct1", Bucket: "$root"},
 		"azblob://devstoreaccount1/c01?endpoint=http://127.0.0.1:10000/devstoreaccount1/&ca=/etc/ca.pem": {
 			Scheme: "azblob", Account: "devstoreaccount1", Bucket: "c01", Endpoint: "http://127.0.0.1:10000/devstoreaccount1", CA: "/etc/ca.pem"},
 		"s3://b.kt/p/q": {Scheme: "s3", Bucket: "b.kt", Prefix: "p/q"},
@@ -34,7 +33,7 @@ func TestParseCloudURL(t *testing.T) {
 	for _, raw := range []string{
 		"azblob://", "azblob://acct1", "azblob://acct1/", "azblob:acct1/cont", "azblob://Acct/cont", "azblob://a/cont", "azblob://acct1/c",
 		"azblob://acct1/cont//x", "azblob://acct1/cont/../x", "azblob://acct1/cont/.x", "azblob://acct1/cont/a%20b", "azblob://acct1/cont/" + long,
-		"azblob://acct1/cont?region=x", "azblob://acct1/cont?ca=ca.pem", "azblob://acct1/cont#x", "azblob://acct1:80/cont",
+		"azblob://acct1/$root/x", "azblob://acct1/co.nt", "azblob://acct1/cont?region=x", "azblob://acct1/cont?ca=ca.pem", "azblob://acct1/cont#x", "azblob://acct1:80/cont",
 		"s3://", "s3:///x", "s3://Bucket", "s3://bkt?region=EU", "s3://bkt?path-style=yes", "s3://bkt?region=a&region=b", "s3://bkt?%zz", "s3://bkt?a;b",
 		"s3://bkt?endpoint=host:9000", "s3://bkt?endpoint=https://", "s3://bkt?endpoint=https://h/?x=1", "s3://bkt?endpoint=ftp://h", "s3://bkt?endpoint=https://u:p@h",
 	} {
