@@ -92,7 +92,9 @@ func TestBlocksAreComparedWithTheirHashes(t *testing.T) {
 		check(t, err)
 		p := w.img.Objects[0].Pieces[0]
 		o.Footer.Hashes[p.Entry.FirstHash] ^= 1
-		err = (&fetcher{r: r}).span(t.Context(), o, spans(w.img.Objects[0].Pieces[:1])[0])
+		f := &fetcher{r: r}
+		check(t, f.pick(o, &w.img.Objects[0]))
+		err = f.span(t.Context(), o, spans(f.parts[:1])[0])
 		if skip != (err == nil) || !skip && !errs.Is(err, errs.Corrupt) {
 			t.Fatalf("skip %v: %v", skip, err)
 		}

@@ -1,35 +1,45 @@
 package rocva
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
+	"holdfast/internal/segment"
 )
 
-// span is a run of pieces of one object that is read at once.
-type span struct {
-	off, end int64
-	pieces   []journal.Piece
+// part is a frame to fetch, as the footer of its object describes it.
+type part struct {
+	entry  *segment.Entry
+	target *target
+	take   uint16 // the blocks of entry.Mask that belong to the image
 }
 
-// spans groups pieces, which are in the order of offsets, into reads of at
+// span is a run of parts of one object that is read at once.
+type span struct {
+	off, end int64
+	parts    []part
+}
+
+// spans groups parts, which are in the order of offsets, into reads of at
 // most rangeSize bytes that swallow gaps of at most gapSize.
-func spans(pieces []journal.Piece) []span {
+func spans(parts []part) []span {
 	var out []span
-	for i, p := range pieces {
-		off := int64(p.Entry.Offset)
-		end := off + int64(p.Entry.Stored)
+	for i, p := range parts {
+		off := int64(p.entry.Offset)
+		end := off + int64(p.entry.Stored)
 		if n := len(out); n > 0 && off-out[n-1].end <= gapSize && end-out[n-1].off <= rangeSize {
 			s := &out[n-1]
 			s.end = max(s.end, end)
-			s.pieces = s.pieces[:len(s.pieces)+1]
+			s.parts = s.parts[:len(s.parts)+1]
 			continue
 		}
-		out = append(out, span{off, end, pieces[i : i+1 : len(pieces)]})
+		out = append(out, span{off, end, parts[i : i+1 : len(parts)]})
 	}
 	return out
 }
@@ -38,28 +48,58 @@ func spans(pieces []journal.Piece) []span {
 type fetcher struct {
 	r      *run
 	raw    []byte // of the span being written
-	blocks []byte // of the frame being written
+	blocks []byte // of a frame of which only some blocks are taken
+	parts  []part // of the object being written
+	out    gather
 }
 
 // Recovery path, step 5: fetch. Objects in the order of their bytes, a few
 // ranges at once.
 
-// object writes all that image object i gives to the targets.
+// object writes all that image object i gives to the targets. All of it is
+// handed to the kernel when it returns nil.
 func (f *fetcher) object(ctx context.Context, i int) error {
 	io := &f.r.img.Objects[i]
-	pieces := f.r.wanted(io.Pieces)
-	if len(pieces) == 0 {
+	if !f.r.gives(io) {
 		return nil
 	}
 	o, err := f.r.c.OpenObject(ctx, f.r.img.Timeline, io.Number)
 	if err != nil {
 		return f.r.explain(err)
 	}
-	for _, s := range spans(pieces) {
+	if err := f.pick(o, io); err != nil {
+		return err
+	}
+	for _, s := range spans(f.parts) {
 		if err := f.span(ctx, o, s); err != nil {
 			return err
 		}
 	}
+	return f.out.flush()
+}
+
+// pick sets parts to what io takes of o for the targets, in the order of
+// offsets. The object's own footer says where that lies; it must be the footer
+// that the checkpoint was resolved with.
+func (f *fetcher) pick(o *journal.Object, io *journal.ImageObject) error {
+	byCounter := make([]*segment.Entry, len(o.Footer.Entries))
+	for i := range o.Footer.Entries {
+		e := &o.Footer.Entries[i]
+		byCounter[e.Counter] = e // the footer's parser has checked that counters are dense
+	}
+	f.parts = f.parts[:0]
+	for i := range io.Pieces {
+		p := &io.Pieces[i]
+		t := f.r.byDisk[p.Disk]
+		if t == nil {
+			continue
+		}
+		if int(p.Entry.Counter) >= len(byCounter) || *byCounter[p.Entry.Counter] != p.Entry || o.Footer.Disks[p.Entry.Disk] != t.Disk {
+			return f.r.explain(errs.New("rocva.Full", errs.Corrupt, o.Key, "the object is not the one the checkpoint was resolved with"))
+		}
+		f.parts = append(f.parts, part{byCounter[p.Entry.Counter], t, p.Take})
+	}
+	slices.SortFunc(f.parts, func(a, b part) int { return cmp.Compare(a.entry.Offset, b.entry.Offset) })
 	return nil
 }
 
@@ -73,29 +113,68 @@ func (f *fetcher) span(ctx context.Context, o *journal.Object, s span) error {
 		return f.r.explain(err)
 	}
 	f.r.fetched(int64(n))
-	for i := range s.pieces {
-		p := &s.pieces[i]
-		if err := f.piece(o, p, raw[int64(p.Entry.Offset)-s.off:][:p.Entry.Stored]); err != nil {
+	for _, p := range s.parts {
+		if err := f.part(o, p, raw[int64(p.entry.Offset)-s.off:][:p.entry.Stored]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (f *fetcher) piece(o *journal.Object, p *journal.Piece, sealed []byte) (err error) {
-	t := f.r.byDisk[p.Disk]
-	if int(p.Entry.Disk) >= len(o.Footer.Disks) || o.Footer.Disks[p.Entry.Disk] != t.Disk {
-		return f.r.explain(errs.New("rocva.Full", errs.Corrupt, o.Key, "the object is not the one the checkpoint was resolved with"))
+// part opens a frame and gathers what is taken of it.
+func (f *fetcher) part(o *journal.Object, p part, sealed []byte) error {
+	first, n := bits.TrailingZeros16(p.take), bits.OnesCount16(p.take)
+	f.r.gave(int64(n) * dr.BlockSize)
+	if p.take != p.entry.Mask || bits.Len16(p.take)-first != n {
+		return f.scattered(o, p, sealed)
 	}
-	f.blocks, err = o.OpenFrame(f.blocks[:0], &p.Entry, sealed, !f.r.opts.SkipHashes)
+	// One run of blocks, all of them taken: opened where it is written from.
+	room, err := f.out.room(p.target, blockAt(p, first), n*dr.BlockSize)
 	if err != nil {
-		return f.r.explain(errs.E("rocva.Full", errs.Internal, o.Key,
-			fmt.Errorf("disk %s, chunk %d (byte %d of the disk): %w", t.Disk, p.Entry.Chunk, int64(p.Entry.Chunk)*dr.ChunkSize, err)))
+		return err
 	}
-	if len(f.blocks) != bits.OnesCount16(p.Entry.Mask)*dr.BlockSize {
-		return f.r.explain(errs.New("rocva.Full", errs.Corrupt, o.Key, "a frame holds another number of blocks than its footer says"))
+	if _, err = f.open(o, p, room, sealed); err != nil {
+		return err
 	}
-	n, err := t.write(p.Entry.Chunk, p.Entry.Mask, p.Take, f.blocks)
-	f.r.wrote(int64(bits.OnesCount16(p.Take))*dr.BlockSize, n)
-	return err
+	f.out.keep(n * dr.BlockSize)
+	return nil
+}
+
+// scattered opens a frame aside and gathers the blocks that are taken.
+func (f *fetcher) scattered(o *journal.Object, p part, sealed []byte) (err error) {
+	if f.blocks, err = f.open(o, p, f.blocks[:0], sealed); err != nil {
+		return err
+	}
+	blocks := f.blocks
+	for mask := p.entry.Mask; mask != 0; mask &= mask - 1 {
+		i := bits.TrailingZeros16(mask)
+		if p.take>>i&1 != 0 {
+			room, err := f.out.room(p.target, blockAt(p, i), dr.BlockSize)
+			if err != nil {
+				return err
+			}
+			f.out.keep(copy(room[:dr.BlockSize], blocks))
+		}
+		blocks = blocks[dr.BlockSize:]
+	}
+	return nil
+}
+
+// blockAt is where block i of a part's chunk lies on its disk, in bytes.
+func blockAt(p part, i int) int64 {
+	return int64(p.entry.Chunk)*dr.ChunkSize + int64(i)*dr.BlockSize
+}
+
+// open appends a frame's blocks to dst. What comes out is proven to be what
+// was captured.
+func (f *fetcher) open(o *journal.Object, p part, dst, sealed []byte) ([]byte, error) {
+	out, err := o.OpenFrame(dst, p.entry, sealed, !f.r.opts.SkipHashes)
+	if err != nil {
+		return dst, f.r.explain(errs.E("rocva.Full", errs.Internal, o.Key,
+			fmt.Errorf("disk %s, chunk %d (byte %d of the disk): %w", p.target.Disk, p.entry.Chunk, int64(p.entry.Chunk)*dr.ChunkSize, err)))
+	}
+	if len(out)-len(dst) != p.entry.Size() {
+		return dst, f.r.explain(errs.New("rocva.Full", errs.Corrupt, o.Key, "a frame holds another number of blocks than its footer says"))
+	}
+	return out, nil
 }

@@ -70,7 +70,7 @@ type run struct {
 	log     *slog.Logger
 	started time.Time
 
-	fetchedBytes, contentBytes, writtenBytes atomic.Int64
+	fetchedBytes, contentBytes atomic.Int64
 
 	mu      sync.Mutex // guards all below
 	done    []bool     // of img.Objects: written, perhaps not synced
@@ -261,18 +261,9 @@ func (r *run) open(ctx context.Context, t *target, complete bool) error {
 	return t.openFile(fresh)
 }
 
-// wanted drops the pieces of disks that were not asked for.
-func (r *run) wanted(pieces []journal.Piece) []journal.Piece {
-	if len(r.targets) == len(r.img.Disks) {
-		return pieces
-	}
-	var out []journal.Piece
-	for _, p := range pieces {
-		if r.byDisk[p.Disk] != nil {
-			out = append(out, p)
-		}
-	}
-	return out
+// gives reports whether an object gives anything to the targets.
+func (r *run) gives(o *journal.ImageObject) bool {
+	return slices.ContainsFunc(o.Pieces, func(p journal.Piece) bool { return r.byDisk[p.Disk] != nil })
 }
 
 // fetch does all objects that are not done.
@@ -336,10 +327,8 @@ func (r *run) mark(i int) {
 
 func (r *run) fetched(n int64) { r.fetchedBytes.Add(n) }
 
-func (r *run) wrote(content, written int64) {
-	r.contentBytes.Add(content)
-	r.writtenBytes.Add(written)
-}
+// gave counts content that was taken from an object.
+func (r *run) gave(n int64) { r.contentBytes.Add(n) }
 
 // save syncs the targets and then writes their cursors: what was done before
 // the sync began.
@@ -412,8 +401,9 @@ func (r *run) finish() error {
 
 func (r *run) result() Result {
 	res := Result{Checkpoint: r.img.Checkpoint.ID, Objects: r.count - r.skipped, Skipped: r.skipped,
-		Fetched: r.fetchedBytes.Load(), Written: r.writtenBytes.Load(), Elapsed: time.Since(r.started)}
+		Fetched: r.fetchedBytes.Load(), Elapsed: time.Since(r.started)}
 	for _, t := range r.targets {
+		res.Written += t.written.Load()
 		res.Disks = append(res.Disks, DiskResult{t.Disk, t.Path, t.disk.Size, t.disk.Bytes})
 	}
 	return res

@@ -13,6 +13,13 @@ const (
 	// gapSize is the longest run of unwanted bytes that is read along, rather
 	// than paying for another request.
 	gapSize = 256 << 10
+	// gatherSize bounds one write to a target in bytes. Direct writes of 4 MiB
+	// reached 1.1 GB/s on the disk this was measured on, those of 1 MiB 0.7.
+	gatherSize = 4 << 20
+	// directFrom is the size in bytes from which a write goes past the page
+	// cache: below it the cache does better, because it joins what several
+	// objects give side by side.
+	directFrom = 256 << 10
 	// cursorEvery is the default of Options.SaveEvery: often enough that little
 	// is repeated, seldom enough that syncing does not hold up writing.
 	cursorEvery = 5 * time.Second

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -32,9 +33,12 @@ type target struct {
 	index  int // in Image.Disks
 	device bool
 	file   durable.File
+	direct durable.File // the same file past the page cache; nil where that is refused
 	lock   io.Closer
-	final  bool  // the file has its own name already: an earlier run was killed there
-	failed error // of a sync: nothing written since the one before is to be trusted
+	// written counts what was put there by this run, in bytes.
+	written atomic.Int64
+	final   bool  // the file has its own name already: an earlier run was killed there
+	failed  error // of a sync: nothing written since the one before is to be trusted
 }
 
 func (t *target) partial() string { return t.Path + partialSuffix }
@@ -141,12 +145,27 @@ func (t *target) openFile(fresh bool) (err error) {
 			return errs.E(op, errs.Internal, t.partial(), err)
 		}
 	}
+	if err := t.openDirect(); err != nil {
+		return err
+	}
 	err = t.file.Truncate(t.disk.Size)
 	if err == nil {
 		err = t.fs.SyncDir(filepath.Dir(t.Path)) // before any cursor speaks of it
 	}
 	if err != nil {
 		return errs.E(op, errs.Internal, t.partial(), err)
+	}
+	return nil
+}
+
+// openDirect opens what t.file is a second time, for large writes.
+func (t *target) openDirect() (err error) {
+	t.direct, err = t.fs.OpenFile(t.name(), durable.Write|durable.Direct)
+	if errors.Is(err, durable.ErrNoDirect) {
+		t.direct, err = nil, nil
+	}
+	if err != nil {
+		return errs.E("rocva.Full", errs.Internal, t.name(), err)
 	}
 	return nil
 }
@@ -162,16 +181,19 @@ func (t *target) openDevice(ctx context.Context, size int64) (err error) {
 	if t.file, err = t.fs.OpenFile(t.Path, durable.Write); err != nil {
 		return errs.E(op, errs.Internal, t.Path, err)
 	}
-	zero := make([]byte, zeroPiece)
+	if err := t.openDirect(); err != nil {
+		return err
+	}
+	zero := durable.AlignedBytes(zeroPiece)
 	for off := int64(0); off < t.disk.Size; off += zeroPiece {
 		if ctx.Err() != nil {
 			return errs.E(op, errs.Canceled, t.Path, context.Cause(ctx))
 		}
-		n := min(zeroPiece, t.disk.Size-off)
-		if err := t.file.WriteAtv([][]byte{zero[:n]}, off); err != nil {
-			return errs.E(op, errs.Internal, t.Path, err)
+		if err := t.put(zero, off); err != nil {
+			return err
 		}
 	}
+	t.written.Store(0) // zeroes are not content
 	return nil
 }
 
@@ -208,51 +230,36 @@ func (t *target) checkRoom() error {
 	return nil
 }
 
-// write writes the blocks of take, which blocks holds in the order of mask, to
-// their places: one write for each run. Blocks that are zeroes are left as the
-// holes they are.
-func (t *target) write(chunk uint32, mask, take uint16, blocks []byte) (written int64, err error) {
-	var run []byte // the blocks that belong together, a part of blocks
-	var at int64
-	flush := func() error {
-		if len(run) == 0 {
-			return nil
-		}
-		n := min(int64(len(run)), t.disk.Size-at) // the last block may end beyond the disk
-		if err := t.file.WriteAtv([][]byte{run[:n]}, at); err != nil {
-			return errs.E("rocva.Full", errs.Internal, t.name(), err)
-		}
-		written += n
-		run = nil
+// put writes b, which begins on a page and at a block of the disk, to byte at.
+// What lies beyond the disk's end is left out.
+func (t *target) put(b []byte, at int64) error {
+	b = b[:max(0, min(int64(len(b)), t.disk.Size-at))] // the last block may end beyond the disk
+	if len(b) == 0 {
 		return nil
 	}
-	for i := range dr.BlocksPerChunk {
-		if mask>>i&1 == 0 {
-			if err := flush(); err != nil {
-				return written, err
-			}
-			continue
+	t.written.Add(int64(len(b)))
+	whole := 0
+	if t.direct != nil && len(b) >= directFrom {
+		whole = len(b) &^ (durable.PageSize - 1)
+		if err := t.direct.WriteAtv([][]byte{b[:whole]}, at); err != nil {
+			return errs.E("rocva.Full", errs.Internal, t.name(), err)
 		}
-		b := blocks[:dr.BlockSize]
-		if take>>i&1 == 0 || isZero(b) {
-			if err := flush(); err != nil {
-				return written, err
-			}
-		} else if len(run) == 0 {
-			run, at = blocks[:dr.BlockSize], int64(chunk)*dr.ChunkSize+int64(i)*dr.BlockSize
-		} else {
-			run = run[:len(run)+dr.BlockSize]
-		}
-		blocks = blocks[dr.BlockSize:]
 	}
-	return written, flush()
+	if whole == len(b) {
+		return nil
+	}
+	if err := t.file.WriteAtv([][]byte{b[whole:]}, at+int64(whole)); err != nil {
+		return errs.E("rocva.Full", errs.Internal, t.name(), err)
+	}
+	return nil
 }
 
 var zeroBlock [dr.BlockSize]byte
 
 func isZero(b []byte) bool { return bytes.Equal(b, zeroBlock[:]) }
 
-// sync makes what was written durable. After an error it fails for ever: the
+// sync makes what was written durable, past the page cache or not: it is one
+// file, and the device's own cache is emptied with it. After an error it fails for ever: the
 // kernel may have dropped what it could not write.
 func (t *target) sync() error {
 	if t.file == nil || t.failed != nil {
@@ -319,6 +326,10 @@ func (t *target) rename() error {
 }
 
 func (t *target) close() {
+	if t.direct != nil {
+		_ = t.direct.Close() // as below
+		t.direct = nil
+	}
 	if t.file != nil {
 		// All that matters was synced; there is nothing left that close could lose.
 		_ = t.file.Close()
