@@ -10,10 +10,15 @@ DEMO_PACKAGES := qemu-system-x86 qemu-utils seabios e2fsprogs fdisk cpio zstd gr
 # What the tests need besides: the NBD peers and their tools.
 TEST_PACKAGES := qemu-block-extra nbdkit libnbd-bin python3-libnbd fio fuse3
 
+# What runs the emulators of the object stores; a Node.js that is there already, of whatever origin, does too.
+NODE_PACKAGES := $(if $(and $(shell command -v node),$(shell command -v npm)),,nodejs npm)
+# npm writes this file last: it is as old as what is installed.
+NPM_STAMP     := test/emulators/node_modules/.package-lock.json
+
 export CGO_ENABLED = 0
 GOFLAGS_BUILD := -trimpath -ldflags=-s\ -w
 
-.PHONY: all build demo deps deps-demo guest test check unit lint fmt race fuzz sim bench clean help
+.PHONY: all build demo deps deps-demo emulators guest test check unit lint fmt race fuzz sim bench clean help
 
 all: build
 
@@ -32,8 +37,15 @@ guest: ## build the test guest's disk image
 deps-demo: ## install what the demo needs (Debian packages)
 	./.ci/install $(DEMO_PACKAGES)
 
-deps: ## install what demo and tests need (Debian packages)
+deps: emulators ## install what demo and tests need (Debian packages, emulators)
 	./.ci/install $(DEMO_PACKAGES) $(TEST_PACKAGES)
+
+emulators: $(NPM_STAMP) ## install the object stores that tests start
+
+$(NPM_STAMP): test/emulators/package-lock.json
+	./.ci/install $(NODE_PACKAGES)
+	npm ci --prefix test/emulators --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
 
 test: deps build guest check ## everything CI runs: checks, unit, simulation, peers, real guests
 	$(GO) test -timeout 20m -p 1 $(TESTFLAGS) $$($(GO) list ./... | grep -v -x -F -f .ci/unit-packages)
