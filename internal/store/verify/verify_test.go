@@ -300,7 +300,7 @@ func TestTables(t *testing.T) {
 		}
 	}
 	m := made{7, 1001}
-	if string(body(m)) != string(body(m)) || string(body(m)) == string(body(made{8, 1001})) || len(body(made{1, 0})) != 0 {
+	if again := string(body(made{7, 1001})); again != string(body(m)) || string(body(m)) == string(body(made{8, 1001})) || len(body(made{1, 0})) != 0 {
 		t.Error("bodies")
 	}
 }
