@@ -36,10 +36,10 @@ func (d Days) String() string {
 		for j+1 < len(dayNames) && d>>(j+1)&1 == 1 {
 			j++
 		}
-		switch {
-		case j == i:
+		switch j {
+		case i:
 			parts = append(parts, dayNames[i])
-		case j == i+1:
+		case i + 1:
 			parts = append(parts, dayNames[i], dayNames[j])
 		default:
 			parts = append(parts, dayNames[i]+"-"+dayNames[j])
