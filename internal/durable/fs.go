@@ -87,3 +87,13 @@ type File interface {
 	// Close releases the file. It makes nothing durable.
 	Close() error
 }
+
+// Allocator is a File that can take room before it is written.
+type Allocator interface {
+	// Allocate makes sure that the n bytes at off have room on the device and
+	// that the file is long enough for them; content stays, and what was a
+	// hole still reads as zeroes. Durable after Sync. Where the file system
+	// cannot do it nothing happens, and that is no error. Kind Full when there
+	// is no room.
+	Allocate(off, n int64) error
+}

@@ -252,6 +252,18 @@ func (f *osFile) Truncate(size int64) error {
 	return Wrap("durable.Truncate", f.f.Name(), f.f.Truncate(size))
 }
 
+// Allocate implements Allocator with fallocate(2).
+func (f *osFile) Allocate(off, n int64) error {
+	err := error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Fallocate(int(f.fd), 0, off, n)
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return nil
+	}
+	return Wrap("durable.Allocate", f.f.Name(), err)
+}
+
 // Size implements File.
 func (f *osFile) Size() (int64, error) {
 	fi, err := f.f.Stat()

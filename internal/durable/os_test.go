@@ -180,6 +180,34 @@ func TestWriteAtvDirect(t *testing.T) {
 	}
 }
 
+// TestAllocate: content stays, holes read as zeroes, and the file grows only
+// as far as it must.
+func TestAllocate(t *testing.T) {
+	f, err := durable.OS{}.OpenFile(filepath.Join(t.TempDir(), "f"), durable.Write|durable.Create)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.WriteAtv([][]byte{[]byte("content")}, 4096); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(64 << 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.(durable.Allocator).Allocate(0, 64<<10); err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, 64<<10)
+	copy(want[4096:], "content")
+	got := make([]byte, len(want)+1)
+	if n, _ := f.ReadAt(got, 0); !bytes.Equal(got[:n], want) {
+		t.Fatalf("%d bytes, not as they were", n)
+	}
+	if err := f.(durable.Allocator).Allocate(0, 1<<62); !errs.Is(err, errs.Full) && !errs.Is(err, errs.Invalid) {
+		t.Fatalf("more than any device has: %v", err)
+	}
+}
+
 func TestPrewriteCanceledLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())

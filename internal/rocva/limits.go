@@ -20,6 +20,12 @@ const (
 	// cache: below it the cache does better, because it joins what several
 	// objects give side by side.
 	directFrom = 256 << 10
+	// allocateFrom: a disk of which less than this part is holes is allocated
+	// before it is written.
+	allocateFrom = 16
+	// allocatePiece is how much is allocated by one call, in bytes: one that a
+	// signal interrupts may have to begin again.
+	allocatePiece = 1 << 30
 	// cursorEvery is the default of Options.SaveEvery: often enough that little
 	// is repeated, seldom enough that syncing does not hold up writing.
 	cursorEvery = 5 * time.Second

@@ -2,6 +2,7 @@ package rocva
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"path/filepath"
 	"testing"
 
@@ -34,7 +35,12 @@ func (w *world) whole(t *testing.T, fs durable.FS, targets []Target, what string
 // file operation, with what was not synced lost in part, and starts again.
 func TestPowerLossAtEveryFileOperation(t *testing.T) {
 	rng := seeded(t)
-	w := newWorld(t, mem.New(), rng, 3, 96<<10, 64<<10+512)
+	t.Run("scattered", func(t *testing.T) { powerLoss(t, rng, newWorld(t, mem.New(), rng, 3, 96<<10, 64<<10+512)) })
+	// Large enough that most of it is written past the page cache.
+	t.Run("full", func(t *testing.T) { powerLoss(t, rng, newFullWorld(t, mem.New(), rng, 2, 2*directFrom+512, 64<<10)) })
+}
+
+func powerLoss(t *testing.T, rng *rand.Rand, w *world) {
 	const dir = "/power"
 	targets := w.targets(dir)
 	run := func(fs durable.FS) error {

@@ -59,6 +59,24 @@ func newWorld(t testing.TB, st store.Store, rng *rand.Rand, objects int, sizes .
 
 func newWorldFor(t testing.TB, st store.Store, rng *rand.Rand, objects int, who journal.Recipient, sizes ...int64) *world {
 	t.Helper()
+	return worldOf(t, st, objects, who, func(w *world, b *segment.Builder, id dr.DiskID, d int, seq dr.Seq) {
+		w.scribble(t, rng, b, id, d, seq)
+	}, sizes...)
+}
+
+// newFullWorld is newWorld with disks that every object writes from end to end.
+func newFullWorld(t testing.TB, st store.Store, rng *rand.Rand, objects int, sizes ...int64) *world {
+	t.Helper()
+	key, err := journal.NewRecoveryKey()
+	check(t, err)
+	return worldOf(t, st, objects, key.Recipient(), func(w *world, b *segment.Builder, id dr.DiskID, d int, seq dr.Seq) {
+		w.fill(t, rng, b, id, d, seq)
+	}, sizes...)
+}
+
+// worldOf publishes objects that write puts something into, for each disk.
+func worldOf(t testing.TB, st store.Store, objects int, who journal.Recipient, write func(*world, *segment.Builder, dr.DiskID, int, dr.Seq), sizes ...int64) *world {
+	t.Helper()
 	c, err := journal.Create(t.Context(), st, journal.CreateOptions{Name: "w", Recipients: []journal.Recipient{who}})
 	check(t, err)
 	w := &world{st: st, c: c}
@@ -75,7 +93,7 @@ func newWorldFor(t testing.TB, st store.Store, rng *rand.Rand, objects int, who 
 		seq := dr.Seq(n + 1)
 		b.SetSeqs(seq, seq)
 		for d := range w.disks {
-			w.scribble(t, rng, b, cp.Disks[d].ID, d, seq)
+			write(w, b, cp.Disks[d].ID, d, seq)
 		}
 		if n == objects-1 {
 			b.SetCheckpoint(cp)
@@ -128,6 +146,24 @@ func (w *world) scribble(t testing.TB, rng *rand.Rand, b *segment.Builder, id dr
 		if mask != 0 {
 			check(t, b.AddFrame(id, uint32(chunk), mask, seq, data))
 		}
+	}
+}
+
+// fill writes every chunk, half of what it writes compressible.
+func (w *world) fill(t testing.TB, rng *rand.Rand, b *segment.Builder, id dr.DiskID, d int, seq dr.Seq) {
+	t.Helper()
+	img := w.disks[d]
+	for at := 0; at < len(img); at += dr.ChunkSize {
+		data := make([]byte, dr.ChunkSize)
+		for j := range min(dr.ChunkSize, len(img)-at) {
+			data[j] = byte(rng.Uint32()) | 1
+			if at/dr.ChunkSize%2 == 0 {
+				data[j] &= 1
+			}
+		}
+		copy(img[at:], data)
+		blocks := min(dr.BlocksPerChunk, (len(img)-at+dr.BlockSize-1)/dr.BlockSize)
+		check(t, b.AddFrame(id, uint32(at/dr.ChunkSize), uint16(1<<blocks-1), seq, data[:blocks*dr.BlockSize]))
 	}
 }
 

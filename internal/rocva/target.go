@@ -150,10 +150,30 @@ func (t *target) openFile(fresh bool) (err error) {
 	}
 	err = t.file.Truncate(t.disk.Size)
 	if err == nil {
+		err = t.allocate()
+	}
+	if err == nil {
 		err = t.fs.SyncDir(filepath.Dir(t.Path)) // before any cursor speaks of it
 	}
 	if err != nil {
 		return errs.E(op, errs.Internal, t.partial(), err)
+	}
+	return nil
+}
+
+// allocate takes the room of a disk that is nearly full of content before it
+// is written, where the file system can: direct writes into room that is
+// there go on side by side, into holes one after the other. It took a tenth
+// off the time of a rehydration of 1 GiB. A disk with large holes keeps them.
+func (t *target) allocate() error {
+	a, ok := t.file.(durable.Allocator)
+	if !ok || t.direct == nil || t.disk.Bytes < t.disk.Size-t.disk.Size/allocateFrom {
+		return nil
+	}
+	for off := int64(0); off < t.disk.Size; off += allocatePiece {
+		if err := a.Allocate(off, min(allocatePiece, t.disk.Size-off)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
