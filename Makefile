@@ -4,6 +4,9 @@ BIN           := bin
 BUILD         := build
 GOLANGCI      := $(BIN)/golangci-lint
 GOLANGCI_VER  := v2.15.0
+# An S3 store with conditions and Object Lock, run by tests.
+VERSITYGW     := $(BIN)/versitygw
+VERSITYGW_VER := v1.8.0
 
 # What the demo needs: QEMU, and what builds the test guest's disk.
 DEMO_PACKAGES := qemu-system-x86 qemu-utils seabios e2fsprogs fdisk cpio zstd grub-pc-bin grub-common
@@ -40,12 +43,15 @@ deps-demo: ## install what the demo needs (Debian packages)
 deps: emulators ## install what demo and tests need (Debian packages, emulators)
 	./.ci/install $(DEMO_PACKAGES) $(TEST_PACKAGES)
 
-emulators: $(NPM_STAMP) ## install the object stores that tests start
+emulators: $(NPM_STAMP) $(VERSITYGW) ## install the object stores that tests start
 
 $(NPM_STAMP): test/emulators/package-lock.json
 	./.ci/install $(NODE_PACKAGES)
 	npm ci --prefix test/emulators --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
+
+$(VERSITYGW):
+	GOBIN=$(CURDIR)/$(BIN) $(GO) install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VER)
 
 test: deps build guest check ## everything CI runs: checks, unit, simulation, peers, real guests
 	$(GO) test -timeout 20m -p 1 $(TESTFLAGS) $$($(GO) list ./... | grep -v -x -F -f .ci/unit-packages)

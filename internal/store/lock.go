@@ -27,14 +27,14 @@ type Lock struct {
 // IsZero reports whether l holds nothing.
 func (l Lock) IsZero() bool { return l == Lock{} }
 
-// Max is the lock that holds at least as strongly and as long as both: the
-// stronger mode, the later end.
-func (l Lock) Max(other Lock) Lock {
-	if other.Mode == LockCompliance || l.Mode == "" {
-		l.Mode = other.Mode
+// Extended is what ExtendLock makes of l when by is asked for: the later of
+// both ends, in l's own mode if it has one.
+func (l Lock) Extended(by Lock) Lock {
+	if l.Mode == "" {
+		l.Mode = by.Mode
 	}
-	if other.Until.After(l.Until) {
-		l.Until = other.Until
+	if by.Until.After(l.Until) {
+		l.Until = by.Until
 	}
 	return l
 }
@@ -54,10 +54,12 @@ type Locker interface {
 	// that does not end in the future is Invalid.
 	CreateLocked(ctx context.Context, key string, body []byte, lock Lock) error
 
-	// ExtendLock makes the object's lock [Lock.Max] of what it is and lock. A
-	// lock is never shortened or weakened: asking for less, or for what there
-	// is, succeeds without effect. An object that is not locked becomes so;
-	// a lock that would change but not end in the future is Invalid. Kind NotFound when there is no such key.
+	// ExtendLock makes the object's lock end as late as lock does. It is never
+	// shortened: asking for less, or for what there is, succeeds without
+	// effect. Its mode stays: stores refuse to change it without a right that
+	// could also take the lock away. An object that is not locked becomes so,
+	// in lock's mode. A lock that would change but not end in the future is
+	// Invalid. Kind NotFound when there is no such key.
 	ExtendLock(ctx context.Context, key string, lock Lock) error
 
 	// ReadLock returns the object's lock, also one that has run out; the zero

@@ -131,19 +131,17 @@ type unlocked struct{ *mem.Store }
 
 func (unlocked) Capabilities() store.Capabilities { return store.Capabilities{} }
 
-func TestLockMax(t *testing.T) {
+func TestLockExtended(t *testing.T) {
 	early, late := time.Unix(1000, 0), time.Unix(2000, 0)
-	for _, c := range []struct{ a, b, want store.Lock }{
+	for _, c := range []struct{ is, by, want store.Lock }{
 		{store.Lock{}, store.Lock{}, store.Lock{}},
-		{store.Lock{}, store.Lock{Mode: "governance", Until: late}, store.Lock{Mode: "governance", Until: late}},
+		{store.Lock{}, store.Lock{Mode: "compliance", Until: late}, store.Lock{Mode: "compliance", Until: late}},
 		{store.Lock{Mode: "governance", Until: late}, store.Lock{Mode: "governance", Until: early}, store.Lock{Mode: "governance", Until: late}},
+		{store.Lock{Mode: "governance", Until: early}, store.Lock{Mode: "compliance", Until: late}, store.Lock{Mode: "governance", Until: late}},
 		{store.Lock{Mode: "compliance", Until: early}, store.Lock{Mode: "governance", Until: late}, store.Lock{Mode: "compliance", Until: late}},
 	} {
-		if got := c.a.Max(c.b); got != c.want {
-			t.Errorf("%v, %v: got %v", c.a, c.b, got)
-		}
-		if got := c.b.Max(c.a); got != c.want {
-			t.Errorf("%v, %v: got %v", c.b, c.a, got)
+		if got := c.is.Extended(c.by); got != c.want {
+			t.Errorf("%v by %v: got %v", c.is, c.by, got)
 		}
 	}
 }

@@ -21,7 +21,7 @@ const (
 var forms = map[string]string{
 	SchemeFile:  "file:///absolute/path",
 	SchemeAzure: "azblob://ACCOUNT/CONTAINER[/PREFIX][?endpoint=https://host/account&ca=/file]",
-	SchemeS3:    "s3://BUCKET[/PREFIX][?endpoint=https://host:port&region=REGION&path-style=true&ca=/file]",
+	SchemeS3:    "s3://BUCKET[/PREFIX][?endpoint=https://host:port&region=REGION&path-style=true&ca=/file&insecure=true]",
 }
 
 // schemes lists them in the order in which they are told to people.
@@ -39,6 +39,7 @@ type URL struct {
 	Endpoint  string // azblob and s3: where the service answers, without a slash at its end; empty: the cloud's own
 	Region    string // s3; empty: the driver's choice
 	PathStyle bool   // s3: the bucket is named in the path and not in the host
+	Insecure  bool   // s3: http, unencrypted, to hosts other than this one is wanted
 	CA        string // azblob and s3: file with the certificates (PEM) to trust instead of the system's; empty: the system's
 }
 
@@ -60,8 +61,10 @@ func (u URL) String() string {
 			q.Set(name, value)
 		}
 	}
-	if u.PathStyle {
-		q.Set("path-style", "true")
+	for name, set := range map[string]bool{"path-style": u.PathStyle, "insecure": u.Insecure} {
+		if set {
+			q.Set(name, "true")
+		}
 	}
 	out.RawQuery = q.Encode()
 	return out.String()
@@ -166,7 +169,7 @@ func parseCloud(raw string, u *url.URL, form string) (URL, error) {
 func (u *URL) option(name, value string) string {
 	known := []string{"endpoint", "ca"}
 	if u.Scheme == SchemeS3 {
-		known = append(known, "region", "path-style")
+		known = append(known, "region", "path-style", "insecure")
 	}
 	switch {
 	case !slices.Contains(known, name):
@@ -181,11 +184,15 @@ func (u *URL) option(name, value string) string {
 			return "is not made of a-z, 0-9 and -"
 		}
 		u.Region = value
-	case name == "path-style":
+	case name == "path-style" || name == "insecure":
 		if value != "true" && value != "false" {
 			return "is neither true nor false"
 		}
-		u.PathStyle = value == "true"
+		if name == "insecure" {
+			u.Insecure = value == "true"
+		} else {
+			u.PathStyle = value == "true"
+		}
 	default:
 		e, err := url.Parse(value)
 		if err != nil || e.Scheme != "http" && e.Scheme != "https" || e.Host == "" || e.Opaque != "" {

@@ -19,6 +19,8 @@ func TestParseCloudURL(t *testing.T) {
 		"s3://bkt?endpoint=https%3A%2F%2Fhost%3A9000&region=eu-west-1&path-style=true": {
 			Scheme: "s3", Bucket: "bkt", Endpoint: "https://host:9000", Region: "eu-west-1", PathStyle: true},
 		"s3://bkt?path-style=false": {Scheme: "s3", Bucket: "bkt"},
+		"s3://bkt?endpoint=http://host:9000&insecure=true": {
+			Scheme: "s3", Bucket: "bkt", Endpoint: "http://host:9000", Insecure: true},
 	} {
 		u, err := store.ParseURL(raw)
 		if err != nil || u != want {
@@ -34,7 +36,7 @@ func TestParseCloudURL(t *testing.T) {
 		"azblob://", "azblob://acct1", "azblob://acct1/", "azblob:acct1/cont", "azblob://Acct/cont", "azblob://a/cont", "azblob://acct1/c",
 		"azblob://acct1/cont//x", "azblob://acct1/cont/../x", "azblob://acct1/cont/.x", "azblob://acct1/cont/a%20b", "azblob://acct1/cont/" + long,
 		"azblob://acct1/$root/x", "azblob://acct1/co.nt", "azblob://acct1/cont?region=x", "azblob://acct1/cont?ca=ca.pem", "azblob://acct1/cont#x", "azblob://acct1:80/cont",
-		"s3://", "s3:///x", "s3://Bucket", "s3://bkt?region=EU", "s3://bkt?path-style=yes", "s3://bkt?region=a&region=b", "s3://bkt?%zz", "s3://bkt?a;b",
+		"s3://", "s3:///x", "s3://Bucket", "s3://bkt?region=EU", "s3://bkt?path-style=yes", "s3://bkt?insecure=1", "s3://bkt?insecure", "s3://bkt?region=a&region=b", "s3://bkt?%zz", "s3://bkt?a;b",
 		"s3://bkt?endpoint=host:9000", "s3://bkt?endpoint=https://", "s3://bkt?endpoint=https://h/?x=1", "s3://bkt?endpoint=ftp://h", "s3://bkt?endpoint=https://u:p@h",
 	} {
 		scheme, _, _ := strings.Cut(raw, ":")

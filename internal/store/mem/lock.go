@@ -45,7 +45,7 @@ func (s *Store) ExtendLock(ctx context.Context, key string, lock store.Lock) err
 	if !ok {
 		return errs.New(op, errs.NotFound, key, "no such object")
 	}
-	longer := o.lock.Max(lock)
+	longer := o.lock.Extended(lock)
 	if longer.Equal(o.lock) {
 		return nil
 	}

@@ -128,7 +128,7 @@ func lockExtended(t *testing.T, s lockStore) {
 			s.mustLock(t, key, first)
 			asked := lockFor(to, 2*farLock)
 			s.mustExtend(t, key, asked)
-			s.wantLock(t, key, first.Max(asked))
+			s.wantLock(t, key, first.Extended(asked))
 		}
 	}
 }
