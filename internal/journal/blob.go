@@ -50,11 +50,12 @@ func (c *Container) sealJSON(h segment.Header, v any) ([]byte, error) {
 		return nil, errs.New("journal.sealJSON", errs.Invalid, "", "the document is larger than 512 KiB")
 	}
 	h.Kind, h.Object, h.Domain = segment.Blob, dr.NewUUID(), c.domain.ID
-	h.Key, h.Window = c.domain.DataKey, Window
+	g := c.current()
+	h.Key, h.Window = g.id, Window
 	if h.Created.IsZero() {
 		h.Created = time.Now()
 	}
-	body, _, err := segment.SealBlob(c.key, h, plain)
+	body, _, err := segment.SealBlob(g.key, h, plain)
 	return body, err
 }
 
@@ -66,7 +67,7 @@ func (c *Container) openJSON(ctx context.Context, key string, v any) (segment.He
 	if err != nil {
 		return segment.Header{}, errs.E(op, errs.Internal, key, err)
 	}
-	h, plain, err := segment.OpenBlob(c.key, body)
+	h, plain, err := c.openBlob(body)
 	if err != nil {
 		return h, errs.E(op, errs.Internal, key, err)
 	}
@@ -77,6 +78,19 @@ func (c *Container) openJSON(ctx context.Context, key string, v any) (segment.He
 		return h, errs.E(op, errs.Corrupt, key, err)
 	}
 	return h, nil
+}
+
+// openBlob opens a blob under the data key its header names.
+func (c *Container) openBlob(body []byte) (segment.Header, []byte, error) {
+	h, err := segment.ParseHeader(body)
+	if err != nil {
+		return h, nil, err
+	}
+	key, err := c.dataKey(h.Key)
+	if err != nil {
+		return h, nil, err
+	}
+	return segment.OpenBlob(key, body)
 }
 
 // readHead reads a timeline's head and checks that it lies under its own name.

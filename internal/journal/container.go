@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
@@ -14,37 +15,49 @@ import (
 )
 
 // Container is an open container: its store, what it says about itself and
-// the data key that opens it. It is immutable and safe for concurrent use. It
-// has nothing to close.
+// the data keys that open it. It is immutable and safe for concurrent use. It
+// has nothing to close. A data key that is made later is seen by whoever opens
+// the container after that.
 type Container struct {
 	st     store.Store
 	domain Domain
-	digest segment.Digest  // of the domain object
-	key    segment.DataKey // opens everything under domain.DataKey
-	hasher *segment.BlockHasher
+	digest segment.Digest // of the domain object
+	keys   *keyring
 }
 
-func newContainer(st store.Store, d Domain, digest segment.Digest, key segment.DataKey) *Container {
-	return &Container{st: st, domain: d, digest: digest, key: key, hasher: segment.NewBlockHasher(key)}
+func newContainer(st store.Store, d Domain, digest segment.Digest, keys *keyring) *Container {
+	return &Container{st: st, domain: d, digest: digest, keys: keys}
 }
 
 // Domain returns what the container says about itself.
 func (c *Container) Domain() Domain { return c.domain }
 
 // NewBuilder returns a builder of this container's journal objects, under its
-// data key.
+// current data key.
 func (c *Container) NewBuilder(opts segment.BuilderOptions) *segment.Builder {
-	return segment.NewBuilder(c.key, c.domain.ID, opts)
+	return segment.NewBuilder(c.current().key, c.domain.ID, opts)
 }
 
-// BlockHasher returns the hasher of the container's block hashes. It is safe
-// for concurrent use.
-func (c *Container) BlockHasher() *segment.BlockHasher { return c.hasher }
+// BlockHasher returns the hasher of the block hashes of frames sealed under
+// the data key id, which the header of an object names (of a copied frame: the
+// header of the object it was first in). Hashes under different data keys do
+// not compare. It is safe for concurrent use. Kinds: Denied for a key that is
+// none of the container's, Corrupt for one that does not open.
+func (c *Container) BlockHasher(id dr.UUID) (*segment.BlockHasher, error) {
+	g, err := c.generation(id)
+	if err != nil {
+		return nil, err
+	}
+	return g.hasher, nil
+}
 
 // RecipientInfo describes a wrapped data key.
 type RecipientInfo struct {
+	ID      dr.UUID       `json:"recipient"` // the same for every data key
 	Kind    RecipientKind `json:"kind"`
 	Hint    string        `json:"hint,omitempty"` // public part of a recovery key, or the user's words
+	Key     string        `json:"key,omitempty"`  // of a key service: the address of its key
+	Created time.Time     `json:"created,omitzero"`
 	DataKey dr.UUID       `json:"data_key"`
 	Object  string        `json:"object"`
 	Damaged string        `json:"damaged,omitempty"` // why it cannot be used
@@ -84,66 +97,51 @@ func readDomain(ctx context.Context, st store.Store) (Domain, segment.Digest, er
 
 // storedWrap is a wrapped key as found in the store.
 type storedWrap struct {
-	key  string
-	wrap *wrap
-	err  error // why it is of no use
+	key       string
+	recipient dr.UUID // from its name
+	body      []byte
+	wrap      *wrap
+	err       error // why it is of no use
 }
 
-// readWraps reads the wrapped keys of data key dek, at most maxWraps.
-func readWraps(ctx context.Context, st store.Store, domain dr.DomainID, dek dr.UUID) ([]storedWrap, error) {
-	var all []storedWrap
-	prefix := prefixKeys + dek.String() + "/"
-	page, err := st.List(ctx, prefix, "", maxWraps)
-	if err != nil {
-		return nil, err
+func (w *storedWrap) info(dek dr.UUID) RecipientInfo {
+	r := RecipientInfo{ID: w.recipient, DataKey: dek, Object: w.key}
+	if w.err != nil {
+		r.Damaged = w.err.Error()
+		return r
 	}
-	for _, in := range page {
-		s := storedWrap{key: in.Key}
-		body, err := readDocument(ctx, st, in.Key)
-		if err != nil && !errs.Is(err, errs.Corrupt) {
-			return nil, err
-		}
-		if err == nil {
-			s.wrap, err = parseWrap(body)
-		}
-		if err == nil && (s.wrap.Domain != domain || s.wrap.DataKey != dek) {
-			err = errs.New("journal.Open", errs.Corrupt, in.Key, "the wrapped key belongs to another container")
-		}
-		s.err = err
-		all = append(all, s)
-	}
-	return all, nil
+	r.Kind, r.Hint, r.Created = w.wrap.Kind, w.wrap.Hint, w.wrap.Created
+	return r
 }
 
 func recipientInfos(wraps []storedWrap, dek dr.UUID) []RecipientInfo {
-	var out []RecipientInfo
-	for _, w := range wraps {
-		r := RecipientInfo{DataKey: dek, Object: w.key}
-		if w.err != nil {
-			r.Damaged = w.err.Error()
-		} else {
-			r.Kind, r.Hint = w.wrap.Kind, w.wrap.Hint
-		}
-		out = append(out, r)
+	out := make([]RecipientInfo, 0, len(wraps))
+	for i := range wraps {
+		out = append(out, wraps[i].info(dek))
 	}
 	return out
 }
 
-// Recipients lists who can open the container; no key is needed.
+// Recipients lists the wrapped keys of all data keys: who can open the
+// container. No key is needed, and so nothing of it is proven.
 func Recipients(ctx context.Context, st store.Store) ([]RecipientInfo, error) {
 	d, err := ReadDomain(ctx, st)
 	if err != nil {
 		return nil, err
 	}
-	wraps, err := readWraps(ctx, st, d.ID, d.DataKey)
+	s, err := readKeys(ctx, st, d.ID)
 	if err != nil {
 		return nil, errs.E("journal.Recipients", errs.Internal, prefixKeys, err)
 	}
-	return recipientInfos(wraps, d.DataKey), nil
+	var out []RecipientInfo
+	for _, id := range s.order {
+		out = append(out, recipientInfos(s.wraps[id], id)...)
+	}
+	return out, nil
 }
 
-// Recovery path, step 2: open. The data key is unwrapped with one secret, and
-// nothing else is needed from anywhere.
+// Recovery path, step 2: open. The data keys are unwrapped with one secret,
+// and nothing else is needed from anywhere.
 
 // Open opens the container in st with an identity. Kinds: NotFound (no
 // container), Invalid (something else, or a newer format), Denied (the
@@ -155,15 +153,11 @@ func Open(ctx context.Context, st store.Store, id Identity) (*Container, error) 
 	if err != nil {
 		return nil, err
 	}
-	wraps, err := readWraps(ctx, st, d.ID, d.DataKey)
-	if err != nil {
-		return nil, errs.E(op, errs.Internal, prefixKeys, err)
-	}
-	key, err := unwrap(wraps, &d, id)
+	keys, err := openKeyring(ctx, st, &d, id)
 	if err != nil {
 		return nil, err
 	}
-	c := newContainer(st, d, digest, key)
+	c := newContainer(st, d, digest, keys)
 	h, err := c.readHead(ctx, d.Timeline)
 	if err != nil {
 		return nil, errs.E(op, errs.Internal, headKey(d.Timeline), err).
@@ -176,24 +170,26 @@ func Open(ctx context.Context, st store.Store, id Identity) (*Container, error) 
 	return c, nil
 }
 
-// unwrap finds the data key among the wraps.
-func unwrap(wraps []storedWrap, d *Domain, id Identity) (segment.DataKey, error) {
+// unwrapFirst finds the first data key among its wraps.
+func unwrapFirst(ctx context.Context, u *unwrapper, wraps []storedWrap, d *Domain) (segment.DataKey, error) {
 	const op = "journal.Open"
+	id := u.id
 	if id.kind == "" {
 		return segment.DataKey{}, errs.New(op, errs.Denied, d.Name, "no key was given").WithRemedy(remedyKey(wraps, d))
 	}
 	tried := 0
 	var damaged error
-	for _, w := range wraps {
+	for i := range wraps {
+		w := &wraps[i]
 		if w.err != nil || w.wrap.Kind != id.kind {
 			continue
 		}
-		if tried++; id.kind == Passphrase && tried > maxPassphraseWraps {
-			break
-		}
-		key, err := w.wrap.open(id)
+		tried++
+		key, err := u.open(ctx, w)
 		if err == nil {
 			return key, nil
+		} else if failing(err) {
+			return segment.DataKey{}, errs.E(op, errs.Internal, w.key, err)
 		} else if !errors.Is(err, errWrongKey) {
 			damaged = errs.E(op, errs.Internal, w.key, err)
 		}
@@ -213,7 +209,7 @@ func unwrap(wraps []storedWrap, d *Domain, id Identity) (segment.DataKey, error)
 
 func remedyKey(wraps []storedWrap, d *Domain) string {
 	if len(wraps) == 0 {
-		return "no wrapped key is left under " + prefixKeys + d.DataKey.String() + "/: restore one from another copy of the container"
+		return "no wrapped key is left under " + keyPrefix(d.DataKey) + ": restore one from another copy of the container"
 	}
 	var who []string
 	for _, r := range recipientInfos(wraps, d.DataKey) {

@@ -50,7 +50,7 @@ func Create(ctx context.Context, st store.Store, opts CreateOptions) (*Container
 	if err != nil {
 		return nil, err
 	}
-	c := newContainer(st, d, documentDigest(body), segment.NewDataKey())
+	c := newContainer(st, d, documentDigest(body), firstKeyring(&d, segment.NewDataKey()))
 	if err := c.writeKeys(ctx, opts.Recipients, now); err != nil {
 		return nil, err
 	}
@@ -123,14 +123,22 @@ func checkEmpty(ctx context.Context, st store.Store) error {
 
 func (c *Container) writeKeys(ctx context.Context, rs []Recipient, now time.Time) error {
 	for _, r := range rs {
-		body, err := sealWrap(r, c.domain.ID, c.domain.DataKey, c.key, now)
-		if err != nil {
+		if err := c.writeWrap(ctx, c.current(), r, dr.NewUUID(), now); err != nil {
 			return err
 		}
-		key := wrapKey(c.domain.DataKey, dr.NewUUID())
-		if err := createOnce(ctx, c.st, key, body); err != nil {
-			return errs.E("journal.Create", errs.Internal, key, err)
-		}
+	}
+	return nil
+}
+
+// writeWrap wraps the data key of g for r under the name of recipient id.
+func (c *Container) writeWrap(ctx context.Context, g *generation, r Recipient, id dr.UUID, now time.Time) error {
+	body, err := sealWrap(ctx, r, c.domain.ID, g, id, now)
+	if err != nil {
+		return err
+	}
+	key := wrapKey(g.id, id)
+	if err := createOnce(ctx, c.st, key, body); err != nil {
+		return errs.E("journal.writeWrap", errs.Internal, key, err)
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ func readDoc(t *testing.T) string {
 func TestDocNamesWhatTheCodeWrites(t *testing.T) {
 	doc := readDoc(t)
 	var want []string
-	want = append(want, "`"+keyDomain+"`", "`"+prefixKeys+"<data key>/<wrap>`", "`"+prefixTime+"<timeline>/"+headName+"`",
+	want = append(want, "`"+keyDomain+"`", "`"+prefixKeys+"<data key>/<recipient>`", "`"+prefixKeys+"<data key>/"+completeName+"`", "`"+prefixTime+"<timeline>/"+headName+"`",
 		"`"+prefixTime+"<timeline>"+dirEpoch+"<epoch>`", "`"+prefixTime+"<timeline>"+dirJournal+"<number>`",
 		"`"+prefixMeta+"<vm>/<seq>`", "`"+prefixTime+"<timeline>"+dirManifest+"`", "`"+prefixIndex+"`", "`"+prefixData+"`", "`"+prefixPin+"`", "`"+prefixProbe+"<uuid>/`",
 		"`"+strings.TrimSuffix(magicDomain, "\n")+"`", "`"+strings.TrimSuffix(magicWrap, "\n")+"`", "`"+digestPrefix+"`",
@@ -36,10 +36,11 @@ func TestDocNamesWhatTheCodeWrites(t *testing.T) {
 		fmt.Sprintf("`salt` (%d bytes), `nonce` (%d bytes), `sealed` (%d bytes)", saltSize, nonceSize, wrapPlainSize+16),
 		fmt.Sprintf("%d MiB, %d passes and %d thread", argonMemory>>10, argonTime, argonThreads),
 		fmt.Sprintf("%d MiB, %d passes or %d threads", maxArgonMemory>>10, maxArgonTime, maxArgonThreads),
-		fmt.Sprintf("%d wrapped keys, %d of them passphrases", maxWraps, maxPassphraseWraps),
+		fmt.Sprintf("%d wrapped keys of one data key", maxWraps), fmt.Sprintf("at most %d salts", maxPassphraseRuns),
+		fmt.Sprintf("no more than %d generations", maxGenerations), "`"+infoCommit+"`", "`"+infoEndorse+"`", "`"+infoWrapMAC+"`",
 		fmt.Sprintf("kind %d", segment.Fence), fmt.Sprintf("less than %.0f minutes", EpochCheckAge.Minutes()),
 		fmt.Sprintf("continues at n+%d", Window), fmt.Sprintf("n+1 to n+%d behind", Window-1))
-	for _, v := range []any{Domain{}, Format{}, wrap{}, argonParams{}, head{}, claim{}, storedVM{}} {
+	for _, v := range []any{Domain{}, Format{}, wrap{}, argonParams{}, endorsement{}, statement{}, statedWrap{}, earlierKey{}, head{}, claim{}, storedVM{}} {
 		for f := range fields(reflect.TypeOf(v)) {
 			want = append(want, "`"+f+"`")
 		}

@@ -98,6 +98,7 @@ func (c *Container) Fsck(ctx context.Context, opts FsckOptions) (*Report, error)
 	if err := k.names(ctx); err != nil {
 		return nil, errs.E(op, errs.Internal, "", err)
 	}
+	k.generations()
 	ts, err := c.timelines(ctx)
 	if err != nil {
 		return nil, errs.E(op, errs.Internal, prefixTime, err)
@@ -184,21 +185,6 @@ func (k *checker) unknown(key string) error {
 	return nil
 }
 
-func (k *checker) wrapped(ctx context.Context, key string) error {
-	body, err := readDocument(ctx, k.c.st, key)
-	if err == nil {
-		var w *wrap
-		if w, err = parseWrap(body); err == nil && w.Domain == k.c.domain.ID && !strings.HasPrefix(key, prefixKeys+w.DataKey.String()+"/") {
-			err = errs.New("journal.Fsck", errs.Corrupt, key, "the wrapped key lies under another data key's name")
-		}
-		// A wrapped key of another domain id is what an interrupted Create left.
-	}
-	if err != nil {
-		return k.blame(key, err)
-	}
-	return nil
-}
-
 func (k *checker) timelineKey(ctx context.Context, key, rest string) error {
 	dir, _, _ := strings.Cut(rest, "/")
 	id, err := dr.ParseUUID(dir)
@@ -231,7 +217,7 @@ func (k *checker) leftover(ctx context.Context, key string) bool {
 		return false
 	}
 	h, err := segment.ParseHeader(b)
-	return err == nil && h.Key != k.c.domain.DataKey && headKey(k.c.domain.Timeline) != key
+	return err == nil && k.c.keys.foreign(h.Key) && headKey(k.c.domain.Timeline) != key
 }
 
 func (k *checker) claim(ctx context.Context, t dr.TimelineID, e dr.Epoch, key string) error {

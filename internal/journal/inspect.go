@@ -52,15 +52,13 @@ type VMSummary struct {
 // and footers, no content.
 func (c *Container) Inspect(ctx context.Context) (*Summary, error) {
 	const op = "journal.Inspect"
-	s := &Summary{Domain: c.domain, Timelines: []TimelineSummary{}, VMs: []VMSummary{}}
-	wraps, err := readWraps(ctx, c.st, c.domain.ID, c.domain.DataKey)
-	if err != nil {
-		return nil, errs.E(op, errs.Internal, prefixKeys, err)
+	s := &Summary{Domain: c.domain, Recipients: []RecipientInfo{}, Timelines: []TimelineSummary{}, VMs: []VMSummary{}}
+	for _, g := range c.keys.all {
+		s.Recipients = append(s.Recipients, recipientInfos(g.wraps, g.id)...)
 	}
-	s.Recipients = recipientInfos(wraps, c.domain.DataKey)
 	epochs := make(map[string]int)
 	newest := make(map[dr.VMID]dr.Seq)
-	err = listAll(ctx, c.st, "", "", func(in store.Info) bool {
+	err := listAll(ctx, c.st, "", "", func(in store.Info) bool {
 		s.Objects++
 		s.Bytes += in.Size
 		if dir, _, ok := strings.Cut(in.Key, dirEpoch); ok {

@@ -12,11 +12,14 @@ import (
 const (
 	keyDomain  = "domain"  // what the container is; written last
 	headName   = "head"    // t/<timeline>/head: where a timeline begins
-	prefixKeys = "keys/"   // keys/<data key>/<wrap>: the data key, wrapped for one recipient
+	prefixKeys = "keys/"   // keys/<data key>/<recipient>: the data key, wrapped for one recipient
 	prefixTime = "t/"      // t/<timeline>/…: one branch of history
 	prefixMeta = "meta/"   // meta/<vm>/<seq:016x>: VM configurations
 	dirEpoch   = "/epoch/" // t/<timeline>/epoch/<epoch:08x>: claims
 	dirJournal = "/j/"     // t/<timeline>/j/<number:016x>: journal objects
+
+	// completeName ends a rotation: keys/<data key>/complete.
+	completeName = "complete"
 
 	// Reserved for index, data objects and pins, so that nothing else ever
 	// takes these names.
@@ -45,9 +48,9 @@ func metaKey(vm dr.VMID, seq dr.Seq) string {
 	return fmt.Sprintf("%s%016x", metaPrefix(vm), uint64(seq))
 }
 
-func wrapKey(dek, wrap dr.UUID) string {
-	return prefixKeys + dek.String() + "/" + wrap.String()
-}
+func keyPrefix(dek dr.UUID) string          { return prefixKeys + dek.String() + "/" }
+func wrapKey(dek, recipient dr.UUID) string { return keyPrefix(dek) + recipient.String() }
+func completeKey(dek dr.UUID) string        { return keyPrefix(dek) + completeName }
 
 // parseHex reads the fixed-width lower-case hexadecimal number that is left of
 // key after prefix; ok is false for any other form.

@@ -27,7 +27,7 @@ func TestRecipientsOpenTheContainer(t *testing.T) {
 	c := must[*Container](t)(Create(t.Context(), st, CreateOptions{Name: "k", Recipients: []Recipient{phrase, public}}))
 	for _, id := range []Identity{PassphraseIdentity(testPhrase), testKey.Identity(), must[Identity](t)(ParseIdentity(string(testKey.FileText())))} {
 		got := must[*Container](t)(Open(t.Context(), st, id))
-		if got.key != c.key || got.Domain() != c.Domain() {
+		if got.current().key != c.current().key || got.Domain() != c.Domain() {
 			t.Fatalf("%v opens something else", id)
 		}
 	}
@@ -282,7 +282,7 @@ func FuzzDocuments(f *testing.F) {
 	body, err := putDocument(magicDomain, &d)
 	check(f, err)
 	f.Add(body)
-	w, err := sealWrap(testKey.Recipient(), d.ID, d.DataKey, segment.NewDataKey(), testNow)
+	w, err := sealWrap(f.Context(), testKey.Recipient(), d.ID, newGeneration(d.DataKey, firstGeneration, segment.NewDataKey()), dr.NewUUID(), testNow)
 	check(f, err)
 	f.Add(w)
 	f.Add([]byte(magicWrap))

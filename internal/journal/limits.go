@@ -34,10 +34,21 @@ const (
 	// configuration in bytes; real ones are below 8 KiB.
 	maxDocument = 1 << 20
 
-	// maxWraps bounds the wrapped keys looked at in one container, and
-	// maxPassphraseWraps those that cost an argon2id run each.
+	// maxWraps bounds the wrapped keys of one data key, and maxPassphraseWraps
+	// those among them that are for passphrases.
 	maxWraps           = 64
 	maxPassphraseWraps = 8
+
+	// maxGenerations bounds the data keys of one container: a rotation a month
+	// for ten years.
+	maxGenerations = 128
+
+	// maxKeyObjects bounds the objects listed below keys/.
+	maxKeyObjects = maxGenerations * (maxWraps + 1)
+
+	// maxPassphraseRuns bounds the argon2id runs of one opening, about 0.2 s
+	// each. A passphrase keeps its salt over all data keys and so costs one.
+	maxPassphraseRuns = 32
 
 	// maxEpochs bounds the claims of one timeline that are looked at: one
 	// restart an hour for over a century.

@@ -104,11 +104,14 @@ func (c *Container) checkPlace(h *segment.Header, t dr.TimelineID, n dr.ObjectNu
 		what = "the object was written under another number"
 	case h.Window != Window:
 		what = "the object has another window"
-	case h.Kind == segment.Journal && h.Key != c.domain.DataKey:
-		what = "the object is sealed with a data key that is not open"
 	}
 	if what != "" {
 		return errs.New("journal.load", errs.Corrupt, "", what)
+	}
+	if h.Kind == segment.Journal {
+		if _, err := c.dataKey(h.Key); err != nil {
+			return errs.New("journal.load", errs.Corrupt, "", err.Error())
+		}
 	}
 	return nil
 }
@@ -138,7 +141,10 @@ func (l *loaded) parseEnd(ctx context.Context, c *Container, end []byte) error {
 			return err
 		}
 	}
-	l.footer, err = segment.OpenFooter(c.key, l.header, l.headRaw, sealed)
+	key, err := c.dataKey(l.header.Key)
+	if err == nil {
+		l.footer, err = segment.OpenFooter(key, l.header, l.headRaw, sealed)
+	}
 	if err != nil {
 		l.bodyErr = errs.E(op, errs.Internal, l.key, err)
 	}

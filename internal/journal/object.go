@@ -47,7 +47,11 @@ func (c *Container) OpenObject(ctx context.Context, t dr.TimelineID, n dr.Object
 }
 
 func (c *Container) object(l *loaded) (*Object, error) {
-	opener, err := segment.NewOpener(c.key, l.header)
+	key, err := c.dataKey(l.header.Key)
+	if err != nil {
+		return nil, errs.E("journal.OpenObject", errs.Internal, l.key, err)
+	}
+	opener, err := segment.NewOpener(key, l.header)
 	if err != nil {
 		return nil, errs.E("journal.OpenObject", errs.Internal, l.key, err)
 	}

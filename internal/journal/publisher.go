@@ -293,7 +293,7 @@ func (p *Publisher) begin(r request) {
 	n, prev := p.w.place()
 	body, digest, err := r.b.Finish(segment.Header{
 		Kind: segment.Journal, Timeline: p.timeline, Epoch: p.epoch, Number: n, Prev: prev,
-		Key: p.c.domain.DataKey, Window: Window, Created: p.clock.Wall(),
+		Key: p.c.current().id, Window: Window, Created: p.clock.Wall(),
 	})
 	if err != nil {
 		r.reply <- reply{err: errs.E("journal.Publish", errs.Internal, objectKey(p.timeline, n), err)}

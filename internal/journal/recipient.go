@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,6 +39,7 @@ type Recipient struct {
 	hint       string
 	x25519     *age.X25519Recipient
 	passphrase string
+	salt       [saltSize]byte // of the passphrase's argon2id
 }
 
 // Kind returns how the recipient opens the container.
@@ -90,7 +92,9 @@ func PassphraseRecipient(passphrase, hint string) (Recipient, error) {
 		return Recipient{}, errs.New(op, errs.Invalid, "", "the hint contains the passphrase").
 			WithRemedy("choose a hint that does not give the passphrase away; the hint is stored in the clear")
 	}
-	return Recipient{kind: Passphrase, passphrase: passphrase, hint: hint}, nil
+	r := Recipient{kind: Passphrase, passphrase: passphrase, hint: hint}
+	rand.Read(r.salt[:])
+	return r, nil
 }
 
 // Identity opens a container: a passphrase or a recovery key's secret part.

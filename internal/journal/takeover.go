@@ -18,6 +18,9 @@ func (c *Container) claimEpoch(ctx context.Context, t dr.TimelineID, host string
 	if err != nil {
 		return 0, errs.E(op, errs.Internal, epochPrefix(t), err)
 	}
+	if err := c.checkClaimKey(ctx, t, highest); err != nil {
+		return 0, err
+	}
 	for e := highest + 1; e != 0; e++ {
 		body, err := c.sealJSON(segment.Header{Timeline: t, Epoch: e, Created: now}, &claim{
 			Timeline: t, Epoch: e, Host: host, Time: now.UTC(), Nonce: dr.NewUUID(),
@@ -34,6 +37,26 @@ func (c *Container) claimEpoch(ctx context.Context, t dr.TimelineID, host string
 		}
 	}
 	return 0, errs.New(op, errs.Full, t.String(), "the timeline has no epoch left")
+}
+
+// checkClaimKey refuses to go on under an older data key than the last
+// publisher had.
+func (c *Container) checkClaimKey(ctx context.Context, t dr.TimelineID, last dr.Epoch) error {
+	const op = "journal.OpenPublisher"
+	if last == 0 {
+		return nil
+	}
+	key := epochKey(t, last)
+	b := make([]byte, segment.HeaderSize)
+	err := readExact(ctx, c.st, key, b, 0)
+	if err != nil && failing(err) {
+		return errs.E(op, errs.Internal, key, err)
+	}
+	h, herr := segment.ParseHeader(b)
+	if err != nil || herr != nil {
+		return nil // a damaged claim counts all the same; fsck reports it
+	}
+	return c.refuseDowngrade(op, key, h.Key)
 }
 
 // highestEpoch returns the highest claimed epoch, 0 when there is none.
@@ -82,7 +105,7 @@ func (c *Container) takeOver(ctx context.Context, h *History, e dr.Epoch, now ti
 		n, prev := tk.fenceAt()
 		body, digest, err := segment.SealFence(segment.Header{
 			Domain: c.domain.ID, Timeline: h.timeline, Epoch: e, Number: n, Prev: prev,
-			Key: c.domain.DataKey, Window: Window, Created: now, Object: dr.NewUUID(),
+			Key: c.current().id, Window: Window, Created: now, Object: dr.NewUUID(),
 		})
 		if err != nil {
 			return nil, errs.E(op, errs.Internal, objectKey(h.timeline, n), err)

@@ -2,9 +2,13 @@ package journal
 
 import (
 	"bytes"
+	"context"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -50,6 +54,9 @@ type wrap struct {
 
 	Argon *argonParams `json:"argon2id,omitempty"` // passphrase
 	Age   string       `json:"age,omitempty"`      // x25519: an armored age file
+
+	Endorsed *endorsement `json:"endorsed,omitempty"` // of a data key made by a rotation
+	MAC      []byte       `json:"mac,omitempty"`      // under the data key; absent in the oldest containers
 }
 
 type argonParams struct {
@@ -65,33 +72,64 @@ const wrapFormat = 1
 
 var errWrongKey = errors.New("the key does not open it")
 
-func sealWrap(r Recipient, domain dr.DomainID, id dr.UUID, key segment.DataKey, now time.Time) ([]byte, error) {
-	w := wrap{Format: wrapFormat, Kind: r.kind, Domain: domain, DataKey: id, Hint: r.hint, Created: now.UTC().Truncate(time.Second)}
+// sealWrap wraps the data key of g for r, whose id is recipient.
+func sealWrap(ctx context.Context, r Recipient, domain dr.DomainID, g *generation, recipient dr.UUID, now time.Time) ([]byte, error) {
+	w := wrap{Format: wrapFormat, Kind: r.kind, Domain: domain, DataKey: g.id, Hint: r.hint, Created: now.UTC().Truncate(time.Second)}
+	if b := g.previous; b != nil {
+		w.Endorsed = &endorsement{Generation: g.number, By: b.id, MAC: endorse(b.key, domain, b.id, g.id, g.number, g.key)}
+	}
 	plain := make([]byte, 0, wrapPlainSize)
 	plain = append(plain, domain.UUID[:]...)
-	plain = append(plain, id[:]...)
-	plain = append(plain, key[:]...)
+	plain = append(plain, g.id[:]...)
+	plain = append(plain, g.key[:]...)
 	defer clear(plain)
-	var err error
+	if err := w.seal(ctx, r, plain); err != nil {
+		return nil, errs.E("journal.sealWrap", errs.Invalid, r.String(), err)
+	}
+	w.MAC = w.mac(g.key, recipient)
+	return putDocument(magicWrap, &w)
+}
+
+func (w *wrap) seal(_ context.Context, r Recipient, plain []byte) (err error) {
 	switch r.kind {
 	case Passphrase:
-		w.Argon, err = sealPassphrase(r.passphrase, plain)
+		w.Argon, err = sealPassphrase(r, plain)
 	case RecoveryKey:
 		w.Age, err = sealAge(r.x25519, plain)
 	default:
 		err = errors.New("unknown kind of recipient")
 	}
-	if err != nil {
-		return nil, errs.E("journal.Create", errs.Invalid, r.String(), err)
-	}
-	return putDocument(magicWrap, &w)
+	return err
 }
 
-func sealPassphrase(passphrase string, plain []byte) (*argonParams, error) {
-	p := &argonParams{MemoryKiB: argonMemory, Time: argonTime, Threads: argonThreads, Salt: make([]byte, saltSize), Nonce: make([]byte, nonceSize)}
-	rand.Read(p.Salt)
+// mac authenticates who a wrap is for: a rotation wraps the next data key for
+// whom the wraps of the last one name, and the store must not choose them.
+func (w *wrap) mac(key segment.DataKey, recipient dr.UUID) []byte {
+	m := hmac.New(sha256.New, deriveKey(key, nil, infoWrapMAC))
+	m.Write(w.Domain.UUID[:])
+	m.Write(w.DataKey[:])
+	m.Write(recipient[:])
+	for _, s := range []string{string(w.Kind), w.Hint} {
+		m.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(s))))
+		m.Write([]byte(s))
+	}
+	return m.Sum(nil)
+}
+
+// genuine reports whether somebody who had the data key made this wrap for
+// whom it names.
+func (w *storedWrap) genuine(key segment.DataKey) bool {
+	return w.err == nil && hmac.Equal(w.wrap.MAC, w.wrap.mac(key, w.recipient))
+}
+
+// sealPassphrase seals under the recipient's salt, so that its wraps of
+// several data keys cost their reader one run of argon2id.
+func sealPassphrase(r Recipient, plain []byte) (*argonParams, error) {
+	p := &argonParams{MemoryKiB: argonMemory, Time: argonTime, Threads: argonThreads, Salt: r.salt[:], Nonce: make([]byte, nonceSize)}
 	rand.Read(p.Nonce)
-	gcm, err := p.cipher(passphrase)
+	k := p.derive(r.passphrase)
+	defer clear(k)
+	gcm, err := newGCM(k)
 	if err != nil {
 		return nil, err
 	}
@@ -130,10 +168,12 @@ func (p *argonParams) validate() error {
 	return nil
 }
 
-func (p *argonParams) cipher(passphrase string) (cipher.AEAD, error) {
-	k := argon2.IDKey([]byte(passphrase), p.Salt, p.Time, p.MemoryKiB, p.Threads, 32)
-	defer clear(k)
-	b, err := aes.NewCipher(k)
+func (p *argonParams) derive(passphrase string) []byte {
+	return argon2.IDKey([]byte(passphrase), p.Salt, p.Time, p.MemoryKiB, p.Threads, 32)
+}
+
+func newGCM(key []byte) (cipher.AEAD, error) {
+	b, err := aes.NewCipher(key)
 	if err != nil {
 		return nil, err
 	}
@@ -155,6 +195,10 @@ func parseWrap(body []byte) (*wrap, error) {
 		return nil, bad(fmt.Errorf("wrapped key of format %d; this release reads format %d", w.Format, wrapFormat))
 	case len(w.Hint) > maxName:
 		return nil, bad(errors.New("the hint is too long"))
+	case len(w.MAC) != 0 && len(w.MAC) != macSize:
+		return nil, bad(errors.New("its MAC has a wrong length"))
+	case w.Endorsed != nil && (len(w.Endorsed.MAC) != macSize || w.Endorsed.Generation <= firstGeneration):
+		return nil, bad(errors.New("its endorsement is malformed"))
 	case w.Kind == Passphrase && w.Argon != nil:
 		if err := w.Argon.validate(); err != nil {
 			return nil, bad(err)
@@ -166,36 +210,75 @@ func parseWrap(body []byte) (*wrap, error) {
 	return &w, nil
 }
 
+// unwrapper opens wraps with one identity. It runs argon2id once for each
+// salt, and not without end. It is for one goroutine.
+type unwrapper struct {
+	id      Identity
+	derived []derivedKey
+}
+
+type derivedKey struct {
+	params argonParams // without what is sealed
+	key    []byte
+}
+
 // open unwraps the data key; errWrongKey when the identity is not its
-// recipient. It is the caller's matter to compare kinds first.
-func (w *wrap) open(id Identity) (segment.DataKey, error) {
-	plain, err := w.openPlain(id)
+// recipient.
+func (u *unwrapper) open(ctx context.Context, w *storedWrap) (segment.DataKey, error) {
+	plain, err := u.openPlain(ctx, w.wrap)
 	if err != nil {
 		return segment.DataKey{}, err
 	}
 	defer clear(plain)
-	if len(plain) != wrapPlainSize || !bytes.Equal(plain[:16], w.Domain.UUID[:]) || !bytes.Equal(plain[16:32], w.DataKey[:]) {
+	if len(plain) != wrapPlainSize || !bytes.Equal(plain[:16], w.wrap.Domain.UUID[:]) || !bytes.Equal(plain[16:32], w.wrap.DataKey[:]) {
 		return segment.DataKey{}, errs.New("journal.Open", errs.Corrupt, "", "the wrapped key belongs to another container")
 	}
 	return segment.DataKey(plain[32:]), nil
 }
 
-func (w *wrap) openPlain(id Identity) ([]byte, error) {
+func (u *unwrapper) openPlain(_ context.Context, w *wrap) ([]byte, error) {
 	switch {
-	case w.Kind != id.kind:
+	case w.Kind != u.id.kind:
 		return nil, errWrongKey
 	case w.Kind == Passphrase:
-		gcm, err := w.Argon.cipher(id.passphrase)
-		if err != nil {
-			return nil, err
-		}
-		plain, err := gcm.Open(nil, w.Argon.Nonce, w.Argon.Sealed, nil)
-		if err != nil {
-			return nil, errWrongKey
-		}
-		return plain, nil
+		return u.openPassphrase(w.Argon)
 	}
-	r, err := age.Decrypt(armor.NewReader(strings.NewReader(w.Age)), id.x25519)
+	return openAge(w.Age, u.id.x25519)
+}
+
+func (u *unwrapper) openPassphrase(p *argonParams) ([]byte, error) {
+	key, err := u.derive(p)
+	if err != nil {
+		return nil, err
+	}
+	gcm, err := newGCM(key)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := gcm.Open(nil, p.Nonce, p.Sealed, nil)
+	if err != nil {
+		return nil, errWrongKey
+	}
+	return plain, nil
+}
+
+func (u *unwrapper) derive(p *argonParams) ([]byte, error) {
+	for _, d := range u.derived {
+		q := &d.params
+		if q.MemoryKiB == p.MemoryKiB && q.Time == p.Time && q.Threads == p.Threads && bytes.Equal(q.Salt, p.Salt) {
+			return d.key, nil
+		}
+	}
+	if len(u.derived) >= maxPassphraseRuns {
+		return nil, errs.New("journal.Open", errs.Full, "", "too many wrapped keys of passphrases")
+	}
+	key := p.derive(u.id.passphrase)
+	u.derived = append(u.derived, derivedKey{params: argonParams{MemoryKiB: p.MemoryKiB, Time: p.Time, Threads: p.Threads, Salt: p.Salt}, key: key})
+	return key, nil
+}
+
+func openAge(text string, id *age.X25519Identity) ([]byte, error) {
+	r, err := age.Decrypt(armor.NewReader(strings.NewReader(text)), id)
 	var none *age.NoIdentityMatchError
 	if errors.As(err, &none) {
 		return nil, errWrongKey
