@@ -69,6 +69,17 @@ const (
 	// those held, and the one being filled.
 	maxBuilders = 8 + maxHeld + 1
 
+	// contended is the part of the time in which some task waits for a
+	// processor from which on publishing gives way to a burst of writes.
+	contended = 0.5
+	// burstMost is how long it gives way: what is lost with the site grows by
+	// it, in a burst that the processors do not suffice for.
+	burstMost = 3 * time.Second
+	// burstFill is the part of the log's quota it may fill.
+	burstFill = 0.5
+	// pressureSpan is how often contention is looked at.
+	pressureSpan = 20 * time.Millisecond
+
 	// warnQuota and alarmQuota are the parts of the log's quota at which
 	// operators are told.
 	warnQuota  = 0.70

@@ -34,6 +34,10 @@ type shipper struct {
 
 	published time.Time      // of the last object given to the publisher
 	shown     *dr.Checkpoint // the last one published
+
+	busy     *pressure
+	caughtUp time.Time // when there was last nothing left to read
+	full     float64   // part of the log's quota from which on nothing is put off
 }
 
 // object is a closed cell on its way.
@@ -69,8 +73,11 @@ func (h *shipper) run(ctx context.Context) error {
 		return errs.E("drva.ship", errs.Internal, h.s.cfg.LogDir, err)
 	}
 	defer r.Close()
+	busy, closeBusy := openPressure()
+	defer func() { _ = closeBusy() }()
+	h.busy, h.full = busy, burstFill
 	for {
-		recs, err := r.Next(ctx)
+		recs, err := h.next(ctx, r)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -86,6 +93,23 @@ func (h *shipper) run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// next returns the next batch of the log, when there is one and publishing need
+// not give way.
+func (h *shipper) next(ctx context.Context, r *replog.Reader) ([]record.Record, error) {
+	recs, err := r.TryNext()
+	if err != nil {
+		return nil, err
+	}
+	if len(recs) == 0 {
+		recs, err = r.Next(ctx)
+		h.caughtUp = time.Now()
+	}
+	if err == nil {
+		err = h.giveWay(ctx)
+	}
+	return recs, err
 }
 
 // take packs one record. Records the container holds only bring the state up

@@ -18,7 +18,6 @@ type sender struct {
 	timer    *time.Timer
 	frame    stream.Frame
 	out      []byte // answers being written
-	vec      [3][]byte
 	session  dr.Session
 	unsent   bool // something was written since the last flush
 	rested   bool // the last thing done was a nap
@@ -131,14 +130,15 @@ func (s *sender) write() error {
 	if s.frame.Empty() {
 		return nil
 	}
-	s.vec = [3][]byte{s.frame.Encode(s.session, s.replayed), s.frame.Payload[0], s.frame.Payload[1]}
-	n := 1
-	for n < len(s.vec) && len(s.vec[n]) > 0 {
-		n++
+	for _, p := range [3][]byte{s.frame.Encode(s.session, s.replayed), s.frame.Payload[0], s.frame.Payload[1]} {
+		if len(p) == 0 {
+			continue
+		}
+		if _, err := s.conn.Write(p); err != nil {
+			return err
+		}
 	}
-	bufs := net.Buffers(s.vec[:n])
-	_, err := bufs.WriteTo(s.conn)
-	return err
+	return nil
 }
 
 // done gives the frame's memory back to the stream, whatever became of it.

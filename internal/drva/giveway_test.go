@@ -1,0 +1,95 @@
+package drva
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/durable"
+	"holdfast/internal/replog"
+)
+
+// account is a kernel's account that grows by part of the time.
+type account struct {
+	part float64
+	from time.Time
+}
+
+func (a *account) ReadAt(p []byte, _ int64) (int, error) {
+	waited := time.Duration(float64(time.Since(a.from)) * a.part)
+	return copy(p, fmt.Sprintf("some avg10=1.00 avg60=2.00 avg300=3.00 total=%d\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=9\n", waited.Microseconds())), nil
+}
+
+func TestPressureIsThePartOfTheTimeSomeTaskWaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &account{from: time.Now()}
+		p := &pressure{file: a}
+		for _, part := range []float64{0, 0.25, 1} {
+			a.part, a.from = part, time.Now()
+			p.at = time.Time{}
+			p.look(time.Now())
+			time.Sleep(pressureSpan)
+			if got := p.look(time.Now()); got < part-0.01 || got > part+0.01 {
+				t.Errorf("pressure %v, want %v", got, part)
+			}
+		}
+		if got := (&pressure{}).look(time.Now()); got != 0 {
+			t.Errorf("no account: pressure %v", got)
+		}
+		for _, text := range []string{"", "some", "some total=x\n", "some total=\n", "full total=-"} {
+			p := &pressure{file: bytes.NewReader([]byte(text)), at: time.Now(), part: 1}
+			time.Sleep(pressureSpan)
+			if got := p.look(time.Now()); got != 0 {
+				t.Errorf("account %q: pressure %v", text, got)
+			}
+		}
+	})
+}
+
+// TestPublishingGivesWayToABurst: contended processors hold publishing back for
+// burstMost and no longer, a log that fills up and free processors not at all.
+func TestPublishingGivesWayToABurst(t *testing.T) {
+	rl, err := replog.Open(t.Context(), replog.Options{Dir: t.TempDir(), FS: durable.OS{}, Domain: dr.DomainID{UUID: dr.NewUUID()},
+		Timeline: dr.TimelineID{UUID: dr.NewUUID()}, Epoch: 1, Quota: 64 << 20, FileSize: 16 << 20, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rl.Close()
+	for _, c := range []struct {
+		name string
+		part float64
+		fill float64
+		ago  time.Duration
+		want time.Duration
+	}{
+		{"contended", 1, burstFill, 0, burstMost},
+		{"contended, half of the burst is over", 1, burstFill, burstMost / 2, burstMost / 2},
+		{"free", contended / 2, burstFill, 0, 0},
+		{"log fills up", 1, 0, 0, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := &shipper{rl: rl, caughtUp: time.Now().Add(-c.ago), full: c.fill}
+			h.busy = &pressure{file: &account{part: c.part, from: time.Now()}, part: c.part, at: time.Now()}
+			began := time.Now()
+			if err := h.giveWay(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if d := time.Since(began); d < c.want || d > c.want+2*pressureSpan {
+				t.Errorf("%s: waited %v, want %v", c.name, d, c.want)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		h := &shipper{rl: rl, caughtUp: time.Now(), full: burstFill, busy: &pressure{file: &account{part: 1, from: time.Now()}, part: 1, at: time.Now()}}
+		go cancel()
+		if h.giveWay(ctx) == nil {
+			t.Error("an end is no reason to go on")
+		}
+	})
+}
