@@ -102,6 +102,23 @@ func TestBlocksAreComparedWithTheirHashes(t *testing.T) {
 	}
 }
 
+// TestAnotherObjectInItsPlace: an image that does not fit the footer that is
+// found is refused before a frame is opened.
+func TestAnotherObjectInItsPlace(t *testing.T) {
+	for what, change := range map[string]func(*journal.Piece){
+		"frame that is not there": func(p *journal.Piece) { p.Entry.Counter = 1 << 20 },
+		"frame of another record": func(p *journal.Piece) { p.Entry.Seq++ },
+		"frame of another disk":   func(p *journal.Piece) { p.Disk ^= 1 },
+	} {
+		w := newWorld(t, mem.New(), seeded(t), 2, 1<<20, 1<<20)
+		change(&w.img.Objects[0].Pieces[0])
+		_, err := Full(t.Context(), w.c, w.img, w.targets(t.TempDir()), Options{})
+		if !errs.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), "not the one the checkpoint was resolved with") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 func TestDeletedObject(t *testing.T) {
 	st := mem.New()
 	w := newWorld(t, st, seeded(t), 6, 1<<20)
