@@ -143,13 +143,15 @@ func measure(ctx context.Context, args []string) (err error) {
 	if b.machine, err = b.thisMachine(ctx); err != nil {
 		return err
 	}
-	if err := b.all(ctx); err != nil {
-		return err
+	err = b.all(ctx)
+	if err != nil {
+		if len(b.figures) == 0 {
+			return err
+		}
+		// What an hour has measured is not thrown away for its last minute.
+		b.notes = append(b.notes, fmt.Sprintf("NOT FINISHED: %v", err))
 	}
-	if err := b.save(); err != nil {
-		return err
-	}
-	return b.table(os.Stdout)
+	return errors.Join(err, b.save(), b.table(os.Stdout))
 }
 
 // claimDir makes the directory for temporary files, emptied of what a killed

@@ -162,6 +162,7 @@ func (b *bench) runRounds(ctx context.Context, stage string, wanted []ratio, wor
 		for _, s := range schedule(need, workloads, targets, round) {
 			r, err := b.runPair(ctx, s.target, s.workload, d)
 			if err != nil {
+				b.salvage(wanted)
 				return err
 			}
 			r.Stage, r.Round = stage, round

@@ -92,6 +92,16 @@ func (b *bench) conclude(wanted []ratio) error {
 	return nil
 }
 
+// salvage adds the figures of a stage that broke off, from the rounds it had.
+func (b *bench) salvage(wanted []ratio) {
+	for _, r := range wanted {
+		if f, err := r.compute(b.rows); err == nil {
+			f.note = "of the rounds before the run broke off"
+			b.figures = append(b.figures, f)
+		}
+	}
+}
+
 // alone compares unprotected servers.
 func (b *bench) alone(ctx context.Context, st *stage) (err error) {
 	wanted := b.wanted(stageAlone)
