@@ -1,6 +1,7 @@
 package index
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -46,7 +47,7 @@ func (r *Run) Next() ([]Entry, error) {
 			r.next++
 		}
 		es, err := r.part.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			r.part = nil
 			continue
 		}

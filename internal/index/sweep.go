@@ -70,7 +70,7 @@ func (c *cursor) advance(cat *Catalog, n int) error {
 		c.last, c.begun = c.block[n-1], true
 	}
 	block, err := c.src.Next()
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	if err == nil && len(block) == 0 {
@@ -110,7 +110,7 @@ func (s *sweep) run(sources []Source) error {
 		if !any {
 			return nil
 		}
-		if err := s.disk(disk); err == errStop {
+		if err := s.disk(disk); errors.Is(err, errStop) {
 			return nil
 		} else if err != nil {
 			return err

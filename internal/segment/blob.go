@@ -20,7 +20,7 @@ func SealFence(h Header) (body []byte, d Digest, err error) {
 		return nil, d, err
 	}
 	body = make([]byte, HeaderSize, HeaderSize+TailSize)
-	h.put(body, keyCheck{})
+	h.put(body, keyCheck{}, needsFirst)
 	d = sha256.Sum256(body)
 	return appendTail(body, HeaderSize, 0, d), d, nil
 }
@@ -44,7 +44,11 @@ func sealBlob(key DataKey, h Header, plain []byte) (body []byte, d Digest, err e
 	}
 	aead, check := objectKey(&key, h.Object)
 	body = make([]byte, HeaderSize, HeaderSize+len(plain)/2+1024)
-	h.put(body, check)
+	needs := uint16(needsFirst)
+	if len(plain) > smallBlob {
+		needs = needsPacked
+	}
+	h.put(body, check, needs)
 	enc := newEncoder(Fastest)
 	body = appendPacked(body, aead, counterBlob, body[:HeaderSize], plain, enc)
 	d = sha256.Sum256(body)

@@ -42,6 +42,7 @@ type Builder struct {
 	index    map[dr.DiskID]uint16
 	nonce    [nonceSize]byte
 	aad      [aadSize]byte
+	packed   bool
 	finished bool
 
 	sorted []uint64 // hashes in the order of entries, reused
@@ -75,7 +76,8 @@ func (b *Builder) begin(object dr.UUID) {
 	b.reserve(firstBuffer)
 	b.buf = b.buf[:HeaderSize]
 	f := &b.footer
-	*f = Footer{Disks: f.Disks[:0], Entries: f.Entries[:0], Zeros: f.Zeros[:0], Hashes: f.Hashes[:0]}
+	*f = Footer{Disks: f.Disks[:0], Entries: f.Entries[:0], Zeros: f.Zeros[:0], Hashes: f.Hashes[:0],
+		Origins: f.Origins[:0], Copied: f.Copied[:0]}
 	clear(b.index)
 	b.finished = false
 }
@@ -90,6 +92,7 @@ func (b *Builder) Size() int { return len(b.buf) + b.footerBound() + Overhead + 
 func (b *Builder) footerBound() int {
 	f := &b.footer
 	n := fixedBound + len(f.Disks)*diskBound + len(f.Entries)*entryBound + len(f.Zeros)*zeroBound + len(f.Hashes)*8
+	n += len(f.Origins)*originBound + len(f.Copied)*copiedBound
 	if c := f.Checkpoint; c != nil {
 		n += len(c.Tag) + len(c.Missing)*missingSize + len(c.Disks)*checkpointDisk
 	}
@@ -211,7 +214,7 @@ func (b *Builder) SetCheckpoint(c dr.Checkpoint) {
 // the checkpoint. An object is finished once: its footer's nonce is used up.
 func (b *Builder) Finish(h Header) (body []byte, d Digest, err error) {
 	const op = "segment.Finish"
-	h.Object, h.Domain = b.object, b.domain
+	h.Object, h.Domain, h.Packed = b.object, b.domain, b.packed
 	if b.finished {
 		return nil, d, b.invalid(op, "object is finished already")
 	}
@@ -225,12 +228,12 @@ func (b *Builder) Finish(h Header) (body []byte, d Digest, err error) {
 		return nil, d, err
 	}
 	b.sort()
-	if err := b.footer.check(h.Kind); err != nil {
+	if err := b.footer.check(&h); err != nil {
 		return nil, d, errs.E(op, errs.Invalid, h.name(), err)
 	}
-	b.plain = b.footer.encode(b.plain[:0])
+	b.plain = b.footer.encode(b.plain[:0], b.packed)
 	footerOffset := len(b.buf)
-	h.put(b.buf, b.check)
+	h.put(b.buf, b.check, needsFirst)
 	b.finished = true
 	b.reserve(b.footerBound() + Overhead + TailSize)
 	b.buf = appendPacked(b.buf, b.aead, counterFooter, b.buf[:HeaderSize], b.plain, b.enc)

@@ -143,7 +143,7 @@ func TestParserRefusesWhatTheBuilderDoes(t *testing.T) {
 			Hashes: []uint64{1, 2, 3}, First: 10, Last: 20,
 		}
 	}
-	if _, err := parseFooter(good().encode(nil), Journal, false); err != nil {
+	if _, err := parseFooter(good().encode(nil, false), &Header{Kind: Journal}, false); err != nil {
 		t.Fatal(err)
 	}
 	for what, change := range map[string]func(f *Footer){
@@ -167,23 +167,23 @@ func TestParserRefusesWhatTheBuilderDoes(t *testing.T) {
 	} {
 		f := good()
 		change(f)
-		if _, err := parseFooter(f.encode(nil), Journal, false); err == nil {
+		if _, err := parseFooter(f.encode(nil, false), &Header{Kind: Journal}, false); err == nil {
 			t.Errorf("%s: parsed", what)
 		}
 	}
-	plain := good().encode(nil)
+	plain := good().encode(nil, false)
 	for n := range plain {
-		if _, err := parseFooter(plain[:n], Journal, false); err == nil {
+		if _, err := parseFooter(plain[:n], &Header{Kind: Journal}, false); err == nil {
 			t.Errorf("cut to %d of %d: parsed", n, len(plain))
 		}
 	}
-	if _, err := parseFooter(append(plain, 0), Journal, false); err == nil {
+	if _, err := parseFooter(append(plain, 0), &Header{Kind: Journal}, false); err == nil {
 		t.Error("one byte more: parsed")
 	}
-	if _, err := parseFooter(append(plain, 0), Journal, true); err != nil {
+	if _, err := parseFooter(append(plain, 0), &Header{Kind: Journal}, true); err != nil {
 		t.Errorf("one byte more by a newer version: %v", err)
 	}
-	if _, err := parseFooter(make([]byte, MaxFooter+1), Journal, false); err == nil {
+	if _, err := parseFooter(make([]byte, MaxFooter+1), &Header{Kind: Journal}, false); err == nil {
 		t.Error("too large: parsed")
 	}
 }
@@ -210,11 +210,11 @@ func TestFooterFitsItsBound(t *testing.T) {
 	for i := range MaxZeros {
 		f.Zeros = append(f.Zeros, ZeroRange{Disk: uint16(i * MaxDisks / MaxZeros), First: uint64(i%16)<<30 + 1<<29, Count: 1, Seq: 1 << 60})
 	}
-	plain := f.encode(nil)
+	plain := f.encode(nil, false)
 	if len(plain) > worst {
 		t.Fatalf("encoded to %d bytes, bound %d", len(plain), worst)
 	}
-	g, err := parseFooter(plain, Journal, false)
+	g, err := parseFooter(plain, &Header{Kind: Journal}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -430,7 +430,7 @@ func TestCountsAllocateNothing(t *testing.T) {
 		most := [][]byte{binary.AppendUvarint(nil, MaxDisks), binary.AppendUvarint(nil, MaxFrames), binary.AppendUvarint(nil, MaxZeros), binary.AppendUvarint(nil, MaxBlocks)}
 		plain = slices.Concat(plain[:i], most[i], plain[i+1:])
 		runtime.ReadMemStats(&before)
-		_, err := parseFooter(plain, Journal, false)
+		_, err := parseFooter(plain, &Header{Kind: Journal}, false)
 		runtime.ReadMemStats(&after)
 		if took := after.TotalAlloc - before.TotalAlloc; err == nil || took > 32<<10 {
 			t.Errorf("count %d: %d bytes allocated, %v", i, took, err)

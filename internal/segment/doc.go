@@ -5,6 +5,7 @@
 // A [Builder] makes an object of frames (blocks of one 64 KiB chunk of one
 // disk), zero ranges and at most one checkpoint. A reader parses the tail,
 // opens the [Footer], picks an [Entry] and opens that frame with an [Opener].
+// A [Packer] makes an object of frames copied from others, seals and all.
 // Fences ([SealFence]) and blobs ([SealBlob]) share header and tail.
 //
 //	0        header, 4096 bytes, clear
@@ -17,7 +18,7 @@
 //
 // Header: magic, format, the oldest format version a reader must know, kind,
 // suite, window, object, domain, timeline and data key ids, epoch, number,
-// previous digest, time, key check, zeroes, CRC-32C of all before it.
+// previous digest, time, key check, form, zeroes, CRC-32C of all before it.
 //
 // Frame: AES-256-GCM of the zstd form of the blocks, or of the blocks as they
 // are when compression saves less than 1/16. Key: HKDF-SHA256 of the data key
@@ -44,6 +45,13 @@
 //	         uuid, i64 size, u8 synced)
 //	u64      hash of each block, in the order of the frames
 //
+// and of a packed object, whose frames were sealed for others:
+//
+//	uvarint  number of origins
+//	32 B     object and data key of each origin
+//	uvarint  origin of each frame
+//	uvarint  counter of each frame in its origin
+//
 // Frames lie without gaps in the order of their counters, so that offsets
 // follow from stored sizes.
 //
@@ -53,7 +61,8 @@
 // What holds: a frame opens only with the right key and only as the disk,
 // chunk, blocks and record it was written as; the footer opens only with its
 // header; no two sealed parts share key and nonce, because every object has
-// its own random uuid and so its own key, and counters are used once. Parsing
+// its own random uuid and so its own key, and counters are used once. Copying a
+// frame seals nothing. Parsing
 // never panics and allocates no more than the bounds in limits.go, whatever
 // the bytes are. The package is pure: no I/O, no goroutines.
 package segment

@@ -55,6 +55,11 @@ type Footer struct {
 	Checkpoint  *dr.Checkpoint // at the end of the object; nil when there is none
 	First, Last dr.Seq         // the records the object covers; Last = First-1 when none
 	Stats       []DiskStats    // of each of Disks
+
+	// Of a packed object: from where each frame was copied, by its counter,
+	// which is its place in Entries too; and the objects meant. Nil otherwise.
+	Copied  []CopiedFrom
+	Origins []Origin
 }
 
 // FramesEnd is the offset behind the last frame, which is the footer's.
@@ -77,19 +82,22 @@ func compareZeros(a, b ZeroRange) int {
 // check tells what makes f no index of one checkpoint cell: content outside
 // the object's records or behind its checkpoint, or a block with two states.
 // Entries and Zeros are sorted and their fields within bounds.
-func (f *Footer) check(kind Kind) error {
+func (f *Footer) check(h *Header) error {
 	if f.Last < f.First && f.Last+1 != f.First {
 		return fmt.Errorf("covers records %d to %d, which is no range", f.First, f.Last)
 	}
 	for i := range f.Entries {
-		if err := f.checkSeq(kind, f.Entries[i].Seq); err != nil {
+		if err := f.checkSeq(h.Kind, f.Entries[i].Seq); err != nil {
 			return fmt.Errorf("chunk %d of disk %v: %w", f.Entries[i].Chunk, f.Disks[f.Entries[i].Disk], err)
 		}
 	}
 	for i := range f.Zeros {
-		if err := f.checkSeq(kind, f.Zeros[i].Seq); err != nil {
+		if err := f.checkSeq(h.Kind, f.Zeros[i].Seq); err != nil {
 			return fmt.Errorf("zeroes from block %d of disk %v: %w", f.Zeros[i].First, f.Disks[f.Zeros[i].Disk], err)
 		}
+	}
+	if h.Packed {
+		return f.checkPacked()
 	}
 	return f.checkCell()
 }
@@ -177,7 +185,7 @@ func (f *Footer) place() bool {
 }
 
 // encode appends the footer's plain form; see doc.go for its layout.
-func (f *Footer) encode(b []byte) []byte {
+func (f *Footer) encode(b []byte, packed bool) []byte {
 	for _, n := range []int{len(f.Disks), len(f.Entries), len(f.Zeros), len(f.Hashes)} {
 		b = binary.AppendUvarint(b, uint64(n))
 	}
@@ -192,6 +200,9 @@ func (f *Footer) encode(b []byte) []byte {
 	b = slices.Grow(b, 8*len(f.Hashes))
 	for _, h := range f.Hashes {
 		b = binary.LittleEndian.AppendUint64(b, h)
+	}
+	if packed {
+		b = f.encodeOrigins(b)
 	}
 	return b
 }

@@ -32,7 +32,7 @@ func FuzzParseHeader(f *testing.F) {
 			return
 		}
 		var again [HeaderSize]byte
-		h.put(again[:], keyCheck{})
+		h.put(again[:], keyCheck{}, needsFirst)
 		if got, err := ParseHeader(again[:]); err != nil || got != h {
 			t.Fatalf("%+v is written and read as %+v, %v", h, got, err)
 		}
@@ -65,18 +65,18 @@ func FuzzParseFooter(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(foot.encode(nil))
-	f.Add((&Footer{}).encode(nil))
-	f.Add((&Footer{First: 5, Last: 4, Checkpoint: &dr.Checkpoint{Seq: 5}}).encode(nil))
+	f.Add(foot.encode(nil, false))
+	f.Add((&Footer{}).encode(nil, false))
+	f.Add((&Footer{First: 5, Last: 4, Checkpoint: &dr.Checkpoint{Seq: 5}}).encode(nil, false))
 	f.Fuzz(func(t *testing.T, plain []byte) {
-		got, err := parseFooter(plain, Journal, false)
+		got, err := parseFooter(plain, &Header{Kind: Journal}, false)
 		if err != nil {
 			return
 		}
 		if end := got.FramesEnd(); end > MaxObjectSize {
 			t.Fatalf("frames end at %d", end)
 		}
-		again, err := parseFooter(got.encode(nil), Journal, false)
+		again, err := parseFooter(got.encode(nil, false), &Header{Kind: Journal}, false)
 		if err != nil || !reflect.DeepEqual(got, again) {
 			t.Fatalf("%+v is written and read as %+v, %v", got, again, err)
 		}

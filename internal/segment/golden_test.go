@@ -97,11 +97,11 @@ func TestFormatHasNotDrifted(t *testing.T) {
 		t.Error("the golden object has no raw frame to compare")
 	}
 	pa, pb := plainFooter(t, a), plainFooter(t, b)
-	f, err := parseFooter(pb, Journal, false)
+	f, err := parseFooter(pb, &Header{Kind: Journal}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(f.encode(nil), pb) {
+	if !bytes.Equal(f.encode(nil, false), pb) {
 		t.Error("footers are encoded otherwise")
 	}
 	if len(pa) != len(pb) { // sizes of compressed frames may differ, columns may not
@@ -141,7 +141,7 @@ func TestFormatDocument(t *testing.T) {
 			{"magic", offMagic, 8}, {"format", offFormat, 2}, {"needs", offNeeds, 2}, {"kind", offKind, 1}, {"suite", offSuite, 1},
 			{"window", offWindow, 2}, {"object", offObject, 16}, {"domain", offDomain, 16}, {"timeline", offTimeline, 16},
 			{"key", offKey, 16}, {"epoch", offEpoch, 4}, {"unused", offEpoch + 4, 4}, {"number", offNumber, 8}, {"previous", offPrev, 32},
-			{"created", offCreated, 8}, {"key check", offCheck, 8}, {"unused", offUnused, offCRC - offUnused}, {"crc", offCRC, 4},
+			{"created", offCreated, 8}, {"key check", offCheck, 8}, {"form", offForm, 1}, {"unused", offUnused, offCRC - offUnused}, {"crc", offCRC, 4},
 		},
 		"Tail": {
 			{"magic", offTailMagic, 4}, {"crc", offTailCRC, 4}, {"footer offset", offFooterOffset, 8}, {"footer length", offFooterLen, 8},
@@ -170,7 +170,7 @@ func TestFormatDocument(t *testing.T) {
 		}
 	}
 	for name, value := range map[string]int{
-		"MaxObjectSize": MaxObjectSize, "MaxFooter": MaxFooter, "MaxBlob": MaxBlob, "MaxFrames": MaxFrames, "MaxBlocks": MaxBlocks,
+		"MaxObjectSize": MaxObjectSize, "MaxFooter": MaxFooter, "MaxBlob": MaxBlob, "MaxOrigins": MaxOrigins, "MaxFrames": MaxFrames, "MaxBlocks": MaxBlocks,
 		"MaxZeros": MaxZeros, "MaxDisks": MaxDisks, "MaxMissing": MaxMissing, "MaxTag": MaxTag, "MaxChunks": MaxChunks,
 		"HeaderSize": HeaderSize, "TailSize": TailSize, "Overhead": Overhead, "FormatVersion": FormatVersion,
 	} {

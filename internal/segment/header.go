@@ -11,7 +11,15 @@ import (
 )
 
 // FormatVersion is the newest object format this package writes and reads.
-const FormatVersion = 1
+// Version 2 added packed data objects and blobs above smallBlob; everything
+// else is written as version 1 and stays readable by it.
+const FormatVersion = 2
+
+// Versions of the format that a reader must know.
+const (
+	needsFirst  = 1 // what is not listed below
+	needsPacked = 2 // packed objects, blobs above smallBlob
+)
 
 // suite 1: HKDF-SHA256, AES-256-GCM, zstd, BLAKE3.
 const suite = 1
@@ -38,7 +46,8 @@ const (
 	offPrev     = 96
 	offCreated  = 128
 	offCheck    = 136
-	offUnused   = 144 // zero up to the crc
+	offForm     = 144 // 1: packed
+	offUnused   = 145 // zero up to the crc
 	offCRC      = HeaderSize - 4
 )
 
@@ -76,6 +85,7 @@ type Header struct {
 	Key      dr.UUID         // which data key seals it
 	Window   uint16          // objects a publisher may have in flight (W)
 	Created  time.Time       // by the writer's clock, UTC; for people, never for decisions
+	Packed   bool            // Kind Data: frames are copied from other objects and keep their seals
 }
 
 // name is how errors call the object.
@@ -88,13 +98,17 @@ func (h *Header) name() string {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// put encodes h into dst, of which it fills HeaderSize bytes.
-func (h *Header) put(dst []byte, check keyCheck) {
+// put encodes h into dst, of which it fills HeaderSize bytes. needs is the
+// version of the format a reader must know.
+func (h *Header) put(dst []byte, check keyCheck, needs uint16) {
 	dst = dst[:HeaderSize]
 	clear(dst)
 	copy(dst[offMagic:], Magic)
-	binary.LittleEndian.PutUint16(dst[offFormat:], FormatVersion)
-	binary.LittleEndian.PutUint16(dst[offNeeds:], FormatVersion)
+	if h.Packed {
+		needs, dst[offForm] = needsPacked, 1
+	}
+	binary.LittleEndian.PutUint16(dst[offFormat:], needs)
+	binary.LittleEndian.PutUint16(dst[offNeeds:], needs)
 	dst[offKind] = byte(h.Kind)
 	dst[offSuite] = suite
 	binary.LittleEndian.PutUint16(dst[offWindow:], h.Window)
@@ -144,7 +158,12 @@ func parseHeader(b []byte) (Header, extra, error) {
 			format, needs, b[offSuite], kind, FormatVersion)).
 			WithRemedy("use a Holdfast at least as new as the one that wrote the object")
 	}
+	packed := needs >= needsPacked && b[offForm] == 1 // version 1 does not look at the byte
+	if packed && kind != Data {
+		return Header{}, extra{}, corrupt(op, "", fmt.Errorf("a packed object of kind %v", kind))
+	}
 	h := Header{
+		Packed:   packed,
 		Kind:     kind,
 		Object:   dr.UUID(b[offObject:]),
 		Domain:   dr.DomainID{UUID: dr.UUID(b[offDomain:])},
@@ -163,6 +182,9 @@ func parseHeader(b []byte) (Header, extra, error) {
 // complete reports what a header lacks to be written, or nil.
 func (h *Header) complete(op string) error {
 	lacks := ""
+	if h.Packed && h.Kind != Data {
+		return errs.New(op, errs.Invalid, h.name(), "only data objects are packed")
+	}
 	switch {
 	case h.Domain.IsZero():
 		lacks = "domain"

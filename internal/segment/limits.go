@@ -21,9 +21,9 @@ const (
 	// MaxFooter bounds a footer in bytes before compression. All counts below
 	// at their maximum together stay under it.
 	MaxFooter = 16 << 20
-	// MaxBlob bounds the content of a blob in bytes: a domain's description
-	// with thousands of disks takes about half a mebibyte.
-	MaxBlob = 4 << 20
+	// MaxBlob bounds the content of a blob in bytes: a part of an index takes
+	// up to 16 MiB.
+	MaxBlob = 16 << 20
 	// MaxFrames bounds the frames of an object: 128 Ki well-compressed chunks
 	// of 250 bytes fill it.
 	MaxFrames = 1 << 17
@@ -38,11 +38,18 @@ const (
 	MaxMissing = 4096
 	// MaxTag bounds a checkpoint's tag in bytes.
 	MaxTag = 1024
+	// MaxOrigins bounds the objects from which a packed object has frames: an
+	// idle domain's smallest objects, some 500 bytes of a frame each, fill it.
+	MaxOrigins = 1 << 16
 	// MaxChunks bounds chunk numbers: dr.MaxDiskSize in chunks, 2^30.
 	MaxChunks = dr.MaxDiskSize / dr.ChunkSize
 	// maxDiskBlocks is dr.MaxDiskSize in blocks.
 	maxDiskBlocks = dr.MaxDiskSize / dr.BlockSize
 )
+
+// smallBlob is the largest content of a blob that version 1 of the format
+// allows, in bytes.
+const smallBlob = 4 << 20
 
 // firstBuffer is what a Builder begins with, in bytes: an object of an idle
 // domain fits.
@@ -50,10 +57,12 @@ const firstBuffer = 64 << 10
 
 // Worst-case bytes in a footer before compression, for bounds known early.
 const (
-	entryBound = 5 + 2 + 1 + 10 + 3 + 5 // chunk, mask, raw, seq, stored, counter
-	zeroBound  = 3 + 5 + 5 + 10         // disk, first, count, seq
-	diskBound  = 16 + 3                 // uuid, number of entries
-	fixedBound = 128                    // counts, seqs, checkpoint's fixed part, compression frames
+	entryBound  = 5 + 2 + 1 + 10 + 3 + 5 // chunk, mask, raw, seq, stored, counter
+	zeroBound   = 3 + 5 + 5 + 10         // disk, first, count, seq
+	diskBound   = 16 + 3                 // uuid, number of entries
+	originBound = 16 + 16                // object, data key
+	copiedBound = 3 + 3                  // origin, counter there
+	fixedBound  = 128                    // counts, seqs, checkpoint's fixed part, compression frames
 )
 
 // Least bytes one element takes, so that a count is checked against what is

@@ -45,7 +45,7 @@ func OpenFooter(key DataKey, h Header, headerBytes, sealedFooter []byte) (*Foote
 	if err != nil {
 		return nil, corrupt(op, own.name(), fmt.Errorf("footer: %w", err))
 	}
-	f, err := parseFooter(plain, own.Kind, x.newer)
+	f, err := parseFooter(plain, &own, x.newer)
 	if err != nil {
 		return nil, corrupt(op, own.name(), err)
 	}
@@ -55,19 +55,34 @@ func OpenFooter(key DataKey, h Header, headerBytes, sealedFooter []byte) (*Foote
 // Opener opens frames of one object. It is safe for concurrent use and cheap
 // enough to make one per object read.
 type Opener struct {
-	h      Header
+	h    Header
+	own  *lock   // of an object whose frames are its own
+	from *copier // of a packed object
+}
+
+// lock is what opens and checks the frames that were sealed for one object.
+type lock struct {
 	aead   cipher.AEAD
 	hasher *BlockHasher
 }
 
-// NewOpener returns an Opener for the object with header h. That key is the
-// right one is found out by OpenFooter; with a wrong one Frame fails.
+// NewOpener returns an Opener for the object with header h, whose frames are
+// its own: for a packed one see NewPackedOpener. That key is the right one is
+// found out by OpenFooter; with a wrong one Frame fails.
 func NewOpener(key DataKey, h Header) (*Opener, error) {
-	if h.Kind != Journal && h.Kind != Data {
-		return nil, errs.New("segment.NewOpener", errs.Invalid, h.name(), "has no frames")
+	if h.Kind != Journal && h.Kind != Data || h.Packed {
+		return nil, errs.New("segment.NewOpener", errs.Invalid, h.name(), "has no frames of its own")
 	}
 	aead, _ := objectKey(&key, h.Object)
-	return &Opener{h: h, aead: aead, hasher: NewBlockHasher(key)}, nil
+	return &Opener{h: h, own: &lock{aead, NewBlockHasher(key)}}, nil
+}
+
+// lockOf returns what opens frame e, and its nonce's counter.
+func (o *Opener) lockOf(e *Entry) (*lock, uint32, error) {
+	if o.from == nil {
+		return o.own, e.Counter, nil
+	}
+	return o.from.lockOf(e)
 }
 
 // Frame opens one frame and appends its blocks, those of e.Mask in ascending
@@ -80,9 +95,13 @@ func (o *Opener) Frame(dst []byte, disk dr.DiskID, e *Entry, sealed []byte) ([]b
 	if e.Mask == 0 || len(sealed) != int(e.Stored) {
 		return nil, o.corrupt(op, disk, e, fmt.Errorf("%d bytes given of a frame of %d", len(sealed), e.Stored))
 	}
+	l, counter, err := o.lockOf(e)
+	if err != nil {
+		return nil, errs.E(op, errs.Internal, o.h.name(), err)
+	}
 	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
-	putNonce(&s.nonce, e.Counter)
+	putNonce(&s.nonce, counter)
 	putAAD(&s.aad, o.h.Domain, disk, e.Chunk, e.Mask, e.Seq)
 	size := e.Size()
 	if e.Raw && len(sealed) != size+Overhead || !e.Raw && len(sealed) > size+Overhead {
@@ -90,13 +109,13 @@ func (o *Opener) Frame(dst []byte, disk dr.DiskID, e *Entry, sealed []byte) ([]b
 	}
 	dst = slices.Grow(dst, size)
 	if e.Raw {
-		out, err := o.aead.Open(dst, s.nonce[:], sealed, s.aad[:])
+		out, err := l.aead.Open(dst, s.nonce[:], sealed, s.aad[:])
 		if err != nil {
 			return nil, o.corrupt(op, disk, e, errTag)
 		}
 		return out, nil
 	}
-	packed, err := o.aead.Open(s.plain[:0], s.nonce[:], sealed, s.aad[:])
+	packed, err := l.aead.Open(s.plain[:0], s.nonce[:], sealed, s.aad[:])
 	if err != nil {
 		return nil, o.corrupt(op, disk, e, errTag)
 	}
@@ -117,8 +136,12 @@ func (o *Opener) CheckBlocks(f *Footer, e *Entry, blocks []byte) error {
 	if len(blocks) != e.Size() {
 		return o.corrupt(op, disk, e, fmt.Errorf("%d bytes given for %d blocks", len(blocks), e.Blocks()))
 	}
+	l, _, err := o.lockOf(e)
+	if err != nil {
+		return errs.E(op, errs.Internal, o.h.name(), err)
+	}
 	for i, want := range f.Hashes[e.FirstHash:][:e.Blocks()] {
-		if o.hasher.Sum(blocks[i*dr.BlockSize:][:dr.BlockSize]) != want {
+		if l.hasher.Sum(blocks[i*dr.BlockSize:][:dr.BlockSize]) != want {
 			return o.corrupt(op, disk, e, fmt.Errorf("block %d of the frame is not what was captured", i))
 		}
 	}

@@ -86,7 +86,7 @@ func (r *reader) count(what string, most, size int) int {
 
 // parseFooter is the inverse of Footer.encode. more allows bytes behind the
 // known columns, as a newer version may append.
-func parseFooter(plain []byte, kind Kind, more bool) (*Footer, error) {
+func parseFooter(plain []byte, h *Header, more bool) (*Footer, error) {
 	if len(plain) > MaxFooter {
 		return nil, fmt.Errorf("footer of %d bytes is larger than %d", len(plain), MaxFooter)
 	}
@@ -102,6 +102,9 @@ func parseFooter(plain []byte, kind Kind, more bool) (*Footer, error) {
 	f.Zeros = r.zeros(zeros, disks, f.First)
 	f.Checkpoint = r.checkpoint()
 	hashes := r.bytes(8 * blocks)
+	if h.Packed {
+		r.origins(f)
+	}
 	if r.err == nil && len(r.b) != 0 && !more {
 		r.fail("has %d bytes behind its end", len(r.b))
 	}
@@ -115,7 +118,7 @@ func parseFooter(plain []byte, kind Kind, more bool) (*Footer, error) {
 	if !f.place() {
 		return nil, errors.New("footer's frames are not numbered from 0 without gaps")
 	}
-	if err := f.check(kind); err != nil {
+	if err := f.check(h); err != nil {
 		return nil, fmt.Errorf("footer: %w", err)
 	}
 	return f, nil

@@ -194,7 +194,7 @@ func TestOtherFormatsAreNamed(t *testing.T) {
 		}
 	}
 	_, err := ParseHeader(patch(body, func(h []byte) { h[offFormat], h[offNeeds] = 9, 7 }))
-	for _, word := range []string{"format 9", "version 7", "version 1"} {
+	for _, word := range []string{"format 9", "version 7", "version 2"} {
 		if !strings.Contains(err.Error(), word) {
 			t.Errorf("%q lacks %q", err, word)
 		}
@@ -332,8 +332,8 @@ func TestDecompressionIsConfined(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	o := &Opener{h: journalHeaderOfDomain()}
-	o.aead, _ = objectKey(&testKey, o.h.Object)
+	o := &Opener{h: journalHeaderOfDomain(), own: &lock{}}
+	o.own.aead, _ = objectKey(&testKey, o.h.Object)
 	for name, packed := range map[string][]byte{"sized": bomb, "blind": blind.Bytes()} {
 		if len(packed) > dr.ChunkSize {
 			packed = packed[:dr.ChunkSize]
@@ -342,7 +342,7 @@ func TestDecompressionIsConfined(t *testing.T) {
 		var aad [aadSize]byte
 		putNonce(&nonce, 0)
 		putAAD(&aad, o.h.Domain, disk(1), 3, 0xffff, 9)
-		sealed := o.aead.Seal(nil, nonce[:], packed, aad[:])
+		sealed := o.own.aead.Seal(nil, nonce[:], packed, aad[:])
 		e := Entry{Chunk: 3, Mask: 0xffff, Seq: 9, Stored: uint32(len(sealed))}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -357,11 +357,11 @@ func TestDecompressionIsConfined(t *testing.T) {
 		footer := binary.LittleEndian.AppendUint32(nil, 1<<20)
 		footer = append(footer, packed...)
 		putNonce(&nonce, counterFooter)
-		if _, err := openPacked(o.aead, counterFooter, nil, o.aead.Seal(nil, nonce[:], footer, nil), MaxFooter); err == nil {
+		if _, err := openPacked(o.own.aead, counterFooter, nil, o.own.aead.Seal(nil, nonce[:], footer, nil), MaxFooter); err == nil {
 			t.Errorf("%s: a footer larger than it says was opened", name)
 		}
 		binary.LittleEndian.PutUint32(footer, 1<<31)
-		if _, err := openPacked(o.aead, counterFooter, nil, o.aead.Seal(nil, nonce[:], footer, nil), MaxFooter); err == nil {
+		if _, err := openPacked(o.own.aead, counterFooter, nil, o.own.aead.Seal(nil, nonce[:], footer, nil), MaxFooter); err == nil {
 			t.Errorf("%s: a footer larger than allowed was opened", name)
 		}
 	}
@@ -507,7 +507,7 @@ func TestHeaderRoundTrip(t *testing.T) {
 		h := journalHeaderOfDomain()
 		h.Object, h.Created, h.Epoch, h.Number = testObject, created, 1<<32-1, 1<<64-1
 		var b [HeaderSize]byte
-		h.put(b[:], keyCheck{1})
+		h.put(b[:], keyCheck{1}, needsFirst)
 		if got, err := ParseHeader(b[:]); err != nil || got != h {
 			t.Fatalf("got %+v, %v\nwant %+v", got, err, h)
 		}
