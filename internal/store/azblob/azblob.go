@@ -130,7 +130,8 @@ func (s *Store) blob(key string) *blockblob.Client {
 	return s.container.NewBlockBlobClient(s.prefix + key)
 }
 
-// Create implements store.Store with one request.
+// Create implements store.Store with one request, and one more after a refusal
+// of the credentials.
 func (s *Store) Create(ctx context.Context, key string, body []byte) error {
 	return s.create(ctx, "azblob.Create", key, body, blockblob.UploadOptions{})
 }
@@ -154,7 +155,15 @@ func (s *Store) create(ctx context.Context, op, key string, body []byte, opts bl
 	if taken(err) {
 		return errs.E(op, errs.Exists, key, summary(err))
 	}
-	return s.explain(ctx, op, key, err)
+	failure := s.explain(ctx, op, key, err)
+	if errs.Is(failure, errs.Denied) {
+		// Credentials that may create but not overwrite are not always told
+		// apart from ones that may do nothing.
+		if _, err := s.blob(key).GetProperties(ctx, nil); err == nil {
+			return errs.E(op, errs.Exists, key, errors.Unwrap(failure))
+		}
+	}
+	return failure
 }
 
 // taken reports whether the service refused a Create because there is a blob
@@ -201,6 +210,9 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	if err := store.Canceled(ctx, op, key); err != nil {
 		return err
 	}
+	if s.locks.Load() {
+		return s.deleteVersion(ctx, op, key)
+	}
 	_, err := s.blob(key).Delete(ctx, nil)
 	if err == nil || bloberror.HasCode(err, bloberror.BlobNotFound) {
 		return nil
@@ -208,9 +220,9 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	return s.explain(ctx, op, key, err)
 }
 
-// Capabilities implements store.Store.
+// Capabilities implements store.Store. Lock is what Check found.
 func (s *Store) Capabilities() store.Capabilities {
-	return store.Capabilities{Name: "azblob", CreateOnce: true, Delete: true}
+	return store.Capabilities{Name: "azblob", CreateOnce: true, Delete: true, Lock: s.locks.Load()}
 }
 
 // key is the key of a blob's name; false for blobs that are not ours.

@@ -8,7 +8,9 @@
 //
 //   - Create carries If-None-Match: * and the CRC-64 of the body. The service
 //     answers 409 or 412 when the name is taken, and refuses a body that
-//     changed on the way. One request.
+//     changed on the way. One request; when the credentials are refused, one
+//     more to see whether the name is taken, because some servers tell those
+//     who may create but not overwrite no other way.
 //   - ReadRange is one request, and what one request returns is of one object,
 //     also when the name was deleted and created again meanwhile. A body that
 //     ends early fails the call; nothing is ever fetched behind it, so a range

@@ -125,7 +125,8 @@ func (s *Store) explain(ctx context.Context, op, key string, err error) error {
 		return errs.E(op, known.Kind, key, known.Err).WithRemedy(known.Remedy)
 	}
 	var answer *azcore.ResponseError
-	kind, remedy := errs.Transient, ""
+	var kind errs.Kind
+	var remedy string
 	if errors.As(err, &answer) {
 		kind, remedy = s.judge(answer)
 	} else {

@@ -108,7 +108,8 @@ func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	content := req.Method == http.MethodGet && req.URL.Query().Get("comp") == "" && resp.StatusCode < http.StatusMultipleChoices
+	q := req.URL.Query()
+	content := req.Method == http.MethodGet && q.Get("comp") == "" && q.Get("restype") == "" && resp.StatusCode < http.StatusMultipleChoices
 	if !content && resp.Body != nil {
 		resp.Body = &boundedBody{inner: resp.Body, left: maxAnswer}
 	}

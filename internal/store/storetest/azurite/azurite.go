@@ -238,10 +238,16 @@ func (s *Server) MakeContainer(ctx context.Context, name string) error {
 	return err
 }
 
-// Kill ends the process at once, as a crash would. Restart brings it back.
+// Kill ends the process at once, as a crash would. The emulator writes its
+// index every few seconds only: what was created shortly before is lost, even
+// the blob container, which no real service does.
 func (s *Server) Kill() { s.process.kill() }
 
-// Restart starts the emulator again on the port it had, after Kill or a crash.
+// Quit ends the process and lets it write what it holds; Restart finds that
+// again if there is an Options.Dir.
+func (s *Server) Quit() { s.process.end() }
+
+// Restart starts the emulator again on the port it had, after Kill or Quit.
 func (s *Server) Restart(ctx context.Context) error {
 	s.process.kill()
 	return s.start(ctx)
