@@ -14,6 +14,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 
+	"holdfast/internal/errs"
 	"holdfast/internal/store"
 )
 
@@ -49,7 +50,19 @@ func (s *Store) put(ctx context.Context, op, key string, body []byte, md5Sum str
 	sent := &sendBody{body: body}
 	_, err = s.core.PutObject(c, s.bucket, s.prefix+key, sent, int64(len(body)), md5Sum, hex.EncodeToString(sum[:]), opts)
 	sent.release()
+	if err != nil && statusOf(err) == 0 && ctx.Err() == nil && s.taken(ctx, key) {
+		return errs.New(op, errs.Exists, key, "the name is taken")
+	}
 	return s.fail(ctx, op, key, err)
+}
+
+// taken reports whether an object is there, after a PUT without an answer. A
+// store may refuse a large body before it has read it and close the
+// connection, and the refusal is then lost more often than not: without this
+// look every repetition would fail in the same way.
+func (s *Store) taken(ctx context.Context, key string) bool {
+	_, err := s.stat(ctx, "s3.Create", key)
+	return err == nil
 }
 
 // md5Of is a body's MD5 as its header has it. S3 wants that header on

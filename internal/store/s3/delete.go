@@ -83,8 +83,8 @@ func (s *Store) explainLocked(c context.Context, op, key, id string, refused err
 		return refused
 	}
 	lock, err := s.retention(c, key, id)
-	if err != nil || lock.IsZero() {
-		return refused
+	if err != nil || lock.IsZero() { // of older versions some stores do not tell
+		return errs.E(op, errs.Denied, key, refused).WithRemedy("wait for the lock's end if there is one; " + rightsRemedy)
 	}
 	return errs.E(op, errs.Denied, key, fmt.Errorf("locked (%s) until %s", lock.Mode, lock.Until.Format(time.RFC3339))).
 		WithRemedy("wait for the lock's end")

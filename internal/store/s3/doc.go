@@ -8,7 +8,8 @@
 // # Requests
 //
 // Create is exactly one PUT, never a multipart upload: the object is there
-// whole or not at all. Its body travels with a SHA-256 in the signature and a
+// whole or not at all. Only when no answer comes does one HEAD follow, because
+// some stores close the connection on a body they refuse. Its body travels with a SHA-256 in the signature and a
 // CRC32C that the store checks and keeps; a read of a whole object is checked
 // against the latter when the store tells it. Nothing is repeated here, that
 // is package retry's business, and no redirect is followed. A call gives up,
@@ -24,9 +25,9 @@
 //
 // Somebody else's credentials may still put a marker in front of a locked
 // object. It counts as what it is in S3, a deletion: reads and lists do not
-// find the key, and Create may take it again, because the store's own
-// condition looks at the newest version only. The locked bytes are not lost;
-// they lie behind the marker until the lock ends, and come back when the
+// find the key, and Create takes it again where the store's condition looks at
+// the newest version only, as Amazon's does; others refuse (Exists). The
+// locked bytes are not lost; they lie behind the marker until the lock ends, and come back when the
 // marker's version is deleted. Hence no right to delete for a publisher.
 //
 // Whether the bucket has versions and locks is asked once, by Check. They must

@@ -44,6 +44,10 @@ const (
 type Options struct {
 	Dir string // where it keeps everything; Start makes one; Run needs one
 	TLS bool   // serve https with a certificate of its own
+	// KeepAlive lets connections carry more than one request, which is faster.
+	// It is off unless asked for, as in the program itself: after a body that
+	// it refused early the gateway takes the rest of it for the next request.
+	KeepAlive bool
 }
 
 // Server is a running gateway. Its fields do not change.
@@ -106,7 +110,10 @@ func prepare(root string, opts Options) (*Server, error) {
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", port)
 	s := &Server{Endpoint: "http://" + address, AccessKey: "holdfast", SecretKey: rand.Text()}
-	args := []string{"--port", address, "--region", Region, "--quiet", "--keep-alive"}
+	args := []string{"--port", address, "--region", Region, "--quiet"}
+	if opts.KeepAlive {
+		args = append(args, "--keep-alive")
+	}
 	if opts.TLS {
 		s.Endpoint = "https://" + address
 		s.CA = filepath.Join(opts.Dir, "cert.pem")
