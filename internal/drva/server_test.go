@@ -46,26 +46,31 @@ func (r *rig) rehydrate(h *journal.History, cp journal.CheckpointInfo) map[dr.Di
 		out[d.ID] = make([]byte, d.Size)
 	}
 	for _, o := range img.Objects {
-		obj, err := r.container.OpenObject(r.t.Context(), img.Timeline, o.Number)
+		obj, err := r.container.OpenSized(r.t.Context(), o.Ref, o.Size)
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		for _, p := range o.Pieces {
-			sealed := make([]byte, p.Entry.Stored)
-			if err := obj.ReadAt(r.t.Context(), sealed, int64(p.Entry.Offset)); err != nil {
+		entries, err := obj.Entries(img, &o)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for k, p := range o.Frames {
+			e := entries[k]
+			sealed := make([]byte, e.Stored)
+			if err := obj.ReadAt(r.t.Context(), sealed, int64(e.Offset)); err != nil {
 				r.t.Fatal(err)
 			}
-			blocks, err := obj.OpenFrame(nil, &p.Entry, sealed, true)
+			blocks, err := obj.OpenFrame(nil, e, sealed, true)
 			if err != nil {
 				r.t.Fatal(err)
 			}
 			disk, n := out[img.Disks[p.Disk].ID], 0
 			for i := range dr.BlocksPerChunk {
-				if p.Entry.Mask&(1<<i) == 0 {
+				if e.Mask&(1<<i) == 0 {
 					continue
 				}
 				if p.Take&(1<<i) != 0 {
-					off := int(p.Entry.Chunk)*dr.ChunkSize + i*dr.BlockSize
+					off := int(e.Chunk)*dr.ChunkSize + i*dr.BlockSize
 					copy(disk[off:], blocks[n*dr.BlockSize:(n+1)*dr.BlockSize])
 				}
 				n++

@@ -3,7 +3,6 @@ package journal
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"time"
 
 	"holdfast/internal/dr"
@@ -19,6 +18,7 @@ type head struct {
 	// Parent and Fork say where a branch began; zero for a first timeline.
 	Parent dr.TimelineID   `json:"parent"`
 	Fork   dr.CheckpointID `json:"fork"`
+	Branch *branch         `json:"branch,omitempty"` // of a branch alone
 	// Container is the digest of the domain object as the timeline's maker knew it: it
 	// authenticates that clear object.
 	Container string `json:"container"`
@@ -103,10 +103,8 @@ func (c *Container) readHead(ctx context.Context, t dr.TimelineID) (head, error)
 	if v.Timeline != t {
 		return v, errs.New(op, errs.Corrupt, headKey(t), "it is the head of another timeline")
 	}
-	if !v.Parent.IsZero() || v.Fork != 0 {
-		return v, errs.New(op, errs.Invalid, headKey(t), fmt.Sprintf(
-			"the timeline is a branch of %s, which this release does not read", v.Parent)).
-			WithRemedy("use a newer release of Holdfast")
+	if err := v.checkBranch(); err != nil {
+		return v, err
 	}
 	return v, nil
 }

@@ -19,8 +19,13 @@ type Format struct {
 }
 
 const (
-	formatMajor   = 1
-	knownIncompat = 0
+	formatMajor = 1
+	// incompatHistory: the container may have manifests, data objects, branches,
+	// pins and several data keys, and journal objects below a manifest's anchor
+	// may be gone. A reader that knows nothing of these would take deleted
+	// objects for lost ones, and so offer nothing.
+	incompatHistory = 1 << 0
+	knownIncompat   = incompatHistory
 
 	cipherName    = "zstd+aes-256-gcm"
 	blockHashName = "blake3-keyed-64"
@@ -43,7 +48,7 @@ type Domain struct {
 
 func newDomain(id dr.DomainID, name string, now time.Time) Domain {
 	return Domain{
-		Format:    Format{Major: formatMajor},
+		Format:    Format{Major: formatMajor, Incompat: incompatHistory},
 		ID:        id,
 		Name:      name,
 		Created:   now.UTC().Truncate(time.Second),

@@ -36,11 +36,22 @@ type CheckpointInfo struct {
 	Object      dr.ObjectNumber `json:"object"`       // the journal object that carries it
 	PublishedAt time.Time       `json:"published_at"` // when that was written, publisher's clock
 	Recoverable bool            `json:"recoverable"`
-	Why         string          `json:"why,omitempty"` // why it is not recoverable
+	Why         string          `json:"why,omitempty"`      // why it is not recoverable
+	Suspect     string          `json:"suspect,omitempty"`  // why its content looks wrong
+	Retained    []Reason        `json:"retained,omitempty"` // why it is still there; empty: it is too young to be thinned out
+	Tags        []string        `json:"tags,omitempty"`     // names given after the fact, besides Tag
+	// Inherited is set for the checkpoint a branch began at: it is the
+	// parent's, and Object is 0.
+	Inherited bool `json:"inherited,omitempty"`
+}
+
+// Named reports whether the checkpoint has the tag, its own or a later one.
+func (p *CheckpointInfo) Named(tag string) bool {
+	return tag != "" && (p.Tag == tag || slices.Contains(p.Tags, tag))
 }
 
 // objectRef is what is kept of an accepted object: 24 bytes, so that a month
-// of 5-second objects takes 12 MB.
+// of 5-second objects, unmaintained, takes 12 MB.
 type objectRef struct {
 	number dr.ObjectNumber
 	size   int64
@@ -49,14 +60,16 @@ type objectRef struct {
 	lost   bool // its content cannot be read
 }
 
-// History is a timeline as its container tells it: the accepted objects and
-// their checkpoints. It keeps about 24 bytes an object and 200 bytes a
-// checkpoint (disk lists that do not change are kept once); footers and
-// content stay in the store. Safe for concurrent use.
+// History is a timeline as its container tells it: what the newest manifest
+// says, and behind its anchor the accepted journal objects and their
+// checkpoints. It keeps about 24 bytes an object behind the anchor and 250
+// bytes a checkpoint (disk lists that do not change are kept once), and the
+// manifest; footers and content stay in the store. Safe for concurrent use.
 type History struct {
 	c        *Container
 	timeline dr.TimelineID
 	progress func(HistoryProgress)
+	base     *forkBase // where the branch began; nil for a first timeline
 
 	extending sync.Mutex // one Extend at a time
 
@@ -64,17 +77,22 @@ type History struct {
 	chain    chain
 	unlinked bool // an object's loss left the chain's digest unknown at next
 	broken   bool // something lies at next that is not this history's
+	manifest *Manifest
+	stale    []Problem // newer manifests that are damaged, and damaged pins
+	anchor   Anchor    // the manifest's; the zero one when there is none
 	objects  []objectRef
 	points   []CheckpointInfo
-	problems []Problem
+	tags     map[dr.CheckpointID][]string
+	problems []Problem       // of the chain
 	dropped  int             // problems beyond maxProblems
 	lostAt   dr.ObjectNumber // first object whose content is lost; 0: none
 	lostWhy  string
 	last     dr.Seq
 }
 
-// History reads a timeline from its beginning: heads, tails and footers of its
-// journal objects with readParallel reads at once, no content. Objects that
+// History reads a timeline: its newest manifest, and behind that heads, tails
+// and footers of its journal objects with readParallel reads at once, no
+// content. Without a manifest it begins with the first object. Objects that
 // are damaged become problems and make the checkpoints that rest on them
 // unrecoverable; only the store's own failures and a missing timeline are
 // errors.
@@ -83,11 +101,11 @@ func (c *Container) History(ctx context.Context, opts HistoryOptions) (*History,
 	if err != nil {
 		return nil, err
 	}
-	h := &History{c: c, timeline: t, progress: opts.Progress, chain: newChain(Window)}
-	if err := h.Extend(ctx); err != nil {
+	h, err := c.openHistory(ctx, t, opts.Progress)
+	if err != nil {
 		return nil, err
 	}
-	return h, nil
+	return h, h.readTags(ctx)
 }
 
 // Timeline returns which timeline this is the history of.
@@ -101,11 +119,20 @@ func (h *History) Checkpoints() []CheckpointInfo {
 	return slices.Clone(h.points)
 }
 
-// Problems returns what was found wrong so far, in the order of the history.
+// Problems returns what was found wrong so far: damaged manifests and pins,
+// then what is wrong behind the anchor, in the order of the history. What lies
+// at or below the anchor is not looked at: Fsck does that.
 func (h *History) Problems() []Problem {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	return slices.Clone(h.problems)
+	return slices.Concat(h.stale, h.problems)
+}
+
+// chainProblems are those that cost what is published from now on.
+func (h *History) chainProblems() []Problem {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.problems
 }
 
 // LastSeq returns the newest seq the history's readable objects hold.
@@ -115,11 +142,13 @@ func (h *History) LastSeq() dr.Seq {
 	return h.last
 }
 
-// Objects returns the number of accepted journal objects, fences included.
+// Objects returns the number of journal objects accepted since the timeline
+// began, fences included. Of those at or below the anchor it is what the
+// manifest says; they may be gone.
 func (h *History) Objects() int {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	return len(h.objects)
+	return int(h.anchor.Objects) + len(h.objects)
 }
 
 // Newest returns the number of the last accepted object; 0 when there is none.
@@ -127,12 +156,13 @@ func (h *History) Newest() dr.ObjectNumber {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	if len(h.objects) == 0 {
-		return 0
+		return h.anchor.Number
 	}
 	return h.objects[len(h.objects)-1].number
 }
 
-// objectsUpTo returns the accepted objects with a number not above n.
+// objectsUpTo returns the accepted objects behind the anchor with a number not
+// above n.
 func (h *History) objectsUpTo(n dr.ObjectNumber) []objectRef {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -175,11 +205,20 @@ func (h *History) addPointLocked(l *loaded) {
 			p.Disks = before.Disks // kept once
 		}
 	}
+	h.judgeLocked(&p)
+	h.points = append(h.points, p)
+}
+
+// judgeLocked finds out whether p can be recovered, and its tags.
+func (h *History) judgeLocked(p *CheckpointInfo) {
 	p.Recoverable, p.Why = p.Checkpoint.Recoverable()
-	if h.lostAt != 0 {
+	p.Tags = h.tags[p.ID]
+	if why := h.base.broken(); why != "" {
+		p.Recoverable, p.Why = false, why
+	}
+	if h.lostAt != 0 && p.Object >= h.lostAt {
 		p.Recoverable, p.Why = false, h.lostWhy
 	}
-	h.points = append(h.points, p)
 }
 
 // loseLocked notes that the content of object n is gone. Nobody can know which
@@ -193,6 +232,17 @@ func (h *History) loseLocked(n dr.ObjectNumber, key string, err error) {
 	if h.lostAt == 0 {
 		h.lostAt = n
 		h.lostWhy = "it rests on journal object " + key + ", which is damaged or missing"
+		if len(h.stale) > 0 && h.manifest != nil {
+			// The newest manifest cannot be read, and the object may have been
+			// deleted under it. What was found before it behind the older anchor
+			// may lie under a freed name.
+			h.lostAt = h.anchor.Number + 1
+			h.lostWhy = "the newest manifest is damaged, and " + h.lostWhy
+			h.points = slices.Clone(h.points) // shared with readers
+			for i := range h.points {
+				h.judgeLocked(&h.points[i])
+			}
+		}
 	}
 }
 
@@ -212,7 +262,7 @@ func (h *History) tellProgress() {
 		return
 	}
 	h.mu.RLock()
-	p := HistoryProgress{Objects: len(h.objects), Checkpoints: len(h.points), Newest: h.chain.next - 1}
+	p := HistoryProgress{Objects: int(h.anchor.Objects) + len(h.objects), Checkpoints: len(h.points), Newest: h.chain.next - 1}
 	h.mu.RUnlock()
 	h.progress(p)
 }

@@ -150,7 +150,7 @@ func TestUnsyncedAndPartialCheckpoints(t *testing.T) {
 		t.Fatalf("a partial checkpoint is offered as a group one: %v", err)
 	}
 	m := must[*Image](t)(h.Resolve(t.Context(), must[CheckpointInfo](t)(h.Find("#2"))))
-	if m.Pieces() != 0 || len(m.Disks) != 1 {
+	if m.Frames() != 0 || len(m.Disks) != 1 {
 		t.Fatalf("%+v", m)
 	}
 	if _, err := h.Resolve(t.Context(), CheckpointInfo{Checkpoint: dr.Checkpoint{ID: 9}, Object: 9}); !errs.Is(err, errs.NotFound) {

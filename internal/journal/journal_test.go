@@ -208,25 +208,30 @@ func rehydrate(ctx context.Context, c *Container, m *Image) ([][]byte, error) {
 		out = append(out, make([]byte, d.Size))
 	}
 	for _, io := range m.Objects {
-		o, err := c.OpenObject(ctx, m.Timeline, io.Number)
+		o, err := c.OpenSized(ctx, io.Ref, io.Size)
 		if err != nil {
 			return nil, err
 		}
-		for _, p := range io.Pieces {
-			sealed := make([]byte, p.Entry.Stored)
-			if err := o.ReadAt(ctx, sealed, int64(p.Entry.Offset)); err != nil {
+		es, err := o.Entries(m, &io)
+		if err != nil {
+			return nil, err
+		}
+		for k, p := range io.Frames {
+			e := es[k]
+			sealed := make([]byte, e.Stored)
+			if err := o.ReadAt(ctx, sealed, int64(e.Offset)); err != nil {
 				return nil, err
 			}
-			blocks, err := o.OpenFrame(nil, &p.Entry, sealed, true)
+			blocks, err := o.OpenFrame(nil, e, sealed, true)
 			if err != nil {
 				return nil, err
 			}
 			for i := range dr.BlocksPerChunk {
-				if p.Entry.Mask>>i&1 == 0 {
+				if e.Mask>>i&1 == 0 {
 					continue
 				}
 				if p.Take>>i&1 == 1 {
-					copy(out[p.Disk][int64(p.Entry.Chunk)*dr.ChunkSize+int64(i)*dr.BlockSize:], blocks[:dr.BlockSize])
+					copy(out[p.Disk][int64(e.Chunk)*dr.ChunkSize+int64(i)*dr.BlockSize:], blocks[:dr.BlockSize])
 				}
 				blocks = blocks[dr.BlockSize:]
 			}

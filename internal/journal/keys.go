@@ -21,13 +21,12 @@ const (
 	// completeName ends a rotation: keys/<data key>/complete.
 	completeName = "complete"
 
-	// Reserved for index, data objects and pins, so that nothing else ever
-	// takes these names.
-	dirManifest = "/m/"    // t/<timeline>/m/<generation:016x>
-	prefixIndex = "x/"     // x/<uuid>
-	prefixData  = "d/"     // d/<uuid>
-	prefixPin   = "pin/"   // pin/<uuid>
-	prefixProbe = "probe/" // probe/<uuid>/…: the trial of a store before a container is made
+	droppedName = "dropped" // t/<timeline>/dropped: a branch given up
+	dirManifest = "/m/"     // t/<timeline>/m/<generation:016x>: manifests
+	prefixIndex = "x/"      // x/<uuid>: parts of index runs
+	prefixData  = "d/"      // d/<uuid>: data objects
+	prefixPin   = "pin/"    // pin/<uuid>: holds, tags and readers; pin/<uuid>.off releases one
+	prefixProbe = "probe/"  // probe/<uuid>/…: the trial of a store before a container is made
 )
 
 func timelineDir(t dr.TimelineID) string  { return prefixTime + t.String() }

@@ -72,3 +72,37 @@ const (
 	retryFirst = 100 * time.Millisecond
 	retryMost  = 15 * time.Second
 )
+
+// Bounds of a manifest. A domain of 4 TiB has about 70 000 objects, 3 000
+// points and 200 index parts and takes about 3 MiB; what holds four times that
+// still fits the content of a blob. A manifest that would be larger is refused
+// when it is written.
+const (
+	maxManifestObjects = 1 << 18
+	maxTombstones      = 1 << 18
+	maxPoints          = 1 << 16
+	maxRuns            = 1 << 10
+	maxParts           = 1 << 14
+	maxSlots           = 64
+	maxReasons         = 64   // of one checkpoint
+	maxWords           = 1024 // bytes of a text for people
+
+	// maxManifests bounds the manifests of a timeline that are looked at: a
+	// month of one a minute.
+	maxManifests = 50_000
+)
+
+const (
+	// maxDepth bounds how many timelines reading falls through.
+	maxDepth = 32
+
+	// maxPins bounds the pins of a container that are looked at.
+	maxPins = 100_000
+
+	// forkPin is how long the checkpoint of a branch under way is held.
+	forkPin = time.Hour
+)
+
+// partAhead is how many parts of an index run are held at once while it is
+// read: hides a store's latency behind decoding; 4 of at most 16 MiB.
+const partAhead = 4

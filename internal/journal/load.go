@@ -7,6 +7,7 @@ import (
 
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
+	"holdfast/internal/index"
 	"holdfast/internal/segment"
 )
 
@@ -41,9 +42,14 @@ func (l *loaded) damaged() error {
 // ranged reads. What the bytes themselves are guilty of is noted in the
 // result; an error is the store's and says nothing about the object.
 func (c *Container) load(ctx context.Context, t dr.TimelineID, n dr.ObjectNumber, size int64) (*loaded, error) {
-	l := &loaded{number: n, key: objectKey(t, n), size: size}
+	return c.loadRef(ctx, index.ObjectID{Timeline: t, Number: n}, size)
+}
+
+// loadRef is load for journal and data objects.
+func (c *Container) loadRef(ctx context.Context, id index.ObjectID, size int64) (*loaded, error) {
+	l := &loaded{number: id.Number, key: ObjectName(id), size: size}
 	if size < segment.HeaderSize+segment.TailSize || size > segment.MaxObjectSize {
-		err := errs.New("journal.load", errs.Corrupt, l.key, "the object's size is not one a journal object has")
+		err := errs.New("journal.load", errs.Corrupt, l.key, "the object's size is not one an object has")
 		l.headErr, l.tailErr = err, err
 		return l, nil
 	}
@@ -59,7 +65,7 @@ func (c *Container) load(ctx context.Context, t dr.TimelineID, n dr.ObjectNumber
 			return l, err
 		}
 	}
-	l.parseHeader(c, t)
+	l.parseHeader(c, id)
 	return l, l.parseEnd(ctx, c, end)
 }
 
@@ -79,10 +85,12 @@ func (l *loaded) read(ctx context.Context, c *Container, p []byte, off int64) er
 	return errs.E("journal.load", errs.Internal, l.key, err)
 }
 
-func (l *loaded) parseHeader(c *Container, t dr.TimelineID) {
+func (l *loaded) parseHeader(c *Container, id index.ObjectID) {
 	h, err := segment.ParseHeader(l.headRaw)
-	if err == nil {
-		err = c.checkPlace(&h, t, l.number)
+	if err == nil && id.Data.IsZero() {
+		err = c.checkPlace(&h, id.Timeline, id.Number)
+	} else if err == nil {
+		err = c.checkData(&h, id.Data)
 	}
 	if err != nil {
 		l.headErr = errs.E("journal.load", errs.Internal, l.key, err)
@@ -116,6 +124,23 @@ func (c *Container) checkPlace(h *segment.Header, t dr.TimelineID, n dr.ObjectNu
 	return nil
 }
 
+// checkData is checkPlace for a data object.
+func (c *Container) checkData(h *segment.Header, id dr.UUID) error {
+	what := ""
+	switch {
+	case h.Domain != c.domain.ID:
+		what = "the object belongs to another container"
+	case h.Kind != segment.Data:
+		what = "the object is no data object"
+	case h.Object != id:
+		what = "the object was written under another name"
+	}
+	if what != "" {
+		return errs.New("journal.load", errs.Corrupt, "", what)
+	}
+	return nil
+}
+
 // parseEnd takes tail and footer from the object's last bytes, reading more
 // when the footer is longer than they are.
 func (l *loaded) parseEnd(ctx context.Context, c *Container, end []byte) error {
@@ -129,7 +154,7 @@ func (l *loaded) parseEnd(ctx context.Context, c *Container, end []byte) error {
 		return nil
 	}
 	l.digest, l.frameEnd = digest, off
-	if l.headErr != nil || l.header.Kind != segment.Journal {
+	if l.headErr != nil || l.header.Kind == segment.Fence {
 		return nil
 	}
 	var sealed []byte

@@ -2,17 +2,21 @@ package journal
 
 import (
 	"context"
+	"fmt"
+	"sync"
 
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
+	"holdfast/internal/index"
 	"holdfast/internal/segment"
 )
 
-// Object is an open journal object: its footer, and the means to read and open
-// its frames. It is immutable and safe for concurrent use, and has nothing to
-// close.
+// Object is an open journal or data object: its footer, and the means to read
+// and open its frames. It is immutable and safe for concurrent use, and has
+// nothing to close.
 type Object struct {
-	Number dr.ObjectNumber
+	Ref    index.ObjectID
+	Number dr.ObjectNumber // of a journal object
 	Key    string
 	Size   int64 // bytes
 	Header segment.Header
@@ -20,17 +24,36 @@ type Object struct {
 
 	c      *Container
 	opener *segment.Opener
+
+	once      sync.Once
+	byCounter []uint32 // place in Footer.Entries
 }
 
-// OpenObject opens journal object n of timeline t. Kind NotFound when it does
-// not exist, Corrupt when it is damaged, or the store's.
+// OpenObject opens journal object n of timeline t. Kinds as of OpenRef.
 func (c *Container) OpenObject(ctx context.Context, t dr.TimelineID, n dr.ObjectNumber) (*Object, error) {
-	const op = "journal.OpenObject"
-	in, err := c.st.Stat(ctx, objectKey(t, n))
-	if err != nil {
-		return nil, errs.E(op, errs.Internal, objectKey(t, n), err)
+	return c.OpenRef(ctx, index.ObjectID{Timeline: t, Number: n})
+}
+
+// OpenRef opens a journal or data object. Kind NotFound when it does not
+// exist, Corrupt when it is damaged or another one lies under its name,
+// Invalid for a fence, or the store's.
+func (c *Container) OpenRef(ctx context.Context, id index.ObjectID) (*Object, error) {
+	const op = "journal.OpenRef"
+	if !id.Valid() {
+		return nil, errs.New(op, errs.Invalid, id.String(), "it names no object")
 	}
-	l, err := c.load(ctx, t, n, in.Size)
+	in, err := c.st.Stat(ctx, ObjectName(id))
+	if err != nil {
+		return nil, errs.E(op, errs.Internal, ObjectName(id), err)
+	}
+	return c.OpenSized(ctx, id, in.Size)
+}
+
+// OpenSized is OpenRef for an object whose size is known, as an Image knows
+// it: one request less.
+func (c *Container) OpenSized(ctx context.Context, id index.ObjectID, size int64) (*Object, error) {
+	const op = "journal.OpenRef"
+	l, err := c.loadRef(ctx, id, size)
 	if err != nil {
 		return nil, err
 	}
@@ -40,22 +63,63 @@ func (c *Container) OpenObject(ctx context.Context, t dr.TimelineID, n dr.Object
 	if err := l.damaged(); err != nil {
 		return nil, errs.E(op, errs.Corrupt, l.key, err)
 	}
-	if l.header.Kind != segment.Journal {
+	if l.footer == nil {
 		return nil, errs.New(op, errs.Invalid, l.key, "the object is a fence and has no content")
 	}
 	return c.object(l)
 }
 
 func (c *Container) object(l *loaded) (*Object, error) {
-	key, err := c.dataKey(l.header.Key)
+	opener, err := segment.NewPackedOpener(c.dataKey, l.header, l.footer)
 	if err != nil {
-		return nil, errs.E("journal.OpenObject", errs.Internal, l.key, err)
+		return nil, errs.E("journal.OpenRef", errs.Internal, l.key, err)
 	}
-	opener, err := segment.NewOpener(key, l.header)
-	if err != nil {
-		return nil, errs.E("journal.OpenObject", errs.Internal, l.key, err)
+	id := index.ObjectID{Timeline: l.header.Timeline, Number: l.number}
+	if l.header.Kind == segment.Data {
+		id = index.ObjectID{Data: l.header.Object}
 	}
-	return &Object{Number: l.number, Key: l.key, Size: l.size, Header: l.header, Footer: l.footer, c: c, opener: opener}, nil
+	return &Object{Ref: id, Number: l.number, Key: l.key, Size: l.size, Header: l.header, Footer: l.footer, c: c, opener: opener}, nil
+}
+
+// Entries returns the frames of which an image takes something, in the order
+// of io.Frames. Kind Corrupt when the object is not the one that was resolved:
+// a frame is not there, is of another disk, has not the blocks, or they have
+// another size all together.
+func (o *Object) Entries(m *Image, io *ImageObject) ([]*segment.Entry, error) {
+	const op = "journal.Entries"
+	out := make([]*segment.Entry, len(io.Frames))
+	var stored int64
+	for i, t := range io.Frames {
+		e, err := o.Entry(t.Frame)
+		if err != nil {
+			return nil, err
+		}
+		if int(t.Disk) >= len(m.Disks) || o.Footer.Disks[e.Disk] != m.Disks[t.Disk].ID || t.Take&^e.Mask != 0 || t.Take == 0 {
+			return nil, errs.New(op, errs.Corrupt, o.Key, fmt.Sprintf("frame %d is not the one the checkpoint was resolved with", t.Frame))
+		}
+		stored += int64(e.Stored)
+		out[i] = e
+	}
+	if o.Ref != io.Ref || stored != io.Stored {
+		return nil, errs.New(op, errs.Corrupt, o.Key, "the object is not the one the checkpoint was resolved with")
+	}
+	return out, nil
+}
+
+// Entry returns the frame with a counter, as an Image names it. Kind Corrupt
+// when the object has no such frame: then it is not the one that was resolved.
+func (o *Object) Entry(counter uint32) (*segment.Entry, error) {
+	o.once.Do(func() {
+		o.byCounter = make([]uint32, len(o.Footer.Entries))
+		for i := range o.Footer.Entries {
+			o.byCounter[o.Footer.Entries[i].Counter] = uint32(i) // counters are dense: the footer's parser has checked it
+		}
+	})
+	if int64(counter) >= int64(len(o.byCounter)) {
+		return nil, errs.New("journal.Entry", errs.Corrupt, o.Key, fmt.Sprintf("the object has no frame %d", counter)).
+			WithRemedy("run an index check on the container")
+	}
+	return &o.Footer.Entries[o.byCounter[counter]], nil
 }
 
 // ReadAt fills p with the object's bytes from off. Kind Corrupt when it ends

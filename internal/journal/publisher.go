@@ -114,7 +114,10 @@ func (c *Container) OpenPublisher(ctx context.Context, opts PublisherOptions) (*
 	if err != nil {
 		return nil, err
 	}
-	h := &History{c: c, timeline: t, chain: newChain(Window)}
+	h, err := c.openHistory(ctx, t, nil)
+	if err != nil {
+		return nil, err
+	}
 	w, err := c.takeOver(ctx, h, epoch, now)
 	if err != nil {
 		return nil, err

@@ -3,20 +3,23 @@ package journal
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
+	"sync"
 
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
+	"holdfast/internal/index"
 	"holdfast/internal/segment"
 )
 
 // Image is a checkpoint resolved: which frames of which objects make its
-// disks. Blocks that no piece gives are zeroes. It is read-only once made.
+// disks. Blocks that no frame gives are zeroes. It is read-only once made.
 type Image struct {
 	Timeline   dr.TimelineID
 	Checkpoint CheckpointInfo
 	Disks      []ImageDisk
-	Objects    []ImageObject // ascending by number; objects that give nothing are absent
+	Objects    []ImageObject // by ObjectID.Compare; objects that give nothing are absent
 	// VMs are the configurations recorded for the checkpoint. A VM that has
 	// none stored is absent.
 	VMs map[dr.VMID]dr.VMConfig
@@ -25,28 +28,28 @@ type Image struct {
 // ImageDisk is one disk of an Image.
 type ImageDisk struct {
 	dr.CheckpointDisk
-	Bytes int64 // given by pieces; the rest is zeroes
+	Bytes int64 // given by frames; the rest is zeroes
 }
 
-// ImageObject is what one journal object gives, in the order of offsets.
+// ImageObject is what one object gives. Where a frame lies in the object is in
+// the object's own footer: see OpenSized and Object.Entry.
 type ImageObject struct {
-	Number dr.ObjectNumber
-	Size   int64 // of the whole object, bytes
-	Pieces []Piece
+	Ref    index.ObjectID
+	Key    string // in the store
+	Size   int64  // of the whole object, bytes
+	Stored int64  // bytes these frames take in it, all together
+	Frames []Take // in the order of the frames in the object
 }
 
-// Piece is a frame of which some blocks belong to the image. 48 bytes.
-type Piece struct {
-	Entry segment.Entry // as in the object's footer; Entry.Disk counts there
-	Disk  uint16        // index in Image.Disks
-	Take  uint16        // the blocks of Entry.Mask that belong to the image
-}
+// Take is a frame of which some blocks belong to the image: its counter in the
+// object, the disk's place in Image.Disks, and the blocks. 8 bytes.
+type Take = index.Take
 
-// Pieces is the number of pieces of all objects.
-func (m *Image) Pieces() int {
+// Frames is the number of frames of all objects.
+func (m *Image) Frames() int {
 	n := 0
 	for _, o := range m.Objects {
-		n += len(o.Pieces)
+		n += len(o.Frames)
 	}
 	return n
 }
@@ -54,61 +57,66 @@ func (m *Image) Pieces() int {
 // Recovery path, step 4: resolve. What was written last before the checkpoint
 // wins; what was never written is zeroes.
 
-// Resolve finds, newest object first, what makes the disks of checkpoint cp.
-// It reads footers again and no content. Memory: 2 bytes for each 64 KiB of
-// disk that is covered, 48 for each piece of the result, and the footers of 64
-// objects.
+// Resolve finds, newest first, what makes the disks of checkpoint cp: in the
+// footers of the tail, then in the manifest's runs, then, of a branch, in the
+// timeline it left as of the fork. It reads no content.
+//
+// Memory: 2 bytes for each 64 KiB of disk that is covered, 8 for each frame of
+// the result and as much again while the lists grow, partAhead index parts,
+// and the footers of walkBatch objects.
 //
 // Kinds: NotFound when cp is not of this history, Unavailable when it is not
-// recoverable, Corrupt when an object it needs is damaged, or the store's.
+// recoverable, Corrupt when an object or index part it needs is damaged or
+// missing, or the store's.
 func (h *History) Resolve(ctx context.Context, cp CheckpointInfo) (*Image, error) {
 	const op = "journal.Resolve"
-	if err := h.check(cp); err != nil {
+	cp, err := h.check(cp)
+	if err != nil {
 		return nil, err
 	}
-	r := newResolver(h.timeline, cp)
-	refs := h.objectsUpTo(cp.Object)
-	for end := len(refs); end > 0 && r.left(); end = max(0, end-walkBatch) {
-		var batch []sized
-		for _, ref := range refs[max(0, end-walkBatch):end] {
-			if ref.kind == segment.Journal {
-				batch = append(batch, sized{ref.number, ref.size})
-			}
-		}
-		loads, err := h.c.loadAll(ctx, h.timeline, batch)
-		if err != nil {
-			return nil, errs.E(op, errs.Internal, "", err)
-		}
-		for _, l := range slices.Backward(loads) {
-			if l.missing {
-				return nil, errs.New(op, errs.Corrupt, l.key, "the object is missing")
-			} else if err := l.damaged(); err != nil {
-				return nil, errs.E(op, errs.Corrupt, l.key, err)
-			}
-			r.add(l)
-		}
+	m := &Image{Timeline: h.timeline, Checkpoint: cp}
+	disks := make([]index.Disk, len(cp.Disks))
+	for i, d := range cp.Disks {
+		m.Disks = append(m.Disks, ImageDisk{CheckpointDisk: d})
+		disks[i] = index.Disk{ID: d.ID, Size: d.Size}
 	}
-	slices.Reverse(r.image.Objects)
-	if err := h.addConfigs(ctx, r.image); err != nil {
+	v := &resolver{cat: new(index.Catalog)}
+	// A checkpoint holds the records below its own.
+	if v.r, err = index.NewResolver(v.cat, cp.Seq-min(cp.Seq, 1), disks); err != nil {
+		return nil, errs.E(op, errs.Internal, cp.brief(), err)
+	}
+	if err := v.timeline(ctx, h, cp.Seq, cp.Object); err != nil {
+		return nil, errs.E(op, errs.Internal, cp.brief(), err)
+	}
+	for i := range m.Disks {
+		m.Disks[i].Bytes = int64(v.r.Bytes(i))
+	}
+	if err := m.gather(h, v.r.Result()); err != nil {
 		return nil, err
 	}
-	return r.image, nil
+	return m, h.addConfigs(ctx, m)
 }
 
-// check refuses a checkpoint that is not this history's or not recoverable.
-func (h *History) check(cp CheckpointInfo) error {
+// check finds a checkpoint as this history knows it now, and refuses one that
+// is not recoverable.
+func (h *History) check(cp CheckpointInfo) (CheckpointInfo, error) {
 	const op = "journal.Resolve"
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	i, found := slices.BinarySearchFunc(h.points, cp.Object, func(p CheckpointInfo, n dr.ObjectNumber) int { return cmp.Compare(p.Object, n) })
-	if !found || h.points[i].ID != cp.ID {
-		return errs.New(op, errs.NotFound, cp.brief(), "the checkpoint is not of this history")
+	i, found := slices.BinarySearchFunc(h.points, cp.ID, func(p CheckpointInfo, id dr.CheckpointID) int { return cmp.Compare(p.ID, id) })
+	if !found || h.points[i].Object != cp.Object {
+		// After damage ids need not rise.
+		i = slices.IndexFunc(h.points, func(p CheckpointInfo) bool { return p.ID == cp.ID && p.Object == cp.Object })
+	}
+	if i < 0 {
+		return cp, errs.New(op, errs.NotFound, cp.brief(), "the checkpoint is not of this history, or not retained any more").
+			WithRemedy("list the checkpoints again")
 	}
 	if p := h.points[i]; !p.Recoverable {
-		return errs.New(op, errs.Unavailable, p.brief(), "the checkpoint cannot be recovered: "+p.Why).
+		return cp, errs.New(op, errs.Unavailable, p.brief(), "the checkpoint cannot be recovered: "+p.Why).
 			WithRemedy("choose an earlier checkpoint, or \"latest\"")
 	}
-	return nil
+	return h.points[i], nil
 }
 
 func (h *History) addConfigs(ctx context.Context, m *Image) error {
@@ -128,48 +136,235 @@ func (h *History) addConfigs(ctx context.Context, m *Image) error {
 	return nil
 }
 
-// resolver gathers an image from objects given newest first.
-type resolver struct {
-	image   *Image
-	index   map[dr.DiskID]int // place in image.Disks
-	covered []*coverage
-}
-
-func newResolver(t dr.TimelineID, cp CheckpointInfo) *resolver {
-	r := &resolver{image: &Image{Timeline: t, Checkpoint: cp}, index: make(map[dr.DiskID]int)}
-	for i, d := range cp.Disks {
-		r.index[d.ID] = i
-		r.image.Disks = append(r.image.Disks, ImageDisk{CheckpointDisk: d})
-		r.covered = append(r.covered, newCoverage(d.Size))
-	}
-	return r
-}
-
-// left reports whether any block is not answered for yet.
-func (r *resolver) left() bool {
-	return slices.ContainsFunc(r.covered, func(c *coverage) bool { return c.left > 0 })
-}
-
-func (r *resolver) add(l *loaded) {
-	o := ImageObject{Number: l.number, Size: l.size}
-	f := l.footer
-	for _, e := range f.Entries {
-		disk, ok := r.index[f.Disks[e.Disk]]
+// gather makes the image's objects of what was taken.
+func (m *Image) gather(h *History, taken []index.Taken) error {
+	m.Objects = make([]ImageObject, 0, len(taken))
+	for _, t := range taken {
+		size, ok := h.objectSize(t.Object)
+		name := ObjectName(t.Object)
 		if !ok {
-			continue // a disk that was no longer protected
+			return errs.New("journal.Resolve", errs.Corrupt, name, "the index refers to this object and no manifest lists it").
+				WithRemedy("run an index check on the container")
 		}
-		if take := r.covered[disk].add(uint64(e.Chunk), e.Mask); take != 0 {
-			o.Pieces = append(o.Pieces, Piece{Entry: e, Disk: uint16(disk), Take: take})
-			r.image.Disks[disk].Bytes += maskBytes(take)
+		slices.SortFunc(t.Frames, func(a, b Take) int { return cmp.Compare(a.Frame, b.Frame) })
+		m.Objects = append(m.Objects, ImageObject{Ref: t.Object, Key: name, Size: size, Stored: int64(t.Stored), Frames: t.Frames})
+	}
+	slices.SortFunc(m.Objects, func(a, b ImageObject) int { return a.Ref.Compare(b.Ref) })
+	return nil
+}
+
+// objectSize finds an object's size, here or where a branch falls through to.
+func (h *History) objectSize(id index.ObjectID) (int64, bool) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if id.Timeline == h.timeline {
+		i, ok := slices.BinarySearchFunc(h.objects, id.Number, func(o objectRef, n dr.ObjectNumber) int { return cmp.Compare(o.number, n) })
+		if ok {
+			return h.objects[i].size, true
+		}
+	}
+	if h.manifest != nil {
+		if o := h.manifest.Object(id); o != nil {
+			return o.Size, true
+		}
+	}
+	if h.base != nil {
+		return h.base.hist.objectSize(id)
+	}
+	return 0, false
+}
+
+// resolver feeds an index.Resolver newest first.
+type resolver struct {
+	cat *index.Catalog
+	r   *index.Resolver
+}
+
+// timeline adds what timeline h has of records below limit, in objects up to
+// number last, and then what it falls through to.
+func (v *resolver) timeline(ctx context.Context, h *History, limit dr.Seq, last dr.ObjectNumber) error {
+	h.mu.RLock()
+	m, base := h.manifest, h.base
+	h.mu.RUnlock()
+	if err := v.tail(ctx, h, limit, last); err != nil {
+		return err
+	}
+	if m != nil {
+		for i := range m.Runs {
+			if v.r.Left() == 0 {
+				return nil
+			}
+			if m.Runs[i].First >= limit {
+				continue
+			}
+			if err := v.run(ctx, h.c, m.Runs[i].Parts, limit); err != nil {
+				return err
+			}
+		}
+	}
+	if base == nil || v.r.Left() == 0 {
+		return nil
+	}
+	return v.timeline(ctx, base.hist, min(limit, base.head.Point.Seq), base.head.Object)
+}
+
+// tail adds the journal objects behind the anchor, newest first, a batch at a
+// time.
+func (v *resolver) tail(ctx context.Context, h *History, limit dr.Seq, last dr.ObjectNumber) error {
+	const op = "journal.Resolve"
+	refs := h.objectsUpTo(last)
+	for end := len(refs); end > 0 && v.r.Left() > 0; end = max(0, end-walkBatch) {
+		var batch []sized
+		for _, ref := range refs[max(0, end-walkBatch):end] {
+			if ref.kind == segment.Journal {
+				batch = append(batch, sized{ref.number, ref.size})
+			}
+		}
+		loads, err := h.c.loadAll(ctx, h.timeline, batch)
+		if err != nil {
+			return err
+		}
+		s := index.NewSorter(v.cat)
+		for _, l := range slices.Backward(loads) {
+			if l.missing {
+				return errs.New(op, errs.Corrupt, l.key, "the object is missing")
+			} else if err := l.damaged(); err != nil {
+				return errs.E(op, errs.Corrupt, l.key, err)
+			}
+			if s.Room() < len(l.footer.Entries)+3*len(l.footer.Zeros) {
+				if err := v.r.Add(s.Source()); err != nil {
+					return err
+				}
+				s = index.NewSorter(v.cat)
+			}
+			if err := addFooter(s, v.cat, index.ObjectID{Timeline: h.timeline, Number: l.number}, l.footer, limit); err != nil {
+				return errs.E(op, errs.Internal, l.key, err)
+			}
+		}
+		if err := v.r.Add(s.Source()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addFooter adds the versions of an object with a seq below limit.
+func addFooter(s *index.Sorter, cat *index.Catalog, id index.ObjectID, f *segment.Footer, limit dr.Seq) error {
+	object, err := cat.Object(id)
+	if err != nil {
+		return err
+	}
+	disks := make([]uint16, len(f.Disks))
+	for i, d := range f.Disks {
+		if disks[i], err = cat.Disk(d); err != nil {
+			return err
+		}
+	}
+	for i := range f.Entries {
+		e := &f.Entries[i]
+		if e.Seq >= limit {
+			continue
+		}
+		if err := s.AddFrame(disks[e.Disk], e.Chunk, e.Mask, e.Seq, object, e.Counter, e.Stored); err != nil {
+			return err
 		}
 	}
 	for _, z := range f.Zeros {
-		if disk, ok := r.index[f.Disks[z.Disk]]; ok {
-			r.covered[disk].addRange(z.First, z.Count)
+		if z.Seq >= limit {
+			continue
+		}
+		if err := s.AddZeros(disks[z.Disk], z.First, z.Count, z.Seq); err != nil {
+			return err
 		}
 	}
-	if len(o.Pieces) > 0 {
-		slices.SortFunc(o.Pieces, func(a, b Piece) int { return cmp.Compare(a.Entry.Offset, b.Entry.Offset) })
-		r.image.Objects = append(r.image.Objects, o)
+	return nil
+}
+
+// run adds one run of the index.
+func (v *resolver) run(ctx context.Context, c *Container, parts []PartRef, limit dr.Seq) error {
+	src, stop := c.openRun(ctx, v.cat, parts)
+	defer stop()
+	return v.r.Add(&below{src: src, limit: limit})
+}
+
+// openRun is the source of a run whose parts are fetched ahead. stop ends the
+// fetching and must be called.
+func (c *Container) openRun(ctx context.Context, cat *index.Catalog, parts []PartRef) (src index.Source, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	a := &ahead{ctx: ctx, c: c, parts: parts}
+	return index.NewRun(cat, len(parts), a.fetch), func() { cancel(); a.helpers.Wait() }
+}
+
+// ahead fetches the parts of a run, partAhead at once.
+type ahead struct {
+	ctx     context.Context
+	c       *Container
+	parts   []PartRef
+	asked   int
+	waiting []chan fetched // of the parts asked for and not yet handed out
+	helpers sync.WaitGroup
+}
+
+type fetched struct {
+	plain []byte
+	err   error
+}
+
+// fetch returns part i. It is called once for each part, in order.
+func (a *ahead) fetch(int) ([]byte, error) {
+	for a.asked < len(a.parts) && len(a.waiting) < partAhead {
+		p := a.parts[a.asked]
+		a.asked++
+		ch := make(chan fetched, 1)
+		a.waiting = append(a.waiting, ch)
+		a.helpers.Go(func() {
+			plain, err := a.c.OpenRunPart(a.ctx, p)
+			ch <- fetched{plain, err}
+		})
+	}
+	if len(a.waiting) == 0 {
+		return nil, errs.New("journal.openRun", errs.Internal, "", "more parts are asked for than the run has")
+	}
+	f := <-a.waiting[0] // its helper always answers
+	a.waiting = a.waiting[1:]
+	if f.err != nil && errs.Is(f.err, errs.NotFound) {
+		f.err = errs.E("journal.openRun", errs.Corrupt, "", fmt.Errorf("a part of the index is missing: %w", f.err))
+	}
+	return f.plain, f.err
+}
+
+// below leaves out of a source what is not below limit.
+type below struct {
+	src   index.Source
+	limit dr.Seq
+	kept  []index.Entry
+}
+
+// Next implements index.Source.
+func (b *below) Next() ([]index.Entry, error) {
+	for {
+		es, err := b.src.Next()
+		if err != nil {
+			return nil, err
+		}
+		clean := true
+		for i := range es {
+			if es[i].Seq >= b.limit {
+				clean = false
+				break
+			}
+		}
+		if clean {
+			return es, nil
+		}
+		b.kept = b.kept[:0]
+		for i := range es {
+			if es[i].Seq < b.limit {
+				b.kept = append(b.kept, es[i])
+			}
+		}
+		if len(b.kept) > 0 {
+			return b.kept, nil
+		}
 	}
 }

@@ -96,7 +96,7 @@ func (c *Container) takeOver(ctx context.Context, h *History, e dr.Epoch, now ti
 		if err := h.Extend(ctx); err != nil {
 			return nil, err
 		}
-		if p := h.Problems(); len(p) > 0 {
+		if p := h.chainProblems(); len(p) > 0 {
 			return nil, damagedHistory(op, p)
 		}
 		if late := tk.walked(h.chain); late {
@@ -112,7 +112,15 @@ func (c *Container) takeOver(ctx context.Context, h *History, e dr.Epoch, now ti
 		}
 		err = createOnce(ctx, c.st, objectKey(h.timeline, n), body)
 		if err == nil {
-			return tk.won(digest, Window), nil
+			beyond, err := h.listFrom(ctx, n+Window)
+			if err != nil {
+				return nil, errs.E(op, errs.Internal, objectKey(h.timeline, n), err)
+			}
+			if len(beyond) == 0 {
+				return tk.won(digest, Window), nil
+			}
+			// The name had been taken, and was deleted while we slept: nobody
+			// goes W beyond a missing number. Or another has fenced us already.
 		} else if !errs.Is(err, errs.Exists) {
 			return nil, errs.E(op, errs.Internal, objectKey(h.timeline, n), err)
 		}

@@ -33,7 +33,8 @@ func (c *Container) timelines(ctx context.Context) ([]dr.TimelineID, error) {
 	return nil, errs.New("journal.timelines", errs.Invalid, prefixTime, "the container has more timelines than this release reads")
 }
 
-// pickTimeline returns t if it exists, or the youngest timeline if t is zero.
+// pickTimeline returns t if it exists; if t is zero the current timeline: the
+// youngest that is neither dropped nor a test.
 func (c *Container) pickTimeline(ctx context.Context, t dr.TimelineID) (dr.TimelineID, error) {
 	const op = "journal.History"
 	if !t.IsZero() {
@@ -45,24 +46,18 @@ func (c *Container) pickTimeline(ctx context.Context, t dr.TimelineID) (dr.Timel
 		}
 		return t, nil
 	}
-	all, err := c.timelines(ctx)
+	all, err := c.Timelines(ctx)
 	if err != nil {
-		return t, errs.E(op, errs.Internal, prefixTime, err)
+		return t, err
 	}
-	var youngest head
-	for _, id := range all {
-		v, err := c.readHead(ctx, id)
-		if errs.Is(err, errs.NotFound) || errs.Is(err, errs.Denied) && id != c.domain.Timeline {
-			continue // begun, never finished; or left by an interrupted Create, under a key that is gone
-		} else if err != nil {
-			return t, err
-		}
-		if youngest.Timeline.IsZero() || v.Created.After(youngest.Created) {
-			youngest = v
+	for _, v := range all {
+		if v.Current {
+			return v.ID, nil
 		}
 	}
-	if youngest.Timeline.IsZero() {
+	if len(all) == 0 {
 		return t, errs.New(op, errs.Corrupt, prefixTime, "the container has no timeline")
 	}
-	return youngest.Timeline, nil
+	return t, errs.New(op, errs.NotFound, prefixTime, "every timeline of the container is dropped, or a test").
+		WithRemedy("name the timeline")
 }

@@ -134,7 +134,11 @@ func (h *History) gap(ctx context.Context) (more bool, err error) {
 	if len(beyond) == 0 {
 		return false, nil
 	}
-	// No publisher goes W beyond a missing number.
+	// No publisher goes W beyond a missing number. Either maintenance deleted
+	// what a newer manifest contains, or the object is lost.
+	if done, err := h.rebase(ctx); err != nil || done {
+		return done, err
+	}
 	return h.pass(ctx, &loaded{number: next, key: objectKey(h.timeline, next), headErr: errMissing, tailErr: errMissing})
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"slices"
 
 	"holdfast/internal/dr"
 	"holdfast/internal/durable"
@@ -14,18 +13,18 @@ import (
 )
 
 // cursor is what a run leaves beside each target: what it builds and which
-// journal objects are written and synced. One object number range is two
-// numbers, first and last.
+// objects are written and synced. A range of objects is two places in the
+// image's list, first and last.
 type cursor struct {
-	Format     int                  `json:"format"`
-	Run        string               `json:"run"` // digest of what is built and where
-	Checkpoint dr.CheckpointID      `json:"checkpoint"`
-	Complete   bool                 `json:"complete"` // all data of all targets is synced
-	Done       [][2]dr.ObjectNumber `json:"done"`     // image objects, by number, ends included
-	Digest     string               `json:"digest"`   // of the fields above
+	Format     int             `json:"format"`
+	Run        string          `json:"run"` // digest of what is built and where
+	Checkpoint dr.CheckpointID `json:"checkpoint"`
+	Complete   bool            `json:"complete"` // all data of all targets is synced
+	Done       [][2]int        `json:"done"`     // image objects, by place, ends included
+	Digest     string          `json:"digest"`   // of the fields above
 }
 
-const cursorFormat = 1
+const cursorFormat = 2
 
 // runID is the digest of everything that decides the targets' content. Two
 // runs of one id may continue each other.
@@ -47,9 +46,11 @@ func runID(d dr.DomainID, img *journal.Image, targets []*target) string {
 		h.Write([]byte(t.Path))
 	}
 	for _, o := range img.Objects {
-		num(uint64(o.Number))
-		for _, p := range o.Pieces {
-			num(uint64(p.Entry.Offset)<<16 | uint64(p.Take))
+		h.Write(o.Ref.Timeline.UUID[:])
+		num(uint64(o.Ref.Number))
+		h.Write(o.Ref.Data[:])
+		for _, f := range o.Frames {
+			num(uint64(f.Frame)<<32 | uint64(f.Disk)<<16 | uint64(f.Take))
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil))
@@ -96,37 +97,25 @@ func writeCursor(fs durable.FS, path string, c cursor) error {
 }
 
 // ranges packs the done objects of an image.
-func ranges(img *journal.Image, done []bool) [][2]dr.ObjectNumber {
-	out := [][2]dr.ObjectNumber{}
-	open := false
-	for i, o := range img.Objects {
+func ranges(done []bool) [][2]int {
+	out := [][2]int{}
+	for i, d := range done {
 		switch {
-		case !done[i]:
-			open = false
-		case open:
-			out[len(out)-1][1] = o.Number
+		case !d:
+		case i > 0 && done[i-1]:
+			out[len(out)-1][1] = i
 		default:
-			out = append(out, [2]dr.ObjectNumber{o.Number, o.Number})
-			open = true
+			out = append(out, [2]int{i, i})
 		}
 	}
 	return out
 }
 
-// doneOf is the inverse of ranges.
-func doneOf(img *journal.Image, rs [][2]dr.ObjectNumber) []bool {
-	done := make([]bool, len(img.Objects))
+// doneOf is the inverse of ranges, for an image of n objects.
+func doneOf(n int, rs [][2]int) []bool {
+	done := make([]bool, n)
 	for _, r := range rs {
-		i, _ := slices.BinarySearchFunc(img.Objects, r[0], func(o journal.ImageObject, n dr.ObjectNumber) int {
-			switch {
-			case o.Number < n:
-				return -1
-			case o.Number > n:
-				return 1
-			}
-			return 0
-		})
-		for ; i < len(done) && img.Objects[i].Number <= r[1]; i++ {
+		for i := max(r[0], 0); i <= min(r[1], n-1); i++ {
 			done[i] = true
 		}
 	}

@@ -21,26 +21,26 @@ import (
 	"holdfast/internal/journal"
 )
 
-func journalKey(w *world, n dr.ObjectNumber) string {
-	return fmt.Sprintf("t/%v/j/%016x", w.img.Timeline, uint64(n))
-}
-
 // TestDamagedFrameIsNamedAndNeverBecomesZeroes flips a bit in a frame of each
 // object in turn.
 func TestDamagedFrameIsNamedAndNeverBecomesZeroes(t *testing.T) {
 	st := mem.New()
 	w := newWorld(t, st, seeded(t), 6, 1<<20, 1<<20)
 	for _, o := range w.img.Objects {
-		p := o.Pieces[len(o.Pieces)/2]
-		at := int(p.Entry.Offset) + int(p.Entry.Stored)/2
+		p := o.Frames[len(o.Frames)/2]
+		obj, err := w.c.OpenRef(t.Context(), o.Ref)
+		check(t, err)
+		e, err := obj.Entry(p.Frame)
+		check(t, err)
+		at := int(e.Offset) + int(e.Stored)/2
 		flip := func(b []byte) []byte { b[at] ^= 4; return b }
-		st.Damage(journalKey(w, o.Number), flip)
+		st.Damage(o.Key, flip)
 		targets := w.targets(t.TempDir())
-		_, err := Full(t.Context(), w.c, w.img, targets, Options{SkipHashes: true})
+		_, err = Full(t.Context(), w.c, w.img, targets, Options{SkipHashes: true})
 		if !errs.Is(err, errs.Corrupt) {
-			t.Fatalf("object %d: %v", o.Number, err)
+			t.Fatalf("object %s: %v", o.Key, err)
 		}
-		for _, want := range []string{journalKey(w, o.Number), "disk " + w.img.Disks[p.Disk].ID.String(), fmt.Sprintf("chunk %d", p.Entry.Chunk), "checkpoint #1"} {
+		for _, want := range []string{o.Key, "disk " + w.img.Disks[p.Disk].ID.String(), fmt.Sprintf("chunk %d", e.Chunk), "checkpoint #1"} {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("the error does not name %s: %v", want, err)
 			}
@@ -54,7 +54,7 @@ func TestDamagedFrameIsNamedAndNeverBecomesZeroes(t *testing.T) {
 			}
 		}
 		// Once the object is whole again the same run goes on.
-		st.Damage(journalKey(w, o.Number), flip)
+		st.Damage(o.Key, flip)
 		_, err = Full(t.Context(), w.c, w.img, targets, Options{})
 		check(t, err)
 		w.compare(t, targets)
@@ -88,10 +88,11 @@ func TestBlocksAreComparedWithTheirHashes(t *testing.T) {
 		check(t, err)
 		check(t, targets[0].openFile(true))
 		r := &run{c: w.c, img: w.img, opts: Options{SkipHashes: skip}, byDisk: map[uint16]*target{0: targets[0]}}
-		o, err := w.c.OpenObject(t.Context(), w.img.Timeline, w.img.Objects[0].Number)
+		o, err := w.c.OpenRef(t.Context(), w.img.Objects[0].Ref)
 		check(t, err)
-		p := w.img.Objects[0].Pieces[0]
-		o.Footer.Hashes[p.Entry.FirstHash] ^= 1
+		e, err := o.Entry(w.img.Objects[0].Frames[0].Frame)
+		check(t, err)
+		o.Footer.Hashes[e.FirstHash] ^= 1
 		f := &fetcher{r: r}
 		check(t, f.pick(o, &w.img.Objects[0]))
 		err = f.span(t.Context(), o, spans(f.parts[:1])[0])
@@ -105,15 +106,17 @@ func TestBlocksAreComparedWithTheirHashes(t *testing.T) {
 // TestAnotherObjectInItsPlace: an image that does not fit the footer that is
 // found is refused before a frame is opened.
 func TestAnotherObjectInItsPlace(t *testing.T) {
-	for what, change := range map[string]func(*journal.Piece){
-		"frame that is not there": func(p *journal.Piece) { p.Entry.Counter = 1 << 20 },
-		"frame of another record": func(p *journal.Piece) { p.Entry.Seq++ },
-		"frame of another disk":   func(p *journal.Piece) { p.Disk ^= 1 },
+	for what, change := range map[string]func(*journal.ImageObject){
+		"frame that is not there":   func(o *journal.ImageObject) { o.Frames[0].Frame = 1 << 20 },
+		"frames of another size":    func(o *journal.ImageObject) { o.Stored++ },
+		"frame of another disk":     func(o *journal.ImageObject) { o.Frames[0].Disk ^= 1 },
+		"blocks that are not there": func(o *journal.ImageObject) { o.Frames[0].Take = 0 },
+		"object of another size":    func(o *journal.ImageObject) { o.Size-- },
 	} {
 		w := newWorld(t, mem.New(), seeded(t), 2, 1<<20, 1<<20)
-		change(&w.img.Objects[0].Pieces[0])
+		change(&w.img.Objects[0])
 		_, err := Full(t.Context(), w.c, w.img, w.targets(t.TempDir()), Options{})
-		if !errs.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), "not the one the checkpoint was resolved with") {
+		if !errs.Is(err, errs.Corrupt) || errs.RemedyOf(err) == "" {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -122,7 +125,7 @@ func TestAnotherObjectInItsPlace(t *testing.T) {
 func TestDeletedObject(t *testing.T) {
 	st := mem.New()
 	w := newWorld(t, st, seeded(t), 6, 1<<20)
-	check(t, st.Delete(t.Context(), journalKey(w, w.img.Objects[0].Number)))
+	check(t, st.Delete(t.Context(), w.img.Objects[0].Key))
 	_, err := Full(t.Context(), w.c, w.img, w.targets(t.TempDir()), Options{})
 	if !errs.Is(err, errs.NotFound) {
 		t.Fatalf("%v", err)
@@ -309,16 +312,13 @@ func TestAnotherRunsLeftoversAreNotTaken(t *testing.T) {
 }
 
 func FuzzCursor(f *testing.F) {
-	img := &journal.Image{}
-	for n := range 10 {
-		img.Objects = append(img.Objects, journal.ImageObject{Number: dr.ObjectNumber(3 * n)})
-	}
+	const n = 10
 	f.Add(uint64(0), uint64(5), uint64(9), uint64(100))
 	f.Add(uint64(27), uint64(27), uint64(5), uint64(1))
 	f.Fuzz(func(t *testing.T, a, b, c, d uint64) {
-		rs := [][2]dr.ObjectNumber{{dr.ObjectNumber(a), dr.ObjectNumber(b)}, {dr.ObjectNumber(c), dr.ObjectNumber(d)}}
-		done := doneOf(img, rs)
-		again := doneOf(img, ranges(img, done))
+		rs := [][2]int{{int(a), int(b)}, {int(c), int(d)}}
+		done := doneOf(n, rs)
+		again := doneOf(n, ranges(done))
 		for i := range done {
 			if done[i] != again[i] {
 				t.Fatalf("%v: object %d", rs, i)

@@ -63,7 +63,7 @@ func (f *fetcher) object(ctx context.Context, i int) error {
 	if !f.r.gives(io) {
 		return nil
 	}
-	o, err := f.r.c.OpenObject(ctx, f.r.img.Timeline, io.Number)
+	o, err := f.r.c.OpenSized(ctx, io.Ref, io.Size)
 	if err != nil {
 		return f.r.explain(err)
 	}
@@ -82,22 +82,15 @@ func (f *fetcher) object(ctx context.Context, i int) error {
 // offsets. The object's own footer says where that lies; it must be the footer
 // that the checkpoint was resolved with.
 func (f *fetcher) pick(o *journal.Object, io *journal.ImageObject) error {
-	byCounter := make([]*segment.Entry, len(o.Footer.Entries))
-	for i := range o.Footer.Entries {
-		e := &o.Footer.Entries[i]
-		byCounter[e.Counter] = e // the footer's parser has checked that counters are dense
+	entries, err := o.Entries(f.r.img, io)
+	if err != nil {
+		return f.r.explain(err)
 	}
 	f.parts = f.parts[:0]
-	for i := range io.Pieces {
-		p := &io.Pieces[i]
-		t := f.r.byDisk[p.Disk]
-		if t == nil {
-			continue
+	for i, p := range io.Frames {
+		if t := f.r.byDisk[p.Disk]; t != nil {
+			f.parts = append(f.parts, part{entries[i], t, p.Take})
 		}
-		if int(p.Entry.Counter) >= len(byCounter) || *byCounter[p.Entry.Counter] != p.Entry || o.Footer.Disks[p.Entry.Disk] != t.Disk {
-			return f.r.explain(errs.New("rocva.Full", errs.Corrupt, o.Key, "the object is not the one the checkpoint was resolved with"))
-		}
-		f.parts = append(f.parts, part{byCounter[p.Entry.Counter], t, p.Take})
 	}
 	slices.SortFunc(f.parts, func(a, b part) int { return cmp.Compare(a.entry.Offset, b.entry.Offset) })
 	return nil

@@ -43,7 +43,7 @@ type Progress struct {
 type Result struct {
 	Checkpoint dr.CheckpointID
 	Disks      []DiskResult
-	Objects    int   // journal objects fetched by this run
+	Objects    int   // objects fetched by this run
 	Skipped    int   // already done by an earlier one
 	Fetched    int64 // from the store, bytes
 	Written    int64 // to the targets, bytes; zeroes are not written
@@ -143,7 +143,7 @@ func (r *run) prepare(ctx context.Context) error {
 	for i, d := range r.done {
 		if d {
 			r.skipped++
-			r.contentBytes.Add(r.content(r.img.Objects[i].Pieces))
+			r.contentBytes.Add(r.content(r.img.Objects[i].Frames))
 		}
 	}
 	r.count = r.skipped
@@ -158,9 +158,9 @@ func (r *run) prepare(ctx context.Context) error {
 	return nil
 }
 
-// content is how many bytes pieces give to the targets.
-func (r *run) content(pieces []journal.Piece) (n int64) {
-	for _, p := range pieces {
+// content is how many bytes frames give to the targets.
+func (r *run) content(frames []journal.Take) (n int64) {
+	for _, p := range frames {
 		if r.byDisk[p.Disk] != nil {
 			n += int64(bits.OnesCount16(p.Take)) * dr.BlockSize
 		}
@@ -194,7 +194,7 @@ func (r *run) earlier() (complete bool, err error) {
 		if c.Complete {
 			whole++
 		}
-		for i, d := range doneOf(r.img, c.Done) {
+		for i, d := range doneOf(len(r.img.Objects), c.Done) {
 			agree[i] = agree[i] && d
 		}
 	}
@@ -263,7 +263,7 @@ func (r *run) open(ctx context.Context, t *target, complete bool) error {
 
 // gives reports whether an object gives anything to the targets.
 func (r *run) gives(o *journal.ImageObject) bool {
-	return slices.ContainsFunc(o.Pieces, func(p journal.Piece) bool { return r.byDisk[p.Disk] != nil })
+	return slices.ContainsFunc(o.Frames, func(p journal.Take) bool { return r.byDisk[p.Disk] != nil })
 }
 
 // fetch does all objects that are not done.
@@ -334,7 +334,7 @@ func (r *run) gave(n int64) { r.contentBytes.Add(n) }
 // the sync began.
 func (r *run) save(complete bool) error {
 	r.mu.Lock()
-	c := cursor{Run: r.id, Checkpoint: r.img.Checkpoint.ID, Complete: complete, Done: ranges(r.img, r.done)}
+	c := cursor{Run: r.id, Checkpoint: r.img.Checkpoint.ID, Complete: complete, Done: ranges(r.done)}
 	r.mu.Unlock()
 	for _, t := range r.targets {
 		if err := t.sync(); err != nil {
@@ -365,7 +365,7 @@ func (r *run) interrupted(ctx context.Context, cause error) error {
 		return errs.E(op, errs.Internal, "", fmt.Errorf("%w; besides, progress could not be saved: %w", cause, err))
 	}
 	r.mu.Lock()
-	words := fmt.Sprintf("stopped after %d of %d journal objects", r.count, len(r.img.Objects))
+	words := fmt.Sprintf("stopped after %d of %d objects", r.count, len(r.img.Objects))
 	r.mu.Unlock()
 	remedy := "run the same rehydration again: it goes on where it stopped"
 	if r.hasDevice() {

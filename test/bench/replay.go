@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
 	"holdfast/internal/dr"
 	"holdfast/internal/journal"
+	"holdfast/internal/segment"
 )
 
 // replay is a disk rebuilt from the container alone, kept up to date: each
@@ -24,6 +26,9 @@ type replay struct {
 	scratch *os.File
 	upTo    dr.ObjectNumber // the last object that is in scratch
 	covered blockSet        // blocks that the history gives; the others are zero
+
+	mu     sync.Mutex                          // guards opened
+	opened map[dr.ObjectNumber]*journal.Object // footers, kept: where a frame lies is in its object's
 }
 
 // blockSet is a set of block numbers.
@@ -47,7 +52,8 @@ func openReplay(ctx context.Context, c *journal.Container, disk dr.DiskID, size 
 	if err := f.Truncate(size); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &replay{c: c, h: h, disk: disk, size: size, scratch: f, covered: newBlockSet(size)}, nil
+	return &replay{c: c, h: h, disk: disk, size: size, scratch: f, covered: newBlockSet(size),
+		opened: make(map[dr.ObjectNumber]*journal.Object)}, nil
 }
 
 func (r *replay) close() error { return errors.Join(r.scratch.Close(), os.Remove(r.scratch.Name())) }
@@ -85,17 +91,17 @@ func (r *replay) advance(ctx context.Context, id dr.CheckpointID) error {
 }
 
 // takeObjects applies what the image takes from objects that are new. In one
-// image no two pieces give the same block, so their order does not matter.
+// image no two frames give the same block, so their order does not matter.
 func (r *replay) takeObjects(ctx context.Context, img *journal.Image, index int) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(4)
 	newest := r.upTo
 	for _, o := range img.Objects {
-		if o.Number <= r.upTo {
+		if o.Ref.Number <= r.upTo {
 			continue
 		}
-		newest = max(newest, o.Number)
-		g.Go(func() error { return r.takeObject(ctx, img.Timeline, o, index) })
+		newest = max(newest, o.Ref.Number)
+		g.Go(func() error { return r.takeObject(ctx, img, o, index) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
@@ -104,25 +110,31 @@ func (r *replay) takeObjects(ctx context.Context, img *journal.Image, index int)
 	return nil
 }
 
-func (r *replay) takeObject(ctx context.Context, t dr.TimelineID, from journal.ImageObject, index int) error {
-	o, err := r.c.OpenObject(ctx, t, from.Number)
+func (r *replay) takeObject(ctx context.Context, img *journal.Image, from journal.ImageObject, index int) error {
+	o, err := r.c.OpenSized(ctx, from.Ref, from.Size)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.opened[from.Ref.Number] = o
+	r.mu.Unlock()
+	entries, err := o.Entries(img, &from)
 	if err != nil {
 		return err
 	}
 	var sealed, blocks []byte
-	for i := range from.Pieces {
-		p := &from.Pieces[i]
-		if int(p.Disk) != index {
+	for i, e := range entries {
+		if int(from.Frames[i].Disk) != index {
 			continue
 		}
-		sealed = append(sealed[:0], make([]byte, p.Entry.Stored)...)
-		if err := o.ReadAt(ctx, sealed, int64(p.Entry.Offset)); err != nil {
+		sealed = append(sealed[:0], make([]byte, e.Stored)...)
+		if err := o.ReadAt(ctx, sealed, int64(e.Offset)); err != nil {
 			return err
 		}
-		if blocks, err = o.OpenFrame(blocks[:0], &p.Entry, sealed, true); err != nil {
+		if blocks, err = o.OpenFrame(blocks[:0], e, sealed, true); err != nil {
 			return err
 		}
-		if err := r.place(p, blocks); err != nil {
+		if err := r.place(e, from.Frames[i].Take, blocks); err != nil {
 			return err
 		}
 	}
@@ -130,14 +142,14 @@ func (r *replay) takeObject(ctx context.Context, t dr.TimelineID, from journal.I
 }
 
 // place writes the blocks of a frame that belong to the image.
-func (r *replay) place(p *journal.Piece, blocks []byte) error {
-	at := int64(p.Entry.Chunk) * dr.ChunkSize
+func (r *replay) place(e *segment.Entry, take uint16, blocks []byte) error {
+	at := int64(e.Chunk) * dr.ChunkSize
 	for i := range dr.BlocksPerChunk {
-		if p.Entry.Mask>>i&1 == 0 {
+		if e.Mask>>i&1 == 0 {
 			continue
 		}
 		off := at + int64(i)*dr.BlockSize
-		if p.Take>>i&1 == 1 {
+		if take>>i&1 == 1 {
 			b := blocks[:min(dr.BlockSize, r.size-off)]
 			if _, err := r.scratch.WriteAt(b, off); err != nil {
 				return err
@@ -153,13 +165,17 @@ func (r *replay) place(p *journal.Piece, blocks []byte) error {
 func (r *replay) clearBlocks(img *journal.Image, index int) error {
 	now := newBlockSet(r.size)
 	for _, o := range img.Objects {
-		for _, p := range o.Pieces {
+		for _, p := range o.Frames {
 			if int(p.Disk) != index {
 				continue
 			}
+			e, err := r.opened[o.Ref.Number].Entry(p.Frame) // opened when it was new
+			if err != nil {
+				return err
+			}
 			for i := range int64(dr.BlocksPerChunk) {
 				if p.Take>>i&1 == 1 {
-					now.add(int64(p.Entry.Chunk)*dr.BlocksPerChunk + i)
+					now.add(int64(e.Chunk)*dr.BlocksPerChunk + i)
 				}
 			}
 		}
