@@ -21,6 +21,13 @@ type variant struct {
 	skipOrphans bool            // the reader does not jump but skips what it cannot accept
 	retry       bool            // a publisher that meets a foreign object takes the next number
 	countWindow bool            // the window counts objects under way, not from the prefix
+
+	// Of the model with maintenance.
+	keep     dr.ObjectNumber // how many numbers are kept; 0: keepNumbers
+	ahead    bool            // the anchor is the newest object there is, accepted or not
+	noLook   bool            // a taker does not look beyond its FENCE
+	noEpochs bool            // a publisher does not look at the claims again
+	noGrace  bool            // journal objects are deleted however young they are
 }
 
 // sim is one interleaving.
@@ -38,6 +45,7 @@ type sim struct {
 	fresh  []dr.ObjectNumber                  // published since the last check
 	buf    []link                             // of walk
 	fault  string
+	m      *upkeep // nil: nothing is ever deleted
 }
 
 // flight is one Create under way. Its answer may be lost; it may land after
@@ -55,6 +63,7 @@ type actor struct {
 	own    map[dr.ObjectNumber]segment.Digest
 	asked  bool // the FENCE is under way
 	dead   bool
+	looked int // when it last looked at the claims
 }
 
 func (s *sim) digest() (d segment.Digest) {
@@ -105,6 +114,10 @@ func (s *sim) fail(format string, args ...any) {
 
 // check is the invariants: accepted objects stay, published ones are accepted.
 func (s *sim) check() {
+	if s.m != nil {
+		s.m.check(s)
+		return
+	}
 	_, got := s.walk()
 	if len(got) < len(s.read) || !slices.Equal(got[:len(s.read)], s.read) {
 		s.fail("of %d objects accepted once some are not any more", len(s.read))
@@ -130,8 +143,13 @@ func (s *sim) publish(n dr.ObjectNumber, d segment.Digest) {
 
 // spawn starts a publisher: it claims the next epoch.
 func (s *sim) spawn() {
+	a := &actor{own: make(map[dr.ObjectNumber]segment.Digest)}
+	if s.m != nil {
+		a.looked = s.m.now // a publisher's first look is before its claim
+	}
 	s.epochs++
-	s.actors = append(s.actors, &actor{tk: &taker{claimed: s.epochs}, own: make(map[dr.ObjectNumber]segment.Digest)})
+	a.tk = &taker{claimed: s.epochs}
+	s.actors = append(s.actors, a)
 }
 
 func (s *sim) send(a *actor, l link) {
@@ -145,7 +163,11 @@ func (s *sim) act(a *actor) {
 	case a.dead:
 	case a.w == nil && !a.asked:
 		if a.tk.next == 0 || s.rng.IntN(3) == 0 { // it may also act on an old walk
-			c, _ := s.walk()
+			c, ok := s.takerWalk()
+			if !ok {
+				a.dead = true // the history looks damaged: it refuses
+				return
+			}
 			if c.gap = s.gap(); a.tk.walked(c) {
 				a.dead = true
 				return
@@ -181,6 +203,7 @@ func (s *sim) land(i int) {
 	if !taken {
 		s.store[f.l.number] = f.l
 		there = f.l
+		s.born(f.l.number)
 	}
 	a := f.from
 	if a == nil || a.dead {
@@ -196,6 +219,9 @@ func (s *sim) land(i int) {
 
 func (s *sim) answer(a *actor, l link, own bool) {
 	switch {
+	case a.w == nil && own && s.freed(l.number):
+		a.asked = false
+		a.tk.next = 0 // the name had been freed: walk again
 	case a.w == nil && own:
 		a.w = a.tk.won(l.digest, Window)
 		s.publish(l.number, l.digest)
@@ -204,6 +230,11 @@ func (s *sim) answer(a *actor, l link, own bool) {
 		a.tk.next = 0 // walk on
 	case own:
 		a.w.land(l.number)
+		if s.fenced(a) {
+			a.w.stop()
+			a.dead = true
+			return
+		}
 		from := a.w.published
 		for n := from + 1; n <= a.w.count(); n++ {
 			s.publish(n, a.own[n])

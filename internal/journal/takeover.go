@@ -116,7 +116,7 @@ func (c *Container) takeOver(ctx context.Context, h *History, e dr.Epoch, now ti
 			if err != nil {
 				return nil, errs.E(op, errs.Internal, objectKey(h.timeline, n), err)
 			}
-			if len(beyond) == 0 {
+			if len(beyond) == 0 || !sleptOn(n, beyond[len(beyond)-1].number) {
 				return tk.won(digest, Window), nil
 			}
 			// The name had been taken, and was deleted while we slept: nobody
