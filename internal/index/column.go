@@ -21,7 +21,7 @@ const (
 var (
 	encoders = sync.Pool{New: func() any {
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-			zstd.WithEncoderCRC(false), zstd.WithWindowSize(MaxPartObjects), zstd.WithLowerEncoderMem(true))
+			zstd.WithEncoderCRC(false), zstd.WithAllLitEntropyCompression(true), zstd.WithWindowSize(MaxPartObjects), zstd.WithLowerEncoderMem(true))
 		if err != nil {
 			panic("index: zstd refused constant options: " + err.Error())
 		}

@@ -45,7 +45,7 @@ func belowRun(t testing.TB) (run, image) {
 // left at the end is needed, entry by entry.
 func TestMergesKeepEveryRetainedPoint(t *testing.T) {
 	r := seeded(t)
-	for i := range times(t, 1500) {
+	for i := range times(t, 1000) {
 		h := randomHistory(r, 1+r.IntN(40))
 		points := randomPoints(r, h)
 		runs := cutRuns(t, r, h)

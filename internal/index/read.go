@@ -44,6 +44,8 @@ type Reader struct {
 	at    int // its place in body
 	disk  int // Seek's target, place in disks; chunks before chunk there are left out
 	chunk uint32
+	last  Entry // of the block before
+	begun bool  // there was one
 
 	u    unpacker
 	vals [columns][]uint64
@@ -227,7 +229,7 @@ func (r *Reader) readFences() {
 // with the given number or lies behind it; zero ranges that begin before and
 // reach it are among them. Blocks in between are not decoded.
 func (r *Reader) Seek(cat *Catalog, disk dr.DiskID, chunk uint32) {
-	r.block, r.at = 0, 0
+	r.block, r.at, r.begun = 0, 0, false
 	r.chunk = chunk
 	for r.disk = 0; r.disk < len(r.disks); r.disk++ {
 		switch c := compareDisks(cat.disks[r.disks[r.disk]], disk); {
@@ -297,7 +299,14 @@ func (r *Reader) decode(f *fence, coded []byte) error {
 		r.out = make([]Entry, n)
 	}
 	r.out = r.out[:n]
-	return r.fill(f)
+	if err := r.fill(f); err != nil {
+		return err
+	}
+	if r.begun && r.last.Disk == r.out[0].Disk && r.out[0].before(&r.last) {
+		return fmt.Errorf("goes back from chunk %d to chunk %d", r.last.Chunk, r.out[0].Chunk)
+	}
+	r.last, r.begun = r.out[n-1], true
+	return nil
 }
 
 // fill makes entries of the columns.

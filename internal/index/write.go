@@ -47,6 +47,7 @@ type Writer struct {
 	place   []uint32 // by object of the catalog: 1 + its place in objects
 	pack    packer
 	vals    [columns][]uint64
+	body    []byte // blocks, reused
 	total   uint64
 	last    Entry // of the part before
 	err     error
@@ -176,7 +177,7 @@ func (w *Writer) part() Part {
 		p.Low, p.High = min(p.Low, es[i].Seq), max(p.High, es[i].Seq)
 	}
 	w.sortObjects()
-	var body []byte
+	body := w.body[:0]
 	var fences []fence
 	var disks []dr.DiskID
 	for len(es) > 0 {
@@ -197,6 +198,7 @@ func (w *Writer) part() Part {
 		fences = append(fences, f)
 		es = es[n:]
 	}
+	w.body = body
 	p.First = Key{disks[0], fences[0].first}
 	p.Last = lastKey(disks, fences)
 	p.Bytes = w.assemble(&p, disks, fences, body)
