@@ -11,9 +11,10 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"time"
+
+	"holdfast/internal/durable"
 )
 
 const (
@@ -43,10 +44,11 @@ func makeCert(dir string) (*http.Transport, error) {
 		return nil, err
 	}
 	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	if err := os.WriteFile(filepath.Join(dir, certFile), cert, 0o600); err != nil {
+	if err := durable.CreateOnce(durable.OS{}, filepath.Join(dir, certFile), cert); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, keyFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600); err != nil {
+	private := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
+	if err := durable.CreateOnce(durable.OS{}, filepath.Join(dir, keyFile), private); err != nil {
 		return nil, err
 	}
 	roots := x509.NewCertPool()
