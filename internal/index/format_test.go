@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 )
@@ -219,6 +221,40 @@ func TestFlippedBitsNeverSlipThroughAsDisorder(t *testing.T) {
 		b := bytes.Clone(good)
 		b[i/8] ^= 1 << (i % 8)
 		checkDecoded(t, b)
+	}
+}
+
+// TestReaderChecksOrderAndReach gives a reader blocks that only a faulty
+// writer makes.
+func TestReaderChecksOrderAndReach(t *testing.T) {
+	cat := &Catalog{}
+	must[uint16](t)(cat.Disk(diskID(1)))
+	must[uint32](t)(cat.Object(journalID(1)))
+	e := Entry{Seq: 9, Chunk: 5, Chunks: 1, Mask: 1, Stored: 100}
+	newer := e
+	newer.Seq = 10
+	for what, c := range map[string]struct {
+		es     []Entry
+		change func(r *Reader)
+		ok     bool
+	}{
+		"as written":     {[]Entry{newer, e}, func(*Reader) {}, true},
+		"oldest first":   {[]Entry{e, newer}, func(*Reader) {}, false},
+		"beyond reach":   {[]Entry{newer, e}, func(r *Reader) { r.fences[0].reach-- }, false},
+		"below the low":  {[]Entry{newer, e}, func(r *Reader) { r.info.Low, r.objects[0].base = 10, 9 }, false},
+		"above the high": {[]Entry{newer, e}, func(r *Reader) { r.info.High = 9 }, false},
+	} {
+		w := NewWriter(cat, nil, WriterOptions{})
+		w.pack.enc = encoders.Get().(*zstd.Encoder)
+		for i := range c.es {
+			w.refer(&c.es[i])
+		}
+		w.entries = c.es
+		r := must[*Reader](t)(NewReader(cat, w.part().Bytes))
+		c.change(r)
+		if _, err := r.Next(); c.ok != (err == nil) || err != nil && !errs.Is(err, errs.Corrupt) {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

@@ -30,9 +30,12 @@ func seeded(t testing.TB) *rand.Rand {
 }
 
 // times is how often a test of chance tries, unless HOLDFAST_HISTORIES says otherwise.
-func times(t testing.TB, n int) int {
+func times(t testing.TB, n int) int { t.Helper(); return knob(t, "HOLDFAST_HISTORIES", n) }
+
+// knob is a number that the environment may set.
+func knob(t testing.TB, name string, n int) int {
 	t.Helper()
-	if s := os.Getenv("HOLDFAST_HISTORIES"); s != "" {
+	if s := os.Getenv(name); s != "" {
 		v, err := strconv.Atoi(s)
 		if err != nil {
 			t.Fatal(err)

@@ -274,3 +274,61 @@ func TestCoverageAgainstModel(t *testing.T) {
 		}
 	}
 }
+
+// TestZeroesAreKeptOnlyWhereTheyHide pins what random histories seldom meet.
+func TestZeroesAreKeptOnlyWhereTheyHide(t *testing.T) {
+	f := func(chunk uint32, mask uint16, seq dr.Seq) flat {
+		return flat{diskID(1), chunk, 1, seq, mask, false, journalID(1), uint32(seq), 1000}
+	}
+	z := func(chunk, chunks uint32, mask uint16, seq dr.Seq) flat {
+		return flat{diskID(1), chunk, chunks, seq, mask, true, ObjectID{}, 0, 0}
+	}
+	for what, c := range map[string]struct {
+		in, want []flat
+		rule     Rule
+	}{
+		"over data that newer data hides": {
+			in:   []flat{f(0, 1, 30), z(0, 1, 3, 20), f(0, 1, 10)},
+			want: []flat{f(0, 1, 30), f(0, 1, 10)},
+			rule: Rule{Retained: []dr.Seq{15}, Bottom: true},
+		},
+		"over data that is seen": {
+			in:   []flat{f(0, 1, 30), z(0, 1, 3, 20), f(0, 1, 10)},
+			want: []flat{f(0, 1, 30), z(0, 1, 3, 20), f(0, 1, 10)},
+			rule: Rule{Retained: []dr.Seq{15, 25}, Bottom: true},
+		},
+		"over zeroes": {
+			in:   []flat{z(0, 1, 3, 30), z(0, 1, 3, 20), f(0, 3, 10)},
+			want: []flat{z(0, 1, 3, 20), f(0, 3, 10)},
+			rule: Rule{Retained: []dr.Seq{15, 25}, Bottom: true},
+		},
+		"over nothing": {
+			in:   []flat{z(0, 1<<20, fullMask, 30), f(7, 3, 10)},
+			want: []flat{z(7, 1, fullMask, 30), f(7, 3, 10)},
+			rule: Rule{Retained: []dr.Seq{15}, Bottom: true},
+		},
+		"two that no checkpoint tells apart, in one piece": {
+			in:   []flat{z(0, 100, fullMask, 21), z(0, 100, fullMask, 20), f(50, 1, 30)},
+			want: []flat{z(0, 100, fullMask, 21), f(50, 1, 30)},
+			rule: Rule{Retained: []dr.Seq{40}},
+		},
+		"pieces of one that touch become one": {
+			in:   []flat{f(0, 1, 30), z(5, 10, fullMask, 20), z(15, 10, fullMask, 20), f(40, 1, 30)},
+			want: []flat{f(0, 1, 30), z(5, 20, fullMask, 20), f(40, 1, 30)},
+		},
+		"pieces of one that do not touch stay": {
+			in:   []flat{z(5, 10, fullMask, 20), z(16, 10, fullMask, 20)},
+			want: []flat{z(5, 10, fullMask, 20), z(16, 10, fullMask, 20)},
+		},
+		"around a chunk that newer data hides": {
+			in:   []flat{z(5, 10, fullMask, 20), f(8, fullMask, 30)},
+			want: []flat{z(5, 3, fullMask, 20), f(8, fullMask, 30), z(9, 6, fullMask, 20)},
+		},
+	} {
+		in := fromFlat(t, c.in, 0)
+		out, _, _ := merge(t, []run{in}, c.rule, 0)
+		if got := entriesOf(t, out); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s:\n got %+v\nwant %+v", what, got, c.want)
+		}
+	}
+}

@@ -49,7 +49,6 @@ type Writer struct {
 	vals    [columns][]uint64
 	body    []byte // blocks, reused
 	total   uint64
-	last    Entry // of the part before
 	err     error
 }
 
@@ -94,6 +93,9 @@ func (w *Writer) Add(e *Entry) error {
 	if !e.Zero {
 		w.refer(e)
 	}
+	if n := len(w.entries); n == cap(w.entries) { // doubled: append's smaller steps would copy a part five times over
+		w.entries = append(make([]Entry, 0, min(max(2*n, BlockEntries), w.most)), w.entries...)
+	}
 	w.entries = append(w.entries, *e)
 	w.total++
 	return nil
@@ -114,13 +116,11 @@ func (w *Writer) check(e *Entry) error {
 	if err := e.check(); err != nil {
 		return err
 	}
-	if w.total == 0 {
-		return nil
+	n := len(w.entries)
+	if n == 0 {
+		return nil // the first: a part is closed when the next entry is there
 	}
-	last := &w.last
-	if n := len(w.entries); n > 0 {
-		last = &w.entries[n-1]
-	}
+	last := &w.entries[n-1]
 	if last.Disk == e.Disk {
 		if e.before(last) {
 			return fmt.Errorf("version %d of chunk %d comes behind version %d of chunk %d", e.Seq, e.Chunk, last.Seq, last.Chunk)
@@ -152,7 +152,6 @@ func (w *Writer) flush() error {
 	w.pack.enc = encoders.Get().(*zstd.Encoder)
 	defer encoders.Put(w.pack.enc)
 	p := w.part()
-	w.last = w.entries[len(w.entries)-1]
 	w.entries = w.entries[:0]
 	for _, o := range w.objects {
 		w.place[o.number] = 0

@@ -5,6 +5,7 @@ import (
 	"syscall"
 	"testing"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/index"
 )
 
@@ -100,19 +101,34 @@ func report(b *testing.B, write func() (n, size int)) {
 	b.ReportMetric(float64(all)/b.Elapsed().Seconds(), "entries/s")
 }
 
-// BenchmarkResolve resolves the newest checkpoint of a thinned busy month and
-// reports what stays in memory for each entry read.
+// BenchmarkResolve resolves the newest checkpoint of a baseline, and of a
+// thinned busy month, and reports what is in memory when the last entry is read
+// for each entry read.
 func BenchmarkResolve(b *testing.B) {
-	h, runs := busy(b)
-	var parts [][]byte
-	m := merge(b, h, runs, func(p index.Part) error { parts = append(parts, p.Bytes); return nil })
+	b.Run("base", func(b *testing.B) {
+		h := Base(1, 1<<20)
+		parts, err := h.Write(nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		resolve(b, h, parts, 1<<40, len(h.Entries))
+	})
+	b.Run("busy", func(b *testing.B) {
+		h, runs := busy(b)
+		var parts [][]byte
+		m := merge(b, h, runs, func(p index.Part) error { parts = append(parts, p.Bytes); return nil })
+		resolve(b, h, parts, h.Retained[len(h.Retained)-1], int(m.Out))
+	})
+}
+
+func resolve(b *testing.B, h *History, parts [][]byte, seq dr.Seq, entries int) {
+	b.Helper()
 	var before, after runtime.MemStats
-	frames := 0
 	for b.Loop() {
 		runtime.GC()
 		runtime.ReadMemStats(&before)
 		cat := &index.Catalog{}
-		r, err := index.NewResolver(cat, h.Retained[len(h.Retained)-1], []index.Disk{h.Disk})
+		r, err := index.NewResolver(cat, seq, []index.Disk{h.Disk})
 		if err == nil {
 			err = r.Add(Sources(cat, [][][]byte{parts})...)
 		}
@@ -121,14 +137,8 @@ func BenchmarkResolve(b *testing.B) {
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&after)
-		taken := r.Result()
-		frames = 0
-		for _, t := range taken {
-			frames += len(t.Frames)
-		}
-		runtime.KeepAlive(cat)
+		runtime.KeepAlive(r)
 	}
-	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(frames), "B/frame")
-	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(m.Out), "B/entry")
-	b.ReportMetric(float64(m.Out)*float64(b.N)/b.Elapsed().Seconds(), "entries/s")
+	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(entries), "B/entry")
+	b.ReportMetric(float64(entries)*float64(b.N)/b.Elapsed().Seconds(), "entries/s")
 }
