@@ -68,6 +68,9 @@ func (r RecipientInfo) String() string {
 	if r.Damaged != "" {
 		s = "unusable (" + r.Damaged + ")"
 	}
+	if r.Key != "" {
+		s += " " + r.Key
+	}
 	if r.Hint != "" {
 		s += " " + r.Hint
 	}
@@ -111,6 +114,9 @@ func (w *storedWrap) info(dek dr.UUID) RecipientInfo {
 		return r
 	}
 	r.Kind, r.Hint, r.Created = w.wrap.Kind, w.wrap.Hint, w.wrap.Created
+	if w.wrap.KMS != nil {
+		r.Key = w.wrap.KMS.URI
+	}
 	return r
 }
 
@@ -195,8 +201,11 @@ func unwrapFirst(ctx context.Context, u *unwrapper, wraps []storedWrap, d *Domai
 		}
 	}
 	what := "the recovery key opens no wrapped key of this container"
-	if id.kind == Passphrase {
+	switch id.kind {
+	case Passphrase:
 		what = "wrong passphrase"
+	case KeyService:
+		what = "the key service's key opens no wrapped key of this container"
 	}
 	if tried == 0 {
 		what = fmt.Sprintf("the container has no usable wrapped key of kind %s", id.kind)

@@ -36,15 +36,15 @@ func TestDocNamesWhatTheCodeWrites(t *testing.T) {
 		fmt.Sprintf("| version | u, %d |", manifestVersion),
 		"`"+strings.TrimSuffix(magicDomain, "\n")+"`", "`"+strings.TrimSuffix(magicWrap, "\n")+"`", "`"+digestPrefix+"`",
 		"`"+cipherName+"`", "`"+blockHashName+"`", fmt.Sprintf("| `block_size` | %d |", dr.BlockSize), fmt.Sprintf("| `chunk_size` | %d |", dr.ChunkSize),
-		fmt.Sprintf("| `window` | %d: W", Window), fmt.Sprintf("`%s` or `%s`", Passphrase, RecoveryKey),
+		fmt.Sprintf("| `window` | %d: W", Window), fmt.Sprintf("`%s`, `%s` or `%s`", Passphrase, RecoveryKey, KeyService),
 		fmt.Sprintf("`salt` (%d bytes), `nonce` (%d bytes), `sealed` (%d bytes)", saltSize, nonceSize, wrapPlainSize+16),
 		fmt.Sprintf("%d MiB, %d passes and %d thread", argonMemory>>10, argonTime, argonThreads),
 		fmt.Sprintf("%d MiB, %d passes or %d threads", maxArgonMemory>>10, maxArgonTime, maxArgonThreads),
 		fmt.Sprintf("%d wrapped keys of one data key", maxWraps), fmt.Sprintf("at most %d salts", maxPassphraseRuns),
-		fmt.Sprintf("no more than %d generations", maxGenerations), "`"+infoCommit+"`", "`"+infoEndorse+"`", "`"+infoWrapMAC+"`",
+		fmt.Sprintf("no more than %d generations", maxGenerations), fmt.Sprintf("no more than %d objects below", maxKeyObjects), "`"+infoCommit+"`", "`"+infoEndorse+"`", "`"+infoWrapMAC+"`",
 		fmt.Sprintf("kind %d", segment.Fence), fmt.Sprintf("less than %.0f minutes", EpochCheckAge.Minutes()),
 		fmt.Sprintf("continues at n+%d", Window), fmt.Sprintf("n+1 to n+%d behind", Window-1))
-	for _, v := range []any{Domain{}, Format{}, wrap{}, argonParams{}, endorsement{}, statement{}, statedWrap{}, earlierKey{}, head{}, branch{}, claim{}, storedVM{}, dropped{}, released{}} {
+	for _, v := range []any{Domain{}, Format{}, wrap{}, argonParams{}, kmsWrap{}, endorsement{}, statement{}, statedWrap{}, earlierKey{}, head{}, branch{}, claim{}, storedVM{}, dropped{}, released{}} {
 		for f := range fields(reflect.TypeOf(v)) {
 			want = append(want, "`"+f+"`")
 		}

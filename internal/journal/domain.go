@@ -42,7 +42,7 @@ type Domain struct {
 	BlockSize int           `json:"block_size"` // bytes
 	ChunkSize int           `json:"chunk_size"` // bytes
 	Window    int           `json:"window"`     // W, in object numbers
-	DataKey   dr.UUID       `json:"data_key"`   // the current data key's id
+	DataKey   dr.UUID       `json:"data_key"`   // the first data key's id
 	Timeline  dr.TimelineID `json:"timeline"`   // the first timeline
 }
 

@@ -29,11 +29,11 @@ func (k *checker) wrapped(ctx context.Context, key string) error {
 	if w.wrap, w.err = parseWrap(body); w.err != nil {
 		return k.blame(key, w.err)
 	}
-	if w.wrap.Domain != k.c.domain.ID {
-		return nil // what an interrupted Create left
-	}
 	w.recipient = o.recipient
-	switch {
+	switch ours := g != nil && g.number != 0; {
+	case w.wrap.Domain != k.c.domain.ID && !ours: // what an interrupted Create left
+	case w.wrap.Domain != k.c.domain.ID:
+		k.problem(Problem{Object: key, What: "the wrapped key belongs to another container", Kind: errs.Corrupt})
 	case w.wrap.DataKey != o.dek:
 		k.problem(Problem{Object: key, What: "the wrapped key lies under another data key's name", Kind: errs.Corrupt})
 	case g == nil || !g.open:

@@ -53,12 +53,16 @@ type VMSummary struct {
 func (c *Container) Inspect(ctx context.Context) (*Summary, error) {
 	const op = "journal.Inspect"
 	s := &Summary{Domain: c.domain, Recipients: []RecipientInfo{}, Timelines: []TimelineSummary{}, VMs: []VMSummary{}}
-	for _, g := range c.keys.all {
-		s.Recipients = append(s.Recipients, recipientInfos(g.wraps, g.id)...)
+	keys, err := readKeys(ctx, c.st, c.domain.ID)
+	if err != nil {
+		return nil, errs.E(op, errs.Internal, prefixKeys, err)
+	}
+	for _, id := range keys.order {
+		s.Recipients = append(s.Recipients, recipientInfos(keys.wraps[id], id)...)
 	}
 	epochs := make(map[string]int)
 	newest := make(map[dr.VMID]dr.Seq)
-	err := listAll(ctx, c.st, "", "", func(in store.Info) bool {
+	err = listAll(ctx, c.st, "", "", func(in store.Info) bool {
 		s.Objects++
 		s.Bytes += in.Size
 		if dir, _, ok := strings.Cut(in.Key, dirEpoch); ok {

@@ -37,6 +37,9 @@ type generation struct {
 	wraps     []storedWrap
 }
 
+// whyUnfinished is why a generation without completion is not complete.
+const whyUnfinished = "its rotation was not finished"
+
 // keyring is every generation of a container, in ascending order. It is
 // immutable and safe for concurrent use.
 type keyring struct {
@@ -237,8 +240,8 @@ func openKeyring(ctx context.Context, st store.Store, d *Domain, id Identity) (*
 func (k *keyring) openLater(ctx context.Context, u *unwrapper, s *storedKeys, d *Domain) error {
 	var waiting []*generation
 	for _, id := range s.order {
-		if id != d.DataKey && len(k.all)+len(waiting) < maxGenerations {
-			waiting = append(waiting, &generation{id: id, wraps: s.wraps[id], why: "no rotation finished it"})
+		if id != d.DataKey {
+			waiting = append(waiting, &generation{id: id, wraps: s.wraps[id], why: whyUnfinished})
 		}
 	}
 	for progress := true; progress; {
@@ -305,7 +308,7 @@ func (k *keyring) unlock(ctx context.Context, u *unwrapper, g *generation, domai
 			continue
 		}
 		g.number, g.previous, g.key, g.open = e.Generation, before, key, true
-		g.hasher, g.why = segment.NewBlockHasher(key), "no rotation finished it"
+		g.hasher, g.why = segment.NewBlockHasher(key), whyUnfinished
 		return true, nil
 	}
 	return false, nil

@@ -12,6 +12,7 @@ import (
 	"filippo.io/age"
 
 	"holdfast/internal/errs"
+	"holdfast/internal/kms"
 )
 
 // RecipientKind says how a wrapped data key is opened.
@@ -22,6 +23,8 @@ const (
 	Passphrase RecipientKind = "passphrase"
 	// RecoveryKey: the holder of an X25519 identity (age).
 	RecoveryKey RecipientKind = "x25519"
+	// KeyService: whoever a key service lets unwrap with its key.
+	KeyService RecipientKind = "kms"
 )
 
 // minPassphrase is the shortest passphrase taken, in bytes.
@@ -40,6 +43,7 @@ type Recipient struct {
 	x25519     *age.X25519Recipient
 	passphrase string
 	salt       [saltSize]byte // of the passphrase's argon2id
+	kms        kms.Client
 }
 
 // Kind returns how the recipient opens the container.
@@ -47,10 +51,27 @@ func (r Recipient) Kind() RecipientKind { return r.kind }
 
 // String tells the recipient's kind and, of a recovery key, its public part.
 func (r Recipient) String() string {
-	if r.kind == RecoveryKey {
+	switch r.kind {
+	case RecoveryKey:
 		return r.x25519.String()
+	case KeyService:
+		return r.kms.URI()
 	}
 	return string(r.kind)
+}
+
+// KeyServiceRecipient lets whoever the service behind c lets open the
+// container. The key's address is stored in the clear, credentials are not.
+// Kind Invalid for an address that is none.
+func KeyServiceRecipient(c kms.Client, hint string) (Recipient, error) {
+	const op = "journal.KeyServiceRecipient"
+	if _, err := kms.ParseURI(c.URI()); err != nil {
+		return Recipient{}, errs.E(op, errs.Invalid, "", err)
+	}
+	if len(hint) > maxName {
+		return Recipient{}, errs.New(op, errs.Invalid, "", "the hint is longer than 255 bytes")
+	}
+	return Recipient{kind: KeyService, kms: c, hint: hint}, nil
 }
 
 // Format keeps secrets out of every verb of fmt.
@@ -97,12 +118,14 @@ func PassphraseRecipient(passphrase, hint string) (Recipient, error) {
 	return r, nil
 }
 
-// Identity opens a container: a passphrase or a recovery key's secret part.
+// Identity opens a container: a passphrase, a recovery key's secret part, or
+// access to a key service.
 // The zero value opens nothing. It prints without its secret.
 type Identity struct {
 	kind       RecipientKind
 	x25519     *age.X25519Identity
 	passphrase string
+	kms        kms.Client
 }
 
 // Kind returns how the identity opens a container.
@@ -119,6 +142,10 @@ func (i Identity) LogValue() slog.Value { return slog.StringValue(i.String()) }
 
 // MarshalText keeps the secret out of encoders.
 func (i Identity) MarshalText() ([]byte, error) { return []byte(i.String()), nil }
+
+// KeyServiceIdentity opens what was wrapped by the service's key that c stands
+// for. Wraps of other keys are not sent to it.
+func KeyServiceIdentity(c kms.Client) Identity { return Identity{kind: KeyService, kms: c} }
 
 // PassphraseIdentity opens what a passphrase was made a recipient of.
 func PassphraseIdentity(passphrase string) Identity {

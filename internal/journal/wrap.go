@@ -21,6 +21,7 @@ import (
 
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
+	"holdfast/internal/kms"
 	"holdfast/internal/segment"
 )
 
@@ -54,6 +55,7 @@ type wrap struct {
 
 	Argon *argonParams `json:"argon2id,omitempty"` // passphrase
 	Age   string       `json:"age,omitempty"`      // x25519: an armored age file
+	KMS   *kmsWrap     `json:"kms,omitempty"`      // kms
 
 	Endorsed *endorsement `json:"endorsed,omitempty"` // of a data key made by a rotation
 	MAC      []byte       `json:"mac,omitempty"`      // under the data key; absent in the oldest containers
@@ -66,6 +68,13 @@ type argonParams struct {
 	Salt      []byte `json:"salt"`
 	Nonce     []byte `json:"nonce"`
 	Sealed    []byte `json:"sealed"` // AES-256-GCM
+}
+
+// kmsWrap is what a key service made of the data key.
+type kmsWrap struct {
+	URI     string `json:"uri"`     // the key's address; no credentials
+	Version string `json:"version"` // of the service's key
+	Wrapped []byte `json:"wrapped"`
 }
 
 const wrapFormat = 1
@@ -84,22 +93,35 @@ func sealWrap(ctx context.Context, r Recipient, domain dr.DomainID, g *generatio
 	plain = append(plain, g.key[:]...)
 	defer clear(plain)
 	if err := w.seal(ctx, r, plain); err != nil {
-		return nil, errs.E("journal.sealWrap", errs.Invalid, r.String(), err)
+		kind := errs.KindOf(err)
+		if kind == errs.Internal {
+			kind = errs.Invalid
+		}
+		return nil, errs.E("journal.sealWrap", kind, r.String(), err)
 	}
 	w.MAC = w.mac(g.key, recipient)
 	return putDocument(magicWrap, &w)
 }
 
-func (w *wrap) seal(_ context.Context, r Recipient, plain []byte) (err error) {
+func (w *wrap) seal(ctx context.Context, r Recipient, plain []byte) (err error) {
 	switch r.kind {
 	case Passphrase:
 		w.Argon, err = sealPassphrase(r, plain)
 	case RecoveryKey:
 		w.Age, err = sealAge(r.x25519, plain)
+	case KeyService:
+		var k kms.Wrapped
+		k, err = r.kms.Wrap(ctx, plain, w.context())
+		w.KMS = &kmsWrap{URI: r.kms.URI(), Version: k.Version, Wrapped: k.Data}
 	default:
 		err = errors.New("unknown kind of recipient")
 	}
 	return err
+}
+
+// context binds what a key service wraps to the container and its data key.
+func (w *wrap) context() []byte {
+	return []byte("holdfast data key v1 " + w.Domain.String() + " " + w.DataKey.String())
 }
 
 // mac authenticates who a wrap is for: a rotation wraps the next data key for
@@ -109,7 +131,11 @@ func (w *wrap) mac(key segment.DataKey, recipient dr.UUID) []byte {
 	m.Write(w.Domain.UUID[:])
 	m.Write(w.DataKey[:])
 	m.Write(recipient[:])
-	for _, s := range []string{string(w.Kind), w.Hint} {
+	uri := ""
+	if w.KMS != nil {
+		uri = w.KMS.URI
+	}
+	for _, s := range []string{string(w.Kind), w.Hint, uri} {
 		m.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(s))))
 		m.Write([]byte(s))
 	}
@@ -204,6 +230,13 @@ func parseWrap(body []byte) (*wrap, error) {
 			return nil, bad(err)
 		}
 	case w.Kind == RecoveryKey && w.Age != "":
+	case w.Kind == KeyService && w.KMS != nil:
+		if _, err := kms.ParseURI(w.KMS.URI); err != nil {
+			return nil, bad(err)
+		}
+		if err := kms.CheckWrapped(kms.Wrapped{Version: w.KMS.Version, Data: w.KMS.Wrapped}, nil); err != nil {
+			return nil, bad(err)
+		}
 	default:
 		return nil, bad(fmt.Errorf("unknown kind of recipient %.20q", string(w.Kind)))
 	}
@@ -236,12 +269,17 @@ func (u *unwrapper) open(ctx context.Context, w *storedWrap) (segment.DataKey, e
 	return segment.DataKey(plain[32:]), nil
 }
 
-func (u *unwrapper) openPlain(_ context.Context, w *wrap) ([]byte, error) {
+func (u *unwrapper) openPlain(ctx context.Context, w *wrap) ([]byte, error) {
 	switch {
 	case w.Kind != u.id.kind:
 		return nil, errWrongKey
 	case w.Kind == Passphrase:
 		return u.openPassphrase(w.Argon)
+	case w.Kind == KeyService:
+		if w.KMS.URI != u.id.kms.URI() {
+			return nil, errWrongKey
+		}
+		return u.id.kms.Unwrap(ctx, kms.Wrapped{Version: w.KMS.Version, Data: w.KMS.Wrapped}, w.context())
 	}
 	return openAge(w.Age, u.id.x25519)
 }
