@@ -57,7 +57,7 @@ func newBox(t *testing.T) *box {
 	b := &box{dir: filepath.Join(d, "store"), key: filepath.Join(d, "recovery.key")}
 	b.url = "file://" + b.dir
 	recipient := must(t, "key", "new", b.key)
-	must(t, "domain", "create", b.url, "--name", "erp", "--recipient", recipient)
+	must(t, "domain", "create", b.url, "--quick", "--name", "erp", "--recipient", recipient)
 	b.disk = dr.CheckpointDisk{ID: dr.DiskID{UUID: dr.NewUUID()}, VM: dr.VMID{UUID: dr.NewUUID()}, Size: diskSize, Synced: true}
 	b.vm = dr.VMConfig{ID: b.disk.VM, Name: "../erp 1", CPUs: 1, MemoryMiB: 64, Machine: "pc", Firmware: "bios",
 		Disks: []dr.VMDisk{{ID: b.disk.ID, Name: "disk0", Size: diskSize, Bus: "virtio"}}}

@@ -70,7 +70,7 @@ func openContainer(ctx context.Context, rawURL string, id *identityFlags) (*jour
 	if err != nil {
 		return nil, err
 	}
-	st, err := openStore(rawURL, false)
+	st, err := openStore(ctx, rawURL, false)
 	if err != nil {
 		return nil, err
 	}

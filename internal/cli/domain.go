@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast/internal/errs"
 	"holdfast/internal/journal"
 )
 
@@ -18,12 +19,14 @@ func newDomainCommand() *cobra.Command {
 func newDomainCreate() *cobra.Command {
 	var name, passphraseFile string
 	var recipients []string
+	var quick bool
 	cmd := &cobra.Command{
 		Use:   "create URL",
 		Short: "Create the container of a new protected domain",
 		Long: `Creates the container of a protected domain in an empty place of an object
-store, and prints the domain's id. The store is probed first: one that does not
-create names once, or does not list what it holds, is refused.
+store, and prints the domain's id. The store is tried first, as by "holdfast store
+verify": one that a publisher could not rely on is refused, by the name of the
+property it lacks. --quick makes the trial shorter; it cannot be left out.
 
 Every recipient can open the container alone: give one for the DRVA and one
 recovery key whose secret part is kept away from the protected site.`,
@@ -50,9 +53,15 @@ recovery key whose secret part is kept away from the protected site.`,
 				}
 				opts.Recipients = append(opts.Recipients, r)
 			}
-			st, err := openStore(args[0], true)
+			st, err := openStore(cmd.Context(), args[0], true)
 			if err != nil {
 				return err
+			}
+			// Where there is a container, nothing needs to be tried to refuse.
+			if _, err := journal.ReadDomain(cmd.Context(), st); errs.Is(err, errs.NotFound) {
+				if err := trustStore(cmd, args[0], quick); err != nil {
+					return err
+				}
 			}
 			c, err := journal.Create(cmd.Context(), st, opts)
 			if err != nil {
@@ -68,5 +77,6 @@ recovery key whose secret part is kept away from the protected site.`,
 	cmd.Flags().StringVar(&name, "name", "", "name of the domain, for people")
 	cmd.Flags().StringArrayVar(&recipients, "recipient", nil, "public part of a recovery key, age1… (repeatable)")
 	cmd.Flags().StringVar(&passphraseFile, "passphrase-file", "", "also let the passphrase in this file open the container")
+	cmd.Flags().BoolVar(&quick, "quick", false, "try the store with fewer rounds and smaller objects")
 	return cmd
 }

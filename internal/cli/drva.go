@@ -13,6 +13,9 @@ import (
 	"holdfast/internal/dr"
 	"holdfast/internal/drva"
 	"holdfast/internal/errs"
+	"holdfast/internal/journal"
+	"holdfast/internal/store/limit"
+	"holdfast/internal/store/meter"
 )
 
 // drvaConfig is the DRVA's configuration file.
@@ -25,6 +28,7 @@ type drvaConfig struct {
 	Listen     string `json:"listen"`                    // host:port for host components
 	TLS        string `json:"tls"`                       // directory made by "cert issue --role drva"
 	Interval   string `json:"interval,omitempty"`        // between checkpoints
+	Bandwidth  string `json:"bandwidth,omitempty"`       // schedule of the traffic with the store
 	Status     string `json:"status,omitempty"`          // unix socket for "holdfast status"
 }
 
@@ -35,7 +39,24 @@ const defaultQuota = 64 << 30
 // drvaStatus is what a DRVA answers on its status socket.
 type drvaStatus struct {
 	drva.Status
-	Address string `json:"address"` // where hosts connect
+	Address string      `json:"address"` // where hosts connect
+	Store   storeStatus `json:"store"`
+}
+
+// storeStatus is what a DRVA asked of its store since it was started, and what
+// it may.
+type storeStatus struct {
+	meter.Counts
+	Bandwidth string     `json:"bandwidth,omitempty"` // the schedule; empty: no limit
+	Up        limit.Rate `json:"up_bytes_per_s"`      // allowed now; 0: no limit
+	Down      limit.Rate `json:"down_bytes_per_s"`
+}
+
+// storeStatusOf asks the store's wrappers.
+func storeStatusOf(st *stack, l *limit.Limiter) storeStatus {
+	s := storeStatus{Counts: st.meter.Counts(), Bandwidth: l.Schedule().String()}
+	s.Up, s.Down = l.Rates()
+	return s
 }
 
 func newDRVACommand() *cobra.Command {
@@ -54,12 +75,20 @@ Configuration, in JSON:
     "log": "/var/lib/holdfast/log", "quota": 68719476736,
     "listen": "10.0.0.5:7480", "tls": "/etc/holdfast/tls",
     "interval": "5s",
+    "bandwidth": "zone Europe/Berlin; mon-fri 08:00-18:00 20MB/s; * 100MB/s",
     "status": "/run/holdfast/drva.sock"
   }
 
 key (or passphrase_file) opens the container; it is the appliance's own, so that
 the recovery key can stay away from the site. quota bounds the log in bytes
 (default 64 GiB); put it on a disk of its own. interval is 1s to 60s.
+
+bandwidth limits the traffic with the store; left out, nothing does. It is a list
+of rules, of which the first that holds counts: days ("*", "mon-fri", "sat,sun"),
+times (left out: the whole day), and a rate for both directions or one for each
+("up 5MB/s down 50Mbit/s", "unlimited"). "zone" says whose clock is meant. While
+the limit is below what the VMs write, the log fills and the RPO grows; "holdfast
+bandwidth" changes the limit of a running appliance.
 
 Starting a second appliance for a domain fences the first: it stops for good.`,
 		Example: "  holdfast drva --config drva.json",
@@ -92,7 +121,20 @@ func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
 	if err != nil {
 		return err
 	}
-	c, err := openContainer(cmd.Context(), cfg.Container, &identityFlags{key: cfg.Key, passphrase: cfg.Passphrase})
+	schedule, err := limit.ParseSchedule(cfg.Bandwidth)
+	if err != nil {
+		return err
+	}
+	identity, err := (&identityFlags{key: cfg.Key, passphrase: cfg.Passphrase}).load()
+	if err != nil {
+		return err
+	}
+	limiter := limit.NewLimiter(schedule)
+	st, err := openStack(cmd.Context(), cfg.Container, stackOptions{limiter: limiter, logger: log})
+	if err != nil {
+		return err
+	}
+	c, err := journal.Open(cmd.Context(), st.store, identity)
 	if err != nil {
 		return err
 	}
@@ -114,7 +156,10 @@ func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
 	}
 	return serve(cmd.Context(), log, cfg.Status, map[string]control.Handler{
 		"/status": func(context.Context, []byte) (any, error) {
-			return drvaStatus{s.Status(), ln.Addr().String()}, nil
+			return drvaStatus{s.Status(), ln.Addr().String(), storeStatusOf(st, limiter)}, nil
+		},
+		"/bandwidth": func(_ context.Context, body []byte) (any, error) {
+			return changeBandwidth(st, limiter, body)
 		},
 		"/checkpoint": func(ctx context.Context, body []byte) (any, error) {
 			var r checkpointRequest

@@ -45,7 +45,7 @@ type clearSummary struct {
 }
 
 func inspectClear(cmd *cobra.Command, url string) error {
-	st, err := openStore(url, false)
+	st, err := openStore(cmd.Context(), url, false)
 	if err != nil {
 		return err
 	}

@@ -106,7 +106,7 @@ checkpoint every few seconds into an object store. From that container and a
 recovery key alone, any site boots the VMs again.
 
 See it work:        holdfast demo
-At the source:      key new, domain create, cert, drva, iofilter, status
+At the source:      key new, store verify, domain create, cert, drva, iofilter, status
 From the store:     checkpoints, inspect, fsck, restore, rocva`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -115,8 +115,8 @@ From the store:     checkpoints, inspect, fsck, restore, rocva`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().String("log-level", "info", "how much the appliances log: debug, info, warn or error")
 	root.AddCommand(
-		newKeyCommand(), newDomainCommand(), newCertCommand(),
-		newDRVACommand(), newIOFilterCommand(), newStatusCommand(), newCheckpointCommand(),
+		newKeyCommand(), newStoreCommand(), newDomainCommand(), newCertCommand(),
+		newDRVACommand(), newIOFilterCommand(), newStatusCommand(), newBandwidthCommand(), newCheckpointCommand(),
 		newCheckpointsCommand(), newInspectCommand(), newFsckCommand(), newRestoreCommand(), newRocVACommand(),
 		newDemoCommand(),
 	)

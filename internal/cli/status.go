@@ -74,6 +74,9 @@ func printDRVA(w io.Writer, s *drvaStatus) {
 	fmt.Fprintf(w, "bytes\t%s in, %s stored in %d objects\n", sizeOf(int64(s.BytesIn)), sizeOf(int64(s.BytesStored)), s.Objects)
 	p := &s.Publisher
 	fmt.Fprintf(w, "publisher\tepoch %d, object %d, %d under way%s\n", p.Epoch, p.Published, p.UnderWay, suffix(p.LastError+p.Stopped))
+	t := &s.Store
+	fmt.Fprintf(w, "store\t%d requests, %d failed, %s up, %s down, allowed now %s up, %s down\n", t.Requests(), t.Failed,
+		sizeOf(int64(t.BytesIn)), sizeOf(int64(t.BytesOut)), t.Up, t.Down)
 	for _, h := range s.Hosts {
 		fmt.Fprintf(w, "host %s\t%s\t%s\n", h.Name, h.State, h.Ack)
 	}
