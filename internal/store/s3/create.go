@@ -53,7 +53,31 @@ func (s *Store) put(ctx context.Context, op, key string, body []byte, md5Sum str
 	if err != nil && statusOf(err) == 0 && ctx.Err() == nil && s.taken(ctx, key) {
 		return errs.New(op, errs.Exists, key, "the name is taken")
 	}
-	return s.fail(ctx, op, key, err)
+	switch failure := s.fail(ctx, op, key, err); {
+	case saysNested(err) && !s.nested(ctx, key):
+		// The directory that was in the way was being removed.
+		return errs.E(op, errs.Transient, key, failure)
+	default:
+		return failure
+	}
+}
+
+// nested reports whether key is a directory of an existing key or has one for
+// its directory. A store over a file system says so too while a deletion
+// beside it takes an empty directory away.
+func (s *Store) nested(ctx context.Context, key string) bool {
+	if below, err := s.List(ctx, key+"/", "", 1); err != nil || len(below) > 0 {
+		return true // or not known: the store's word stands
+	}
+	for i := range key {
+		if key[i] != '/' {
+			continue
+		}
+		if _, err := s.Stat(ctx, key[:i]); !errs.Is(err, errs.NotFound) {
+			return true
+		}
+	}
+	return false
 }
 
 // taken reports whether an object is there, after a PUT without an answer. A

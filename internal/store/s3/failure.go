@@ -27,6 +27,8 @@ const (
 	probeRemedy  = "probe the store: it lacks what Holdfast needs"
 )
 
+const nestedWords = "one key would be a directory of another"
+
 // verdict is what an answer means.
 type verdict struct {
 	kind   errs.Kind
@@ -70,10 +72,10 @@ var byCode = map[string]verdict{
 	"NotImplemented":                 {kind: errs.Invalid, remedy: probeRemedy},
 	// A store over a file system cannot have a key that is a directory of
 	// another.
-	"ExistingObjectIsDirectory":     {kind: errs.Invalid, words: "one key would be a directory of another"},
-	"ObjectParentIsFile":            {kind: errs.Invalid, words: "one key would be a directory of another"},
-	"XMinioParentIsObject":          {kind: errs.Invalid, words: "one key would be a directory of another"},
-	"XMinioObjectExistsAsDirectory": {kind: errs.Invalid, words: "one key would be a directory of another"},
+	"ExistingObjectIsDirectory":     {kind: errs.Invalid, words: nestedWords},
+	"ObjectParentIsFile":            {kind: errs.Invalid, words: nestedWords},
+	"XMinioParentIsObject":          {kind: errs.Invalid, words: nestedWords},
+	"XMinioObjectExistsAsDirectory": {kind: errs.Invalid, words: nestedWords},
 }
 
 // byStatus are the rest.
@@ -196,4 +198,11 @@ func unknownRequest(err error) bool {
 	}
 	// Who ignores the question lists the bucket instead.
 	return codeOf(err) == "NotImplemented" || err != nil && strings.Contains(err.Error(), "<ListBucketResult>")
+}
+
+// saysNested reports whether the store refuses a key for being a directory of
+// another, or below one.
+func saysNested(err error) bool {
+	v, ok := byCode[codeOf(err)]
+	return ok && v.words == nestedWords
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -22,14 +23,14 @@ import (
 )
 
 func TestContract(t *testing.T) {
-	r := newRig(t, versitygw.Options{})
+	r := newRig(t, versitygw.Options{KeepAlive: true})
 	storetest.Run(t, func(t *testing.T) store.Store { return patient(r.open(t, false)) })
 }
 
 // TestContractWithVersions: the contract in a bucket that keeps versions,
 // over TLS and below a prefix.
 func TestContractWithVersions(t *testing.T) {
-	r := newRig(t, versitygw.Options{TLS: true})
+	r := newRig(t, versitygw.Options{TLS: true, KeepAlive: true})
 	storetest.Run(t, func(t *testing.T) store.Store {
 		u := r.url(t, true)
 		u.Prefix = "Some/where"
@@ -231,6 +232,32 @@ func TestServerKilledAndRestarted(t *testing.T) {
 	page, err := st.List(t.Context(), "", "", 10)
 	if err != nil || len(page) != 2 || page[0].Key != "before" || page[1].Key != "during" {
 		t.Fatalf("%+v, %v", page, err)
+	}
+}
+
+// TestDamageOnTheStoresDisk: one wrong bit in an object is noticed by who
+// reads the whole of it, because the store tells the checksum it was given.
+func TestDamageOnTheStoresDisk(t *testing.T) {
+	dir := t.TempDir()
+	r := newRig(t, versitygw.Options{Dir: dir})
+	s := r.open(t, false)
+	if err := s.Create(t.Context(), "k", bytes.Repeat([]byte("content "), 1000)); err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 9000)
+	if n, err := s.ReadRange(t.Context(), "k", p, 0); err != nil || n != 8000 {
+		t.Fatalf("%d, %v", n, err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "data", s.bucket, "k"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte{'c' ^ 4}, 800); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.ReadRange(t.Context(), "k", p, 0); !errs.Is(err, errs.Corrupt) || n != 0 {
+		t.Fatalf("%d, %v", n, err)
 	}
 }
 

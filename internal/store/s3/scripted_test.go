@@ -209,6 +209,24 @@ func TestLostAnswers(t *testing.T) {
 	}
 }
 
+// TestNestedKeys: the store's word that one key is a directory of another is
+// believed when there is such a key.
+func TestNestedKeys(t *testing.T) {
+	refused := refuse(409, "ObjectParentIsFile")
+	s, _ := scripted(t, refused, listing(false), say(200, "", "Content-Length", "1"))
+	if err := s.Create(t.Context(), "a/b", nil); !errs.Is(err, errs.Invalid) {
+		t.Errorf("with a key above: %v", err)
+	}
+	s, _ = scripted(t, refused, listing(false, "a/b/c"))
+	if err := s.Create(t.Context(), "a/b", nil); !errs.Is(err, errs.Invalid) {
+		t.Errorf("with a key below: %v", err)
+	}
+	s, _ = scripted(t, refused, listing(false), say(404, ""), say(200, ""))
+	if err := s.Create(t.Context(), "a/b", nil); !errs.Is(err, errs.Transient) {
+		t.Errorf("with neither: %v", err)
+	}
+}
+
 func TestReadsAreHeldToTheQuestion(t *testing.T) {
 	content := "0123456789"
 	flipped := "0123456889"
