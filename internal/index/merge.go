@@ -42,6 +42,8 @@ type Merged struct {
 // The result has what each retained checkpoint and the head see, block by
 // block, and is minimal: without any one of its entries some of them would see
 // something else. A zero range may be cut in pieces where others cover it.
+// Sizes of disks do not matter: what lies behind a disk's end is kept like the
+// rest, so that a disk that shrinks and grows again reads as it was written.
 //
 // Memory: a part and a block of each source, dst's part, the versions of one
 // chunk at a time, and some thousand entries kept back while zero ranges are

@@ -371,6 +371,56 @@ func TestPackerFillsUp(t *testing.T) {
 	}
 }
 
+// TestPackerIsUsedAgain: after Reset nothing of the object before is left.
+func TestPackerIsUsedAgain(t *testing.T) {
+	a, b := smallCells(t)
+	p := NewPacker(testKey, testKeys, testDomain, BuilderOptions{})
+	var objects []dr.UUID
+	for _, from := range []cell{b, a, b} {
+		p.Reset()
+		cs := copies(from)
+		for i := range cs {
+			if err := p.Add(&cs[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		body, _, err := p.Finish(packHeader())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := openCell(t, testKey, body)
+		got, err := contents(testKeys, c)
+		want, err2 := contents(testKeys, from)
+		if err != nil || err2 != nil || !reflect.DeepEqual(got, want) {
+			t.Fatalf("%v, %v", err, err2)
+		}
+		if len(c.f.Origins) != 1 || c.f.Origins[0].Object != from.h.Object || c.h.Object != p.Object() || slices.Contains(objects, p.Object()) {
+			t.Fatalf("origins %v of object %v", c.f.Origins, c.h.Object)
+		}
+		objects = append(objects, p.Object())
+	}
+}
+
+// TestPackerBoundsOrigins: a new origin behind the last allowed is refused, one
+// that is there already is not.
+func TestPackerBoundsOrigins(t *testing.T) {
+	a, b := smallCells(t)
+	cs := copies(a)
+	p := NewPacker(testKey, testKeys, testDomain, BuilderOptions{})
+	if err := p.Add(&cs[0]); err != nil {
+		t.Fatal(err)
+	}
+	f := &p.b.footer
+	f.Origins = append(f.Origins, make([]Origin, MaxOrigins-1)...)
+	other := copies(b)
+	if err := p.Add(&other[len(other)-1]); !errs.Is(err, errs.Full) {
+		t.Errorf("an origin too many: %v", err)
+	}
+	if err := p.Add(&cs[1]); err != nil {
+		t.Errorf("a known origin: %v", err)
+	}
+}
+
 // TestPackedFooterFitsItsBound: at every limit at once a packed footer stays
 // within MaxFooter.
 func TestPackedFooterFitsItsBound(t *testing.T) {
@@ -395,7 +445,7 @@ func TestPackedParserRefuses(t *testing.T) {
 		"counter":          func(f *Footer) { f.Copied[0].Counter = MaxFrames },
 		"origin twice":     func(f *Footer) { f.Origins[1] = f.Origins[0] },
 		"oldest first":     func(f *Footer) { f.Entries[0].Seq = 1 },
-		"not in place":     func(f *Footer) { f.Entries[0].Counter, f.Entries[1].Counter = 1, 0 },
+		"not in place":     func(f *Footer) { n := uint32(len(f.Entries) - 1); f.Entries[0].Counter, f.Entries[n].Counter = n, 0 },
 		"block twice":      func(f *Footer) { f.Entries[1].Seq = f.Entries[0].Seq },
 		"too many origins": func(f *Footer) { f.Origins = make([]Origin, MaxOrigins+1) },
 	} {
