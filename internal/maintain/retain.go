@@ -95,7 +95,7 @@ func Retained(points []Point, now time.Time, r Rules) []Decision {
 			out[i] = Decision{Reason: BySlot, Tier: tier}
 		})
 	}
-	keepNewest(points, func(i int) { keep(i, Decision{Reason: ByNewest}) })
+	keepLatest(points, func(i int) { keep(i, Decision{Reason: ByNewest}) })
 	tagFor := r.TagFor
 	if tagFor == 0 {
 		tagFor = r.Schedule.Span()
@@ -162,7 +162,7 @@ func slotOf(t time.Time, every time.Duration) int64 {
 	return n
 }
 
-func keepNewest(points []Point, keep func(i int)) {
+func keepLatest(points []Point, keep func(i int)) {
 	if len(points) > 0 {
 		keep(len(points) - 1)
 	}

@@ -41,8 +41,8 @@ func ids(points []Point) (out []dr.CheckpointID) {
 	return out
 }
 
-// line makes a point every so often from epoch on.
-func line(n int, every time.Duration) []Point {
+// evenly makes a point every so often from epoch on.
+func evenly(n int, every time.Duration) []Point {
 	var points []Point
 	for i := range n {
 		points = append(points, Point{ID: dr.CheckpointID(i + 1), Time: epoch.Add(time.Duration(i) * every), Offered: true})
@@ -51,7 +51,7 @@ func line(n int, every time.Duration) []Point {
 }
 
 func TestRetainedDefault(t *testing.T) {
-	points := line(3*17280, 5*time.Second) // three days
+	points := evenly(3*17280, 5*time.Second) // three days
 	now := points[len(points)-1].Time.Add(time.Second)
 	kept := pick(points, Retained(points, now, Rules{Schedule: DefaultSchedule()}))
 	var young, middle, old int
@@ -74,7 +74,7 @@ func TestRetainedDefault(t *testing.T) {
 }
 
 func TestRetainedReasons(t *testing.T) {
-	points := line(48*60, time.Minute) // two days
+	points := evenly(48*60, time.Minute) // two days
 	now := points[len(points)-1].Time
 	points[10].Lasting = true
 	points[11].Suspect = true
@@ -109,7 +109,7 @@ func TestRetainedReasons(t *testing.T) {
 }
 
 func TestPartialPoints(t *testing.T) {
-	points := line(100, 30*time.Minute)
+	points := evenly(100, 30*time.Minute)
 	for i := range points {
 		points[i].Offered = i%4 == 0
 	}
@@ -129,7 +129,7 @@ func TestPartialPoints(t *testing.T) {
 		t.Errorf("offered points kept of only %d slots", len(slots))
 	}
 	// The newest offered one stays for ever when only partial ones follow.
-	points = line(1000, time.Hour)
+	points = evenly(1000, time.Hour)
 	for i := 1; i < 1000; i++ {
 		points[i].Offered = false
 	}
@@ -258,7 +258,7 @@ func retainedByAge(points []Point, now time.Time, tier Tier) []Decision {
 }
 
 func TestClockBackDropsNothing(t *testing.T) {
-	points := line(5000, time.Minute)
+	points := evenly(5000, time.Minute)
 	now := points[len(points)-1].Time
 	r := Rules{Schedule: DefaultSchedule()}
 	kept := pick(points, Retained(points, now, r))
@@ -271,7 +271,7 @@ func TestClockBackDropsNothing(t *testing.T) {
 
 func TestAdvance(t *testing.T) {
 	year := 365 * 24 * time.Hour
-	points := line(10_000, time.Minute) // a week
+	points := evenly(10_000, time.Minute) // a week
 	end := points[len(points)-1].Time
 	jumped := slices.Clone(points)
 	for i := 9000; i < len(jumped); i++ {

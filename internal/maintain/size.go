@@ -2,7 +2,10 @@ package maintain
 
 import (
 	"math"
+	"slices"
 	"time"
+
+	"holdfast/internal/dr"
 )
 
 // Sizes tells how much of the store each retained checkpoint alone still
@@ -10,9 +13,25 @@ import (
 // that only the open head sees count for the newest point. It is exact: it is
 // counted frame by frame while runs are merged. The zero value knows nothing.
 type Sizes struct {
-	At   time.Time   // retention's time when it was counted
-	Time []time.Time // of each retained point, oldest first
-	Last []int64     // bytes, one more than Time: the open head's at the end
+	At   time.Time         // retention's time when it was counted
+	IDs  []dr.CheckpointID // of each retained point, oldest first
+	Time []time.Time       // of each retained point
+	Last []int64           // bytes, one more than Time: the open head's at the end
+	// Alone[i] is the bytes of frames that point i sees and no other does.
+	Alone []int64
+}
+
+// alone is the bytes only checkpoint id needs; ok is false when they were not
+// counted. s may be nil.
+func (s *Sizes) alone(id dr.CheckpointID) (bytes int64, ok bool) {
+	if s == nil {
+		return 0, false
+	}
+	i, ok := slices.BinarySearch(s.IDs, id)
+	if !ok {
+		return 0, false
+	}
+	return s.Alone[i], true
 }
 
 // From is the size of the history in bytes when the k oldest points are given

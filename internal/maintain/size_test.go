@@ -7,7 +7,7 @@ import (
 
 // sized makes hourly points of which each alone needs bytes.
 func sized(n int, bytes int64) ([]Point, []Decision, *Sizes) {
-	points := line(n, time.Hour)
+	points := evenly(n, time.Hour)
 	s := &Sizes{At: points[n-1].Time, Last: make([]int64, n+1)}
 	ds := make([]Decision, n)
 	for i := range points {

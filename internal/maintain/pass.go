@@ -1,0 +1,650 @@
+package maintain
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+	"holdfast/internal/index"
+	"holdfast/internal/journal"
+	"holdfast/internal/store"
+)
+
+// pass is one pass: from the newest manifest to the next.
+type pass struct {
+	*Maintainer
+	ask    request
+	dry    bool
+	began  instant
+	report *Report
+	policy Policy
+
+	infos   []journal.ManifestInfo // listed when the pass began, oldest first
+	base    *journal.Manifest
+	next    *journal.Manifest
+	fresh   bool   // there is no manifest yet
+	bottom  bool   // the timeline has no parent
+	first   dr.Seq // where the oldest run begins
+	worked  bool   // there is something to write a manifest for
+	frozen  string // why nothing is thinned or deleted
+	sealed  store.Lock
+	points  []journal.Point // retained by base, and of what was flushed: what merges keep
+	holds   []Hold
+	dropped []journal.Point
+	store   time.Time // newest modification time seen
+
+	detector  Detector  // becomes the Maintainer's when the manifest is written
+	suspectAt time.Time // newest suspect checkpoint; likewise
+}
+
+func newPass(m *Maintainer, ask request) *pass {
+	return &pass{
+		Maintainer: m, ask: ask, began: readClock(m.clock),
+		report: &Report{Timeline: m.timeline}, detector: m.mem.detector, suspectAt: m.mem.suspect,
+	}
+}
+
+// run makes the pass. The order is what makes a crash harmless: data, index,
+// manifest, deletion.
+func (p *pass) run(ctx context.Context) (*Report, error) {
+	if err := p.load(ctx); err != nil {
+		return nil, err
+	}
+	damage := p.flush(ctx)
+	if damage != nil && !errs.Is(damage, errs.Corrupt) {
+		return nil, damage
+	}
+	if damage != nil {
+		p.frozen = damage.Error()
+	}
+	p.thin()
+	if err := p.merge(ctx); errs.Is(err, errs.Corrupt) {
+		// What was published is taken in all the same; nothing is given up.
+		damage, p.frozen = err, err.Error()
+		p.thin()
+	} else if err != nil {
+		return nil, err
+	}
+	p.bury()
+	if p.broken.early {
+		p.deleteEarly(ctx)
+	}
+	if err := p.extend(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.commit(ctx); err != nil {
+		return nil, err
+	}
+	p.finish()
+	if damage != nil {
+		return p.report, damage
+	}
+	return p.report, nil
+}
+
+// commit writes the next manifest, if there is anything to write it for, and
+// only behind it deletes what is due.
+func (p *pass) commit(ctx context.Context) error {
+	due := p.dueLater()
+	switch {
+	case p.worked || due && !p.broken.noBump:
+		if err := p.write(ctx); err != nil {
+			return err
+		}
+	case due: // a broken rule
+		p.next = p.base
+	default:
+		return nil
+	}
+	return p.remove(ctx)
+}
+
+// plan does what does not write.
+func (p *pass) plan(ctx context.Context) (*Plan, error) {
+	if err := p.load(ctx); err != nil {
+		return nil, err
+	}
+	if damage := p.flush(ctx); errs.Is(damage, errs.Corrupt) {
+		p.frozen = damage.Error()
+	} else if damage != nil {
+		return nil, damage
+	}
+	p.thin()
+	plan := &Plan{Drop: p.dropped, Keep: p.next.Points}
+	for _, v := range p.victims() {
+		plan.Victims++
+		plan.Moved += v.Live
+	}
+	now := p.began.wall
+	for _, t := range p.base.Tombstones {
+		if now.Sub(t.Since) >= p.policy.Grace && p.frozen == "" {
+			plan.Due = append(plan.Due, t.Key)
+		}
+	}
+	p.finish()
+	plan.Report = *p.report
+	return plan, nil
+}
+
+// load reads where the timeline stands: its manifest first, and only then who
+// holds what. So whoever pinned a checkpoint and then found it in the newest
+// manifest is seen by every pass that could forget it.
+func (p *pass) load(ctx context.Context) error {
+	var err error
+	if p.infos, err = p.c.ListManifests(ctx, p.timeline); err != nil {
+		return err
+	}
+	for _, in := range p.infos {
+		p.store = later(p.store, in.Modified)
+	}
+	if err := p.readBase(ctx); err != nil {
+		return err
+	}
+	pins, err := p.c.Pins(ctx)
+	if err != nil {
+		return err
+	}
+	timelines, err := p.c.Timelines(ctx)
+	if err != nil {
+		return err
+	}
+	if err := p.place(timelines); err != nil {
+		return err
+	}
+	p.next = next(p.base, p.infos)
+	p.points = slices.Clone(p.base.Points)
+	p.setPolicy()
+	p.hold(pins, timelines)
+	if err := p.lastFull(ctx); err != nil {
+		return err
+	}
+	return p.resurrect(ctx)
+}
+
+// lastFull finds out when the oldest run was written, if this Maintainer has
+// not done it.
+func (p *pass) lastFull(ctx context.Context) error {
+	oldest := oldestPart(p.base.Runs)
+	if oldest.IsZero() || oldest == p.mem.oldest && !p.mem.full.IsZero() {
+		return nil
+	}
+	p.mem.oldest, p.mem.kept, p.mem.sizes = oldest, nil, nil
+	h, err := p.c.ReadHeader(ctx, journal.PartName(oldest))
+	if errs.Is(err, errs.NotFound) || errs.Is(err, errs.Corrupt) || errs.Is(err, errs.Invalid) {
+		return nil // a merge will tell
+	} else if err != nil {
+		return err
+	}
+	p.mem.full = h.Created
+	return nil
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// next is a copy of base that becomes the manifest after it.
+func next(base *journal.Manifest, infos []journal.ManifestInfo) *journal.Manifest {
+	n := *base
+	n.Generation = base.Generation + 1
+	if len(infos) > 0 {
+		n.Generation = infos[len(infos)-1].Generation + 1
+	}
+	n.Runs, n.Objects = slices.Clone(base.Runs), slices.Clone(base.Objects)
+	n.Points, n.Tombstones = nil, slices.Clone(base.Tombstones)
+	return &n
+}
+
+// readBase reads the newest manifest. Newer ones that are damaged are passed
+// over as long as they are so young that nothing can have been deleted on
+// their word.
+func (p *pass) readBase(ctx context.Context) error {
+	const op = "maintain.load"
+	for i := len(p.infos) - 1; i >= 0; i-- {
+		in := p.infos[i]
+		m, err := p.c.ReadManifestAt(ctx, p.timeline, in.Generation)
+		switch {
+		case err == nil:
+			p.base = m
+			return nil
+		case errs.Is(err, errs.NotFound):
+			return errs.E(op, errs.Conflict, in.Key, fmt.Errorf("the manifest was deleted meanwhile: %w", err))
+		case !errs.Is(err, errs.Corrupt):
+			return err
+		}
+		if age := p.began.wall.Sub(in.Modified); age > LeastGrace/2 || age < -LeastGrace/2 {
+			return errs.E(op, errs.Corrupt, in.Key, fmt.Errorf("the manifest is damaged, and too old to begin anew from the one before: %w", err)).
+				WithRemedy("restore it from another copy of the container, or from the store's own versions")
+		}
+		p.report.alarm("manifest %s is damaged and is replaced: %v", in.Key, err)
+		p.worked = true
+	}
+	if len(p.infos) > 0 {
+		return errs.New(op, errs.Corrupt, p.infos[0].Key, "no manifest of the timeline can be read").
+			WithRemedy("restore one from another copy of the container, or from the store's own versions")
+	}
+	p.fresh = true
+	p.base = &journal.Manifest{Timeline: p.timeline, Anchor: journal.Anchor{Next: journal.FirstNumber}}
+	return nil
+}
+
+// place finds the timeline among the others.
+func (p *pass) place(timelines []journal.TimelineInfo) error {
+	i := slices.IndexFunc(timelines, func(t journal.TimelineInfo) bool { return t.ID == p.timeline })
+	if i < 0 {
+		return errs.New("maintain.load", errs.NotFound, p.timeline.String(), "the timeline is gone")
+	}
+	t := timelines[i]
+	p.bottom, p.first = t.Fork == nil, 1
+	if t.Fork != nil {
+		p.first = max(1, t.Fork.Seq)
+		if p.fresh {
+			p.base.Anchor.LastSeq = p.first - 1
+		}
+	}
+	return nil
+}
+
+func (p *pass) setPolicy() {
+	p.policy = PolicyOf(p.base)
+	if p.opts.Policy != nil {
+		p.policy = p.opts.Policy.full()
+	}
+	p.next.Policy = p.policy.stored()
+	if !p.fresh && (!slices.Equal(p.next.Policy.Schedule, p.base.Policy.Schedule) || p.next.Policy.SizeLimit != p.base.Policy.SizeLimit ||
+		p.next.Policy.AlarmOnly != p.base.Policy.AlarmOnly || p.next.Policy.Grace != p.base.Policy.Grace) {
+		p.worked = true
+	}
+	if l := p.policy.Lock; l.Mode != "" {
+		p.sealed = store.Lock{Mode: l.Mode, Until: p.began.wall.Add(l.Window).UTC().Truncate(time.Second)}
+	}
+}
+
+// oldestPart is the first part of the oldest run; zero when there is none.
+func oldestPart(runs []journal.RunRef) dr.UUID {
+	if n := len(runs); n > 0 && len(runs[n-1].Parts) > 0 {
+		return runs[n-1].Parts[0].ID
+	}
+	return dr.UUID{}
+}
+
+// hold gathers who holds which checkpoint: pins, then branches. A branch that
+// was dropped holds as long as one of its own does not.
+func (p *pass) hold(pins []journal.PinInfo, timelines []journal.TimelineInfo) {
+	for i := range pins {
+		pin := &pins[i]
+		if p.broken.ignorePins || !pin.Active(p.began.wall.Add(-pinSkew)) {
+			continue
+		}
+		if pin.Damaged != "" {
+			p.frozen = fmt.Sprintf("pin %s is damaged, so that nobody knows what it holds (%s): release it", pin.ID, pin.Damaged)
+			continue
+		}
+		if pin.Timeline == p.timeline {
+			p.holds = append(p.holds, Hold{Checkpoint: pin.Checkpoint, Reason: pinReason(pin.Kind), Name: pinName(pin)})
+		}
+	}
+	p.next.Children = nil
+	for _, t := range branches(timelines, p.timeline) {
+		if p.broken.ignoreForks {
+			continue
+		}
+		p.holds = append(p.holds, Hold{Checkpoint: t.Fork.ID, Reason: ByFork, Name: t.ID.String()})
+		p.next.Children = append(p.next.Children, journal.Child{Timeline: t.ID, Checkpoint: t.Fork.ID, Seq: t.Fork.Seq})
+	}
+	slices.SortFunc(p.next.Children, func(a, b journal.Child) int {
+		return slices.Compare(a.Timeline.UUID[:], b.Timeline.UUID[:])
+	})
+	if !p.fresh && !slices.Equal(p.next.Children, p.base.Children) {
+		p.worked = true
+	}
+}
+
+func pinReason(k journal.PinKind) Reason {
+	switch k {
+	case journal.PinTag:
+		return ByTag
+	case journal.PinRead:
+		return ByRead
+	case journal.PinHold:
+		return ByHold
+	}
+	return ByHold
+}
+
+func pinName(p *journal.PinInfo) string {
+	if p.Label != "" {
+		return p.Label
+	}
+	return p.ID.String()
+}
+
+// branches are the timelines that left parent and are needed.
+func branches(timelines []journal.TimelineInfo, parent dr.TimelineID) (out []journal.TimelineInfo) {
+	for _, t := range timelines {
+		if t.Fork != nil && t.Parent == parent && needed(timelines, &t, 0) {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// needed reports whether t is not dropped, or a branch of it is needed.
+func needed(timelines []journal.TimelineInfo, t *journal.TimelineInfo, depth int) bool {
+	if t.Dropped == nil {
+		return true
+	}
+	if depth > len(timelines) {
+		return true // branches of each other: somebody made them so, and nothing of it may go
+	}
+	for i := range timelines {
+		if u := &timelines[i]; u.Fork != nil && u.Parent == t.ID && needed(timelines, u, depth+1) {
+			return true
+		}
+	}
+	return false
+}
+
+// resurrect takes back checkpoints that the last manifest dropped and somebody
+// holds by now. Their versions are still in the index: a checkpoint leaves the
+// points one manifest before it leaves the merges.
+func (p *pass) resurrect(ctx context.Context) error {
+	if p.broken.eager {
+		return nil
+	}
+	var missing []Hold
+	for _, h := range p.holds {
+		if !slices.ContainsFunc(p.points, func(q journal.Point) bool { return q.ID >= h.Checkpoint }) {
+			continue // behind the anchor
+		}
+		if _, ok := findPoint(p.points, h.Checkpoint); !ok {
+			missing = append(missing, h)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	before, err := p.c.ReadManifestAt(ctx, p.timeline, p.base.Generation-1)
+	if errs.Is(err, errs.NotFound) || errs.Is(err, errs.Corrupt) || p.base.Generation == 1 {
+		p.missing(missing)
+		return nil
+	} else if err != nil {
+		return err
+	}
+	missing = slices.DeleteFunc(missing, func(h Hold) bool {
+		i, ok := findPoint(before.Points, h.Checkpoint)
+		if ok {
+			at, there := findPoint(p.points, h.Checkpoint)
+			if !there {
+				p.points = slices.Insert(p.points, at, before.Points[i])
+			}
+			p.worked = true
+		}
+		return ok
+	})
+	p.missing(missing)
+	return nil
+}
+
+// missing says what is held and not there. A branch without its fork is a
+// fault that nothing may be deleted over; a pin without its checkpoint is one
+// whose maker was told so, or died before.
+func (p *pass) missing(holds []Hold) {
+	for _, h := range holds {
+		if h.Reason == ByFork {
+			p.frozen = fmt.Sprintf("checkpoint #%d, where branch %s begins, is not in the history: run fsck", h.Checkpoint, h.Name)
+			continue
+		}
+		p.report.alarm("the %s %q is of checkpoint #%d, which is not retained: release it", h.Reason, h.Name, h.Checkpoint)
+	}
+}
+
+func findPoint(points []journal.Point, id dr.CheckpointID) (int, bool) {
+	return slices.BinarySearchFunc(points, id, func(q journal.Point, id dr.CheckpointID) int { return compareIDs(q.ID, id) })
+}
+
+// thin decides which checkpoints the next manifest retains.
+func (p *pass) thin() {
+	clock := Clock{Own: p.began.wall, Store: p.store, Last: p.base.Stats.LastRun, Accepted: p.ask.accepted}
+	if p.ask.clear {
+		for i := range p.points {
+			if p.points[i].Suspect != "" {
+				p.points[i].Suspect, p.worked = "", true
+			}
+		}
+	}
+	points := make([]Point, len(p.points))
+	for i := range p.points {
+		points[i] = retention(&p.points[i])
+	}
+	now, held := clock.Advance(points)
+	p.next.Stats.LastRun = now
+	p.report.Now = now
+	if held != "" {
+		p.report.pause("%s", held)
+	}
+	decisions := Retained(points, now, Rules{Schedule: p.policy.Schedule, TagFor: p.policy.TagFor, Holds: p.holds})
+	p.next.Points, p.dropped = nil, nil
+	for i, d := range decisions {
+		q := p.points[i]
+		q.Reasons = reasons(d, &p.policy, p.holds, q.ID)
+		if !d.Keep() && p.frozen == "" {
+			p.dropped = append(p.dropped, q)
+			continue
+		}
+		p.next.Points = append(p.next.Points, q)
+	}
+	if p.frozen != "" {
+		p.report.pause("nothing is thinned or deleted: %s", p.frozen)
+	}
+	p.report.Dropped = len(p.dropped)
+	if len(p.dropped) > 0 {
+		p.worked = true
+	}
+}
+
+// retention is what Retained needs of a point.
+func retention(q *journal.Point) Point {
+	ok, _ := q.Recoverable()
+	return Point{
+		ID: q.ID, Time: q.Time, Offered: ok && q.Scope == dr.Group,
+		Lasting: q.Tag != "" || q.Kind != dr.CrashConsistent,
+		Suspect: q.Suspect != "" && !strings.HasPrefix(q.Suspect, suspectGoesOn),
+	}
+}
+
+// reasons are all that keep a checkpoint, the strongest first.
+func reasons(d Decision, policy *Policy, holds []Hold, id dr.CheckpointID) []journal.Reason {
+	var out []journal.Reason
+	add := func(kind journal.ReasonKind, name string) {
+		if len(name) > maxReasonName {
+			name = name[:maxReasonName]
+		}
+		if r := (journal.Reason{Kind: kind, Name: name}); len(out) < maxPointReasons && !slices.Contains(out, r) {
+			out = append(out, r)
+		}
+	}
+	switch d.Reason {
+	case BySlot:
+		add(journal.BySchedule, formatSpan(policy.Schedule[d.Tier].Every))
+	case ByTag:
+		add(journal.ByTag, d.Name)
+	case BySafety:
+		add(journal.ByHold, "around a suspect checkpoint")
+	case ByNewest:
+		add(journal.ByNewest, "")
+	case ByRead, ByFork, ByHold, Dropped:
+	}
+	for _, h := range holds {
+		if h.Checkpoint != id {
+			continue
+		}
+		switch h.Reason {
+		case ByRead:
+			add(journal.ByRead, h.Name)
+		case ByFork:
+			add(journal.ByFork, h.Name)
+		case ByTag:
+			add(journal.ByTag, h.Name)
+		case ByHold:
+			add(journal.ByHold, h.Name)
+		case Dropped, BySlot, BySafety, ByNewest:
+		}
+	}
+	return out
+}
+
+// retained are the seqs a merge keeps versions for. A checkpoint holds what
+// lies below its own seq.
+func (p *pass) retained() []dr.Seq {
+	points := p.points
+	if p.broken.eager {
+		points = p.next.Points
+	}
+	if p.broken.greedy && len(points) > 1 {
+		points = points[1:]
+	}
+	out := make([]dr.Seq, 0, len(points))
+	for i := range points {
+		out = append(out, max(points[i].Seq, 1)-1)
+	}
+	return out
+}
+
+// bury finds what the next manifest refers to no more, and gives each a
+// tombstone.
+func (p *pass) bury() {
+	now := p.began.wall.UTC()
+	kept := p.next.Tombstones[:0]
+	there := make(map[string]bool)
+	for _, t := range p.next.Tombstones {
+		if p.mem.deleted[t.Key] {
+			p.worked = true
+			continue
+		}
+		kept = append(kept, t)
+		there[t.Key] = true
+	}
+	p.next.Tombstones = kept
+	add := func(key string, bytes int64) {
+		if !there[key] {
+			there[key] = true
+			p.next.Tombstones = append(p.next.Tombstones, journal.Tombstone{Key: key, Since: now, Bytes: bytes})
+			p.worked = true
+		}
+	}
+	used := make(map[dr.UUID]bool)
+	for _, r := range p.next.Runs {
+		for _, part := range r.Parts {
+			used[part.ID] = true
+		}
+	}
+	for _, r := range p.base.Runs {
+		for _, part := range r.Parts {
+			if !used[part.ID] {
+				add(journal.PartName(part.ID), part.Size)
+			}
+		}
+	}
+	p.next.Objects = slices.DeleteFunc(p.next.Objects, func(o journal.ObjectState) bool {
+		key := journal.ObjectName(o.ID)
+		if o.Live > 0 {
+			return false
+		}
+		if o.ID.Data.IsZero() && p.mem.deleted[key] {
+			p.worked = true
+			return true
+		}
+		add(key, o.Size)
+		return !o.ID.Data.IsZero() // a journal object stays listed while it may be there
+	})
+}
+
+// write makes the next manifest. From then on it is what counts.
+func (p *pass) write(ctx context.Context) error {
+	const op = "maintain.write"
+	if took, ok := p.began.since(readClock(p.clock)); !ok || took > passLimit {
+		return errs.New(op, errs.Conflict, p.timeline.String(), "the pass took too long, or a clock ran backwards: it begins anew")
+	}
+	p.next.Created = p.began.wall.UTC()
+	p.next.By = p.opts.By
+	p.count()
+	if err := p.c.WriteManifest(ctx, p.next); err != nil {
+		return err
+	}
+	p.report.Worked = true
+	p.report.Generation = p.next.Generation
+	clear(p.mem.deleted)
+	p.mem.detector, p.mem.suspect = p.detector, p.suspectAt
+	if p.report.Full {
+		p.mem.full = p.began.wall
+		p.mem.oldest, p.mem.kept = oldestPart(p.next.Runs), p.retained()
+	}
+	return nil
+}
+
+// count fills in the next manifest's figures.
+func (p *pass) count() {
+	s := &p.next.Stats
+	s.Stored, s.Live, s.Reclaimable, s.Index, s.Entries = 0, 0, 0, 0, 0
+	listed := make(map[string]bool, len(p.next.Objects))
+	for _, o := range p.next.Objects {
+		s.Stored += o.Size
+		s.Live += o.Live
+		listed[journal.ObjectName(o.ID)] = true
+	}
+	for _, r := range p.next.Runs {
+		s.Entries += r.Entries
+		for _, part := range r.Parts {
+			s.Index += part.Size
+		}
+	}
+	s.Stored += s.Index
+	for _, t := range p.next.Tombstones {
+		s.Reclaimable += t.Bytes
+		if !listed[t.Key] {
+			s.Stored += t.Bytes
+		}
+	}
+	s.Written += p.report.Written
+	took, _ := p.began.since(readClock(p.clock))
+	s.Took = max(0, took)
+	s.Paused = strings.Join(p.report.Paused, "; ")
+	if len(s.Paused) > maxPausedText {
+		s.Paused = strings.ToValidUTF8(s.Paused[:maxPausedText], "")
+	}
+}
+
+// finish completes the report.
+func (p *pass) finish() {
+	if !p.report.Worked {
+		p.report.Generation = p.base.Generation
+	}
+	m := p.next
+	p.report.describe(m, &p.policy)
+	p.report.Held = append(p.report.Held, heldBy(m, p.mem.sizes)...)
+	p.report.Forecasts = p.mem.sizes
+	if limit := p.policy.SizeLimit; limit > 0 && m.Stats.Live > limit {
+		p.report.alarm("the history needs %d bytes, its limit is %d", m.Stats.Live, limit)
+	}
+	if p.report.Backlog > backlogAlarm {
+		p.report.alarm("%d journal objects lie behind the newest manifest: maintenance does not keep up", p.report.Backlog)
+	}
+	if took, ok := p.began.since(readClock(p.clock)); ok {
+		p.report.Took = took
+	}
+}
+
+// objectAt finds the place of an object among the next manifest's.
+func (p *pass) objectAt(id index.ObjectID) (int, bool) {
+	return slices.BinarySearchFunc(p.next.Objects, id, func(o journal.ObjectState, id index.ObjectID) int {
+		return o.ID.Compare(id)
+	})
+}
