@@ -14,7 +14,7 @@ import (
 
 // identityFlags are how a command is told who opens the container.
 type identityFlags struct {
-	key, passphrase string
+	key, passphrase, service string
 }
 
 // maxPassphraseFile bounds a passphrase file in bytes.
@@ -23,14 +23,27 @@ const maxPassphraseFile = 4096
 func (f *identityFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&f.key, "key", "k", "", "file with the recovery key")
 	cmd.Flags().StringVar(&f.passphrase, "passphrase-file", "", "file whose first line is the passphrase")
+	cmd.Flags().StringVar(&f.service, "kms", "", "address of a key service's key: vault://HOST/MOUNT/KEY or azurekv://NAME.vault.azure.net/KEY")
 }
 
 // load reads the identity the flags name. Secrets come from files, never from
 // the command line, where every user of the machine could read them.
 func (f *identityFlags) load() (journal.Identity, error) {
+	given := 0
+	for _, v := range []string{f.key, f.passphrase, f.service} {
+		if v != "" {
+			given++
+		}
+	}
 	switch {
-	case f.key != "" && f.passphrase != "":
-		return journal.Identity{}, usageError{fmt.Errorf("give --key or --passphrase-file, not both")}
+	case given > 1:
+		return journal.Identity{}, usageError{fmt.Errorf("give one of --key, --passphrase-file and --kms")}
+	case f.service != "":
+		c, err := openKeyService(f.service)
+		if err != nil {
+			return journal.Identity{}, err
+		}
+		return journal.KeyServiceIdentity(c), nil
 	case f.key != "":
 		return journal.ParseIdentityFile(f.key)
 	case f.passphrase != "":
@@ -40,7 +53,7 @@ func (f *identityFlags) load() (journal.Identity, error) {
 		}
 		return journal.PassphraseIdentity(p), nil
 	}
-	return journal.Identity{}, usageError{fmt.Errorf("the container is encrypted: give --key FILE or --passphrase-file FILE")}
+	return journal.Identity{}, usageError{fmt.Errorf("the container is encrypted: give --key FILE, --passphrase-file FILE or --kms ADDRESS")}
 }
 
 func readPassphrase(path string) (string, error) {

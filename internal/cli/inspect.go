@@ -19,7 +19,7 @@ clear: the domain, and who can open it.`,
 		Example: "  holdfast inspect file:///srv/dr/erp --key recovery.key",
 		Args:    exactArgs("URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if id.key == "" && id.passphrase == "" {
+			if id.key == "" && id.passphrase == "" && id.service == "" {
 				return inspectClear(cmd, args[0])
 			}
 			c, err := openContainer(cmd.Context(), args[0], &id)

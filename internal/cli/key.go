@@ -11,7 +11,8 @@ import (
 )
 
 func newKeyCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "key", Short: "Make recovery keys"}
+	cmd := &cobra.Command{Use: "key", Short: "Make recovery keys; say who can open a container, and change it"}
+	cmd.AddCommand(newKeyListCommand(), newKeyAddCommand(), newKeyRemoveCommand(), newKeyReplaceCommand(), newKeyRotateCommand(), newKeyEraseCommand())
 	cmd.AddCommand(&cobra.Command{
 		Use:   "new FILE",
 		Short: "Make an X25519 recovery key; print its public part",
