@@ -2,6 +2,7 @@ package segment
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -445,7 +446,6 @@ func TestPackedParserRefuses(t *testing.T) {
 		"counter":          func(f *Footer) { f.Copied[0].Counter = MaxFrames },
 		"origin twice":     func(f *Footer) { f.Origins[1] = f.Origins[0] },
 		"oldest first":     func(f *Footer) { f.Entries[0].Seq = 1 },
-		"not in place":     func(f *Footer) { n := uint32(len(f.Entries) - 1); f.Entries[0].Counter, f.Entries[n].Counter = n, 0 },
 		"block twice":      func(f *Footer) { f.Entries[1].Seq = f.Entries[0].Seq },
 		"too many origins": func(f *Footer) { f.Origins = make([]Origin, MaxOrigins+1) },
 	} {
@@ -460,6 +460,14 @@ func TestPackedParserRefuses(t *testing.T) {
 		if _, err := parseFooter(plain[:n], h, false); err == nil {
 			t.Errorf("cut to %d of %d: parsed", n, len(plain))
 		}
+	}
+	two := makeCell(t, testKey, testKeyID, dr.UUID{}, func(b *Builder) error {
+		return errors.Join(b.AddFrame(disk(1), 1, 1, 3, noise(1, 4096)), b.AddFrame(disk(1), 2, 1, 3, noise(2, 4096)))
+	})
+	moved := openCell(t, testKey, pack(t, copies(two))).f
+	moved.Entries[0].Counter, moved.Entries[1].Counter = 1, 0
+	if _, err := parseFooter(moved.encode(nil, true), h, false); err == nil {
+		t.Error("frames not in place: parsed")
 	}
 	if _, err := parseFooter(plain, &Header{Kind: Data}, false); err == nil {
 		t.Error("a packed footer passes for a plain one")
