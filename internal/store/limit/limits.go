@@ -19,5 +19,5 @@ const (
 	// MinRate and MaxRate bound a rate in bytes per second: less would be a
 	// replication that never ends, more is not a limit.
 	MinRate Rate = 1000
-	MaxRate Rate = 1e12
+	MaxRate Rate = 1e12 // see MinRate
 )
