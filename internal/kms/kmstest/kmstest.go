@@ -44,28 +44,7 @@ func Run(t *testing.T, start func(t *testing.T) Service) {
 			}
 		}
 	})
-	t.Run("Bound", func(t *testing.T) {
-		s := start(t)
-		w := must(t, s.Client, secret, binding)
-		changed := kms.Wrapped{Version: w.Version, Data: bytes.Clone(w.Data)}
-		changed.Data[len(changed.Data)-3] ^= 1
-		for name, c := range map[string]struct {
-			client  kms.Client
-			w       kms.Wrapped
-			binding string
-		}{
-			"another context": {s.Client, w, "container 8"},
-			"no context":      {s.Client, w, ""},
-			"another key":     {s.Other, w, string(binding)},
-			"changed":         {s.Client, changed, string(binding)},
-		} {
-			_, err := c.client.Unwrap(t.Context(), c.w, []byte(c.binding))
-			if k := errs.KindOf(err); err == nil || k != errs.Denied && k != errs.NotFound {
-				t.Errorf("%s: %v", name, err)
-			}
-			silent(t, s, err, secret)
-		}
-	})
+	t.Run("Bound", func(t *testing.T) { bound(t, start(t), secret, binding) })
 	t.Run("Bounds", func(t *testing.T) {
 		s := start(t)
 		for _, n := range []int{0, kms.MaxSecret + 1} {
@@ -107,6 +86,28 @@ func Run(t *testing.T, start func(t *testing.T) Service) {
 			t.Error(err)
 		}
 	})
+}
+
+func bound(t *testing.T, s Service, secret, binding []byte) {
+	w := must(t, s.Client, secret, binding)
+	changed := kms.Wrapped{Version: w.Version, Data: bytes.Clone(w.Data)}
+	changed.Data[len(changed.Data)-3] ^= 1
+	for name, c := range map[string]struct {
+		client  kms.Client
+		w       kms.Wrapped
+		binding string
+	}{
+		"another context": {s.Client, w, "container 8"},
+		"no context":      {s.Client, w, ""},
+		"another key":     {s.Other, w, string(binding)},
+		"changed":         {s.Client, changed, string(binding)},
+	} {
+		_, err := c.client.Unwrap(t.Context(), c.w, []byte(c.binding))
+		if k := errs.KindOf(err); err == nil || k != errs.Denied && k != errs.NotFound {
+			t.Errorf("%s: %v", name, err)
+		}
+		silent(t, s, err, secret)
+	}
 }
 
 func refused(t *testing.T, s Service, secret, binding []byte) {
