@@ -87,6 +87,9 @@ func TestDisaster(t *testing.T) {
 				MinRun: 10 * time.Second, MaxRun: 18 * time.Second, Out: &writer{t: t},
 				Inspect: func(ctx context.Context, l *demo.Loss) error {
 					checked = checkEvery(ctx, t, l, c.sample)
+					if c.ack == "async" {
+						bootByHand(ctx, t, binary, l)
+					}
 					return nil
 				},
 			})
