@@ -70,6 +70,44 @@ func TestFind(t *testing.T) {
 	}
 }
 
+func TestFindByTimeOfDay(t *testing.T) {
+	h := &History{points: points()}
+	h.points[3].Tags, h.points[3].Suspect = []string{"audit"}, "the ratio fell"
+	now := testNow.Add(2 * time.Hour) // 14:00
+	cet := time.FixedZone("CET", 3600)
+	for spec, want := range map[string]struct {
+		id    dr.CheckpointID
+		words string
+	}{
+		"12:02":                     {12, "tagged before patch, at 2026-03-01 12:02:00 UTC"},
+		"12:02:30":                  {12, "30s before 2026-03-01 12:02:30 UTC"},
+		"today 12:01":               {11, "at 2026-03-01"},
+		"TODAY 12:01 utc":           {11, ""},
+		"13:02 local":               {12, ""},
+		"today 13:02 Local":         {12, ""},
+		"nearest to 12:02:40":       {13, "20s after 2026-03-01 12:02:40 UTC"},
+		"nearest:13:02:40 local":    {13, "SUSPECT: the ratio fell, 20s after"},
+		"nearest:yesterday 23:00":   {11, "13h1m0s after 2026-02-28 23:00:00 UTC"},
+		"nearest to 23:00":          {11, "2026-02-28 23:00:00"}, // the last one before now
+		"2026-03-01 13:02:00 local": {12, ""},
+		"tag:audit":                 {13, "checkpoint #13 of 2026-03-01 12:03:00 UTC (group, crash), tagged audit, SUSPECT"},
+		"latest":                    {13, "checkpoint #13"},
+	} {
+		got, err := h.FindAt(spec, now, cet)
+		if err != nil || got.ID != want.id || !strings.Contains(got.Words, want.words) {
+			t.Errorf("%q: #%d %q, %v", spec, got.ID, got.Words, err)
+		}
+	}
+	for _, spec := range []string{"25:00", "today", "today 12", "tomorrow 12:00", "12:00 mars", "local", "nearest to noon"} {
+		if _, err := h.FindAt(spec, now, cet); !errs.Is(err, errs.Invalid) {
+			t.Errorf("%q: %v", spec, err)
+		}
+	}
+	if _, err := h.FindAt("23:00", now, cet); !errs.Is(err, errs.NotFound) { // yesterday's
+		t.Errorf("%v", err)
+	}
+}
+
 func TestFindWhenNothingCanBeRecovered(t *testing.T) {
 	h := &History{}
 	if _, err := h.Find("latest"); !errs.Is(err, errs.NotFound) || !strings.Contains(err.Error(), "no checkpoint yet") {
@@ -86,7 +124,7 @@ func TestFindWhenNothingCanBeRecovered(t *testing.T) {
 }
 
 func FuzzFind(f *testing.F) {
-	for _, s := range []string{"latest", "#1", "tag:x", "nearest:2026-03-01 12:00:00", "2026-03-01T12:02:30Z", "18446744073709551616"} {
+	for _, s := range []string{"latest", "#1", "tag:x", "nearest:2026-03-01 12:00:00", "2026-03-01T12:02:30Z", "18446744073709551616", "today 14:03 local", "nearest to 14:03:20"} {
 		f.Add(s)
 	}
 	h := &History{points: points()}

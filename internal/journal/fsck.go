@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
+	"holdfast/internal/index"
 	"holdfast/internal/segment"
 	"holdfast/internal/store"
 )
@@ -15,9 +17,14 @@ import (
 type FsckMode string
 
 const (
-	// FsckQuick checks names, chain, sizes, headers, footers and everything
-	// sealed that is small. It reads no content.
+	// FsckQuick checks names, the newest manifest, the chain behind its anchor,
+	// sizes, headers and footers there, and everything sealed that is small. It
+	// reads neither index nor content.
 	FsckQuick FsckMode = "quick"
+	// FsckIndex checks besides all manifests, every part of the index, that
+	// every object it refers to is there with its size, and counts live bytes
+	// again.
+	FsckIndex FsckMode = "index"
 	// FsckDeep reads everything besides: opens every frame, compares every
 	// block with its hash and every object with its digest.
 	FsckDeep FsckMode = "deep"
@@ -26,13 +33,20 @@ const (
 // FsckOptions say what to check. The zero value is a quick check of all.
 type FsckOptions struct {
 	Mode FsckMode // zero: FsckQuick
+	// Cursor, Share and BytesPerSecond are for deep checks in portions. Cursor is
+	// what the portion before reported; nil begins anew. Share is how much of the
+	// content one call reads, 0..1; 0 is all of it. BytesPerSecond slows reading
+	// content down; 0 does not.
+	Cursor         *FsckCursor
+	Share          float64
+	BytesPerSecond int64
 	// Progress, if not nil, is called now and then on Fsck's goroutine.
 	Progress func(FsckProgress)
 }
 
 // FsckProgress tells how far a check has come.
 type FsckProgress struct {
-	Stage    string // "names", "history" or "content"
+	Stage    string // "names", "history", "index" or "content"
 	Objects  int    // looked at in this stage
 	Total    int    // to look at in this stage; 0: not known
 	Bytes    int64  // of content read
@@ -53,6 +67,19 @@ type Report struct {
 	Timelines []TimelineReport `json:"timelines"`
 	Problems  []Problem        `json:"problems"`
 	More      int              `json:"more_problems"` // beyond those listed
+	// Cursor is where the next portion of a deep check begins; nil when this
+	// one ended the round.
+	Cursor *FsckCursor `json:"cursor,omitempty"`
+}
+
+// FsckCursor is how far a deep check in portions has come. The caller keeps it,
+// as JSON.
+type FsckCursor struct {
+	Domain  dr.DomainID `json:"domain"`
+	Started time.Time   `json:"started"` // of the round
+	After   string      `json:"after"`   // the last object that was read
+	Objects int         `json:"objects"` // read in this round
+	Bytes   int64       `json:"bytes"`
 }
 
 // TimelineReport is what a check found of one timeline.
@@ -64,17 +91,25 @@ type TimelineReport struct {
 	Unread      int           `json:"unread"` // under names that fences made dead, or still under way
 	Checkpoints int           `json:"checkpoints"`
 	Recoverable int           `json:"recoverable"`
+	Manifest    uint64        `json:"manifest"` // generation of the newest that can be read; 0: none
+	Parts       int           `json:"parts"`    // of the index, read
+	Entries     uint64        `json:"entries"`  // in them
+	Live        int64         `json:"live"`     // bytes, counted again
 }
 
 // checker is one run of Fsck.
 type checker struct {
-	c        *Container
-	opts     FsckOptions
-	report   *Report
-	progress FsckProgress
-	journals map[dr.TimelineID]int      // journal objects by timeline
-	claims   map[dr.TimelineID]dr.Epoch // claims by timeline, dense from 1
-	heads    map[dr.TimelineID]bool
+	c          *Container
+	opts       FsckOptions
+	report     *Report
+	progress   FsckProgress
+	journals   map[dr.TimelineID][]dr.ObjectNumber // that are in the store
+	sizes      map[string]int64                    // of journal and data objects and index parts, unless quick
+	opened     []*History
+	bad        map[index.ObjectID]*badObject
+	partDamage []partDamage
+	claims     map[dr.TimelineID]dr.Epoch // claims by timeline, dense from 1
+	heads      map[dr.TimelineID]bool
 }
 
 // Fsck checks the container and reports what is wrong with it. An error means
@@ -85,13 +120,21 @@ func (c *Container) Fsck(ctx context.Context, opts FsckOptions) (*Report, error)
 	if opts.Mode == "" {
 		opts.Mode = FsckQuick
 	}
-	if opts.Mode != FsckQuick && opts.Mode != FsckDeep {
-		return nil, errs.New(op, errs.Invalid, string(opts.Mode), "a check is quick or deep")
+	if opts.Mode != FsckQuick && opts.Mode != FsckIndex && opts.Mode != FsckDeep {
+		return nil, errs.New(op, errs.Invalid, string(opts.Mode), "a check is quick, index or deep")
+	}
+	if opts.Cursor != nil && opts.Cursor.Domain != c.domain.ID {
+		return nil, errs.New(op, errs.Invalid, "", "the check's state is of another container").WithRemedy("begin a new round without it")
+	}
+	if !(opts.Share >= 0 && opts.Share <= 1) || opts.BytesPerSecond < 0 {
+		return nil, errs.New(op, errs.Invalid, "", "share is not within 0..1, or the speed is below 0")
 	}
 	k := &checker{
 		c: c, opts: opts,
 		report:   &Report{Domain: c.domain.ID, Name: c.domain.Name, Mode: opts.Mode, Timelines: []TimelineReport{}, Problems: []Problem{}},
-		journals: make(map[dr.TimelineID]int),
+		journals: make(map[dr.TimelineID][]dr.ObjectNumber),
+		sizes:    make(map[string]int64),
+		bad:      make(map[index.ObjectID]*badObject),
 		claims:   make(map[dr.TimelineID]dr.Epoch),
 		heads:    make(map[dr.TimelineID]bool),
 	}
@@ -107,6 +150,14 @@ func (c *Container) Fsck(ctx context.Context, opts FsckOptions) (*Report, error)
 		if err := k.timeline(ctx, t); err != nil {
 			return nil, errs.E(op, errs.Internal, t.String(), err)
 		}
+	}
+	if opts.Mode == FsckDeep {
+		if err := k.content(ctx); err != nil {
+			return nil, errs.E(op, errs.Internal, "", err)
+		}
+	}
+	if err := k.touched(ctx); err != nil {
+		return nil, errs.E(op, errs.Internal, "", err)
 	}
 	k.report.Clean = len(k.report.Problems) == 0
 	return k.report, nil
@@ -171,7 +222,15 @@ func (k *checker) name(ctx context.Context, in store.Info) error {
 	case "keys":
 		return k.wrapped(ctx, key)
 	case "t":
-		return k.timelineKey(ctx, key, rest)
+		return k.timelineKey(ctx, in, rest)
+	case "x", "d":
+		if _, _, ok := parseTombKey(key); !ok {
+			return k.unknown(key)
+		}
+		k.size(in)
+		return nil
+	case "pin":
+		return k.pin(ctx, key)
 	case "meta":
 		return k.meta(ctx, key, rest)
 	case "probe":
@@ -185,15 +244,61 @@ func (k *checker) unknown(key string) error {
 	return nil
 }
 
-func (k *checker) timelineKey(ctx context.Context, key, rest string) error {
+// size remembers what a list said of an object, for the check of the index.
+func (k *checker) size(in store.Info) {
+	if k.opts.Mode != FsckQuick {
+		k.sizes[in.Key] = in.Size
+	}
+}
+
+func (k *checker) pin(ctx context.Context, key string) error {
+	id, off, ok := parsePinKey(key)
+	if !ok {
+		return k.unknown(key)
+	}
+	if off {
+		var r released
+		if _, err := k.c.openJSON(ctx, key, &r); err != nil {
+			return k.blame(key, err)
+		} else if r.Pin != id {
+			k.problem(Problem{Object: key, What: "it releases another pin", Kind: errs.Corrupt})
+		}
+		return nil
+	}
+	p, err := k.c.readPin(ctx, id, false)
+	if err == nil && p.Damaged != "" {
+		k.problem(Problem{Object: key, What: p.Damaged, Kind: errs.Corrupt})
+	}
+	return err
+}
+
+func (k *checker) timelineKey(ctx context.Context, in store.Info, rest string) error {
+	key := in.Key
 	dir, _, _ := strings.Cut(rest, "/")
 	id, err := dr.ParseUUID(dir)
 	if err != nil {
 		return k.unknown(key)
 	}
 	t := dr.TimelineID{UUID: id}
-	if _, ok := parseObjectKey(t, key); ok {
-		k.journals[t]++
+	if n, ok := parseObjectKey(t, key); ok {
+		k.journals[t] = append(k.journals[t], n)
+		k.size(in)
+		return nil
+	}
+	if g, ok := parseManifestKey(t, key); ok {
+		if k.opts.Mode == FsckQuick {
+			return nil // the newest is read with the history
+		}
+		_, err := k.c.loadManifest(ctx, t, ManifestInfo{Generation: g, Key: key, Size: in.Size})
+		if err != nil && !errs.Is(err, errs.NotFound) { // deleted since it was listed
+			return k.blame(key, err)
+		}
+		return nil
+	}
+	if key == droppedKey(t) {
+		if _, err := k.c.readDropped(ctx, t); err != nil {
+			return k.blame(key, err)
+		}
 		return nil
 	}
 	if key == headKey(t) {
@@ -255,7 +360,7 @@ func (k *checker) meta(ctx context.Context, key, rest string) error {
 // timeline checks one timeline's chain, and in deep mode its content.
 func (k *checker) timeline(ctx context.Context, t dr.TimelineID) error {
 	if !k.heads[t] {
-		if k.journals[t] > 0 || k.claims[t] > 0 {
+		if len(k.journals[t]) > 0 || k.claims[t] > 0 {
 			k.problem(Problem{Object: headKey(t), What: "the timeline has no head", Kind: errs.Corrupt})
 		}
 		return nil
@@ -263,18 +368,18 @@ func (k *checker) timeline(ctx context.Context, t dr.TimelineID) error {
 	if t != k.c.domain.Timeline && k.leftover(ctx, headKey(t)) {
 		return nil
 	}
-	k.progress = FsckProgress{Stage: "history", Total: k.journals[t]}
-	h := &History{c: k.c, timeline: t, chain: newChain(Window)}
-	h.progress = func(p HistoryProgress) {
+	k.progress = FsckProgress{Stage: "history", Total: len(k.journals[t])}
+	h, err := k.c.openHistory(ctx, t, func(p HistoryProgress) {
 		k.progress.Objects = p.Objects
 		if k.opts.Progress != nil {
 			k.opts.Progress(k.progress)
 		}
+	})
+	if err != nil {
+		return k.blame(headKey(t), err)
 	}
-	if err := h.Extend(ctx); err != nil {
-		return err
-	}
-	r := TimelineReport{ID: t, Epochs: int(k.claims[t]), Objects: len(h.objects), Checkpoints: len(h.points)}
+	k.opened = append(k.opened, h)
+	r := TimelineReport{ID: t, Epochs: int(k.claims[t]), Objects: h.Objects(), Fences: int(h.anchor.Fences)}
 	present := 0
 	for _, o := range h.objects {
 		if o.kind == segment.Fence {
@@ -287,28 +392,50 @@ func (k *checker) timeline(ctx context.Context, t dr.TimelineID) error {
 			k.problem(Problem{Object: objectKey(t, o.number), What: fmt.Sprintf("nobody claimed its epoch %d", o.epoch), Kind: errs.Corrupt})
 		}
 	}
+	for _, n := range k.journals[t] {
+		if n > h.anchor.Number {
+			r.Unread++
+		}
+	}
+	r.Unread = max(0, r.Unread-present)
 	for _, p := range h.points {
+		if p.Inherited {
+			continue
+		}
+		r.Checkpoints++
 		if p.Recoverable {
 			r.Recoverable++
 		}
 	}
-	r.Unread = max(0, k.journals[t]-present)
-	k.report.Timelines = append(k.report.Timelines, r)
 	k.historyProblems(h)
-	if k.opts.Mode == FsckDeep {
-		return k.content(ctx, h)
+	if h.manifest != nil {
+		r.Manifest = h.manifest.Generation
+		if k.opts.Mode != FsckQuick {
+			if err := k.index(ctx, h, &r); err != nil {
+				return err
+			}
+		}
 	}
+	k.report.Timelines = append(k.report.Timelines, r)
 	return nil
 }
 
-// historyProblems takes over what the walk found, with the checkpoints it
-// costs.
+// historyProblems takes over what opening and walking found, with the
+// checkpoints it costs.
 func (k *checker) historyProblems(h *History) {
+	for _, p := range h.stale {
+		if k.opts.Mode == FsckQuick || !strings.HasPrefix(p.Object, manifestPrefix(h.timeline)) {
+			k.problem(p) // else reported when names were gone over
+		}
+	}
+	if why := h.base.broken(); why != "" {
+		k.problem(Problem{Object: headKey(h.timeline), What: why, Kind: errs.Corrupt, Timeline: h.timeline, Touched: spanFrom(h.points, 0)})
+	}
 	for _, p := range h.problems {
 		n, _ := parseObjectKey(h.timeline, p.Object)
 		for _, o := range h.objects {
 			if o.number == n && o.lost {
-				p.Touched = spanFrom(h.points, n)
+				p.Touched, p.Timeline = spanFrom(h.points, n), h.timeline
 			}
 		}
 		k.problem(p)

@@ -1,14 +1,18 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
+	"holdfast/internal/index"
 	"holdfast/internal/segment"
 )
 
@@ -16,108 +20,184 @@ import (
 // most 32 MiB.
 const deepParallel = 4
 
-// badFrame is a frame that cannot be opened; mask is what later objects have
-// not yet replaced of it.
-type badFrame struct {
-	disk  dr.DiskID
-	chunk uint32
-	mask  uint16
-	what  string
-	span  CheckpointSpan
-}
+// scan is one whole object to check, and what was found.
+type scan struct {
+	id   index.ObjectID
+	key  string
+	size int64
+	kind segment.Kind // 0: of an object below the anchor, not known
+	hist *History     // one that needs it
 
-// scanned is a whole object checked.
-type scanned struct {
-	key    string
-	footer *segment.Footer
-	bad    []badFrame
-	words  []string // what is wrong with the object as a whole
-	frames int
+	gone   bool
+	whole  string            // why none of its frames can be used
+	words  []string          // what else is wrong with it as a whole
+	frames map[uint32]string // by counter: why a frame cannot be opened
+	opened int
 	blocks int64
 	bytes  int64
 }
 
-// content reads every object of a history, in order, a few at once.
-func (k *checker) content(ctx context.Context, h *History) error {
-	k.progress = FsckProgress{Stage: "content", Total: len(h.objects)}
-	d := &damage{points: h.points, open: make(map[frameID][]*badFrame)}
-	for i := 0; i < len(h.objects); i += deepParallel {
-		refs := h.objects[i:min(len(h.objects), i+deepParallel)]
-		batch := make([]*scanned, len(refs))
-		g, gctx := errgroup.WithContext(ctx)
-		for j, ref := range refs {
-			g.Go(func() (err error) {
-				batch[j], err = k.c.scan(gctx, h.timeline, ref)
-				return err
-			})
+// content reads the objects of all timelines, each once, in the order of their
+// keys: all of them, or the portion asked for.
+func (k *checker) content(ctx context.Context) error {
+	all := k.wanted()
+	var total int64
+	for _, s := range all {
+		total += s.size
+	}
+	cur := k.opts.Cursor
+	if cur == nil || cur.After == "" {
+		cur = &FsckCursor{Domain: k.c.domain.ID, Started: time.Now().UTC()}
+	}
+	next := *cur
+	from, _ := slices.BinarySearchFunc(all, cur.After, func(s *scan, after string) int {
+		if s.key <= after {
+			return -1
 		}
-		if err := g.Wait(); err != nil {
+		return 1
+	})
+	budget := total
+	if k.opts.Share > 0 {
+		budget = int64(float64(total) * k.opts.Share)
+	}
+	k.progress = FsckProgress{Stage: "content", Total: len(all), Objects: from}
+	began, read := time.Now(), int64(0)
+	for from < len(all) {
+		if k.opts.Share > 0 && read > 0 && read >= budget {
+			k.report.Cursor = &next
+			return nil
+		}
+		batch := all[from:min(len(all), from+deepParallel)]
+		if err := k.scanAll(ctx, batch); err != nil {
 			return err
 		}
-		for j, s := range batch {
-			k.progress.Bytes += s.bytes
+		for _, s := range batch {
+			read += s.bytes
+			next.Bytes += s.bytes
 			k.tell()
-			k.report.Frames += s.frames
-			k.report.Blocks += s.blocks
-			for _, w := range s.words {
-				k.problem(Problem{Object: s.key, What: w, Kind: errs.Corrupt})
+			if err := k.judge(ctx, s); err != nil {
+				return err
 			}
-			d.pass(k, refs[j].number, s)
+		}
+		from += len(batch)
+		next.After, next.Objects = batch[len(batch)-1].key, next.Objects+len(batch)
+		if bps := k.opts.BytesPerSecond; bps > 0 {
+			due := time.Duration(float64(read) / float64(bps) * float64(time.Second))
+			if err := sleep(ctx, due-time.Since(began)); err != nil {
+				return errs.E("journal.Fsck", errs.Canceled, "", err)
+			}
 		}
 	}
-	d.finish(k)
 	return nil
 }
 
-// scan reads a whole object and checks every byte of it. Objects the walk
-// found unreadable are not looked at again.
-func (c *Container) scan(ctx context.Context, t dr.TimelineID, ref objectRef) (*scanned, error) {
-	s := &scanned{key: objectKey(t, ref.number)}
-	if ref.lost || ref.size < segment.HeaderSize+segment.TailSize || ref.size > segment.MaxObjectSize {
-		return s, nil
-	}
-	body := make([]byte, ref.size)
-	if err := readExact(ctx, c.st, s.key, body, 0); err != nil {
-		if kind := errs.KindOf(err); kind == errs.Corrupt || kind == errs.NotFound {
-			s.words = append(s.words, err.Error())
-			return s, nil
+// wanted lists every object that holds content of a history, sorted by key.
+func (k *checker) wanted() []*scan {
+	seen := make(map[index.ObjectID]bool)
+	var all []*scan
+	add := func(s *scan) {
+		if !seen[s.id] {
+			seen[s.id] = true
+			s.key = ObjectName(s.id)
+			all = append(all, s)
 		}
-		return nil, err
 	}
-	s.bytes = ref.size
+	for _, h := range k.opened {
+		if h.manifest != nil {
+			for i := range h.manifest.Objects {
+				if o := &h.manifest.Objects[i]; o.Live > 0 {
+					add(&scan{id: o.ID, size: o.Size, hist: h})
+				}
+			}
+		}
+		for _, o := range h.objects {
+			if !o.lost && o.size >= segment.HeaderSize+segment.TailSize && o.size <= segment.MaxObjectSize {
+				add(&scan{id: index.ObjectID{Timeline: h.timeline, Number: o.number}, size: o.size, kind: o.kind, hist: h})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b *scan) int { return cmp.Compare(a.key, b.key) })
+	return all
+}
+
+func (k *checker) scanAll(ctx context.Context, batch []*scan) error {
+	g, gctx := errgroup.WithContext(ctx)
+	for _, s := range batch {
+		if b := k.bad[s.id]; b != nil && b.whole != "" {
+			continue // missing, or of another size
+		}
+		g.Go(func() error { return k.c.scan(gctx, s) })
+	}
+	return g.Wait()
+}
+
+// judge takes what a scan found into the report.
+func (k *checker) judge(ctx context.Context, s *scan) error {
+	k.progress.Bytes += s.bytes
+	k.report.Frames += s.opened
+	k.report.Blocks += s.blocks
+	if s.gone && s.hist.manifest != nil && s.kind == 0 {
+		if newer, err := k.superseded(ctx, s.hist); err != nil || newer {
+			return err
+		}
+	}
+	for _, w := range s.words {
+		k.problem(Problem{Object: s.key, What: w, Kind: errs.Corrupt})
+	}
+	if s.whole != "" {
+		k.badWhole(s.id, s.whole)
+	}
+	for n, why := range s.frames {
+		k.badOf(s.id).frames[n] = why
+	}
+	return nil
+}
+
+// scan reads a whole object and checks every byte of it.
+func (c *Container) scan(ctx context.Context, s *scan) error {
+	body := make([]byte, s.size)
+	if err := readExact(ctx, c.st, s.key, body, 0); err != nil {
+		if !ownFault(err) {
+			return err
+		}
+		s.whole, s.gone = err.Error(), errs.Is(err, errs.NotFound)
+		return nil
+	}
+	s.bytes = s.size
 	_, _, want, err := segment.ParseTail(body[len(body)-segment.TailSize:])
 	if err != nil {
-		s.words = append(s.words, err.Error())
-		return s, nil
+		s.whole = err.Error()
+		return nil
 	}
 	if segment.Digest(sha256.Sum256(body[:len(body)-segment.TailSize])) != want {
 		s.words = append(s.words, "its bytes do not match its digest")
 	}
-	if ref.kind != segment.Journal {
-		return s, nil
+	if s.kind == segment.Fence {
+		return nil
 	}
-	l, err := c.load(ctx, t, ref.number, ref.size)
+	l, err := c.loadRef(ctx, s.id, s.size)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if l.missing || l.damaged() != nil {
-		s.words = append(s.words, "it cannot be read any more")
-		return s, nil
+	if l.missing || l.damaged() != nil || l.footer == nil {
+		s.whole = "it cannot be read"
+		if err := l.damaged(); err != nil {
+			s.whole = err.Error()
+		}
+		return nil
 	}
 	o, err := c.object(l)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s.footer = l.footer
 	s.openFrames(o, body)
-	return s, nil
+	return nil
 }
 
-func (s *scanned) openFrames(o *Object, body []byte) {
+func (s *scan) openFrames(o *Object, body []byte) {
 	var buf []byte
-	for i := range s.footer.Entries {
-		e := &s.footer.Entries[i]
-		disk := s.footer.Disks[e.Disk]
+	for i := range o.Footer.Entries {
+		e := &o.Footer.Entries[i]
 		var err error
 		end := uint64(e.Offset) + uint64(e.Stored)
 		if end > uint64(len(body)) {
@@ -125,100 +205,19 @@ func (s *scanned) openFrames(o *Object, body []byte) {
 		} else {
 			buf, err = o.OpenFrame(buf[:0], e, body[e.Offset:end], true)
 		}
-		s.frames++
+		s.opened++
 		s.blocks += int64(e.Blocks())
 		if err != nil {
-			s.bad = append(s.bad, badFrame{disk: disk, chunk: e.Chunk, mask: e.Mask, what: err.Error()})
+			if s.frames == nil {
+				s.frames = make(map[uint32]string)
+			}
+			s.frames[e.Counter] = fmt.Sprintf("disk %s, chunk %d: %s", o.Footer.Disks[e.Disk], e.Chunk, err)
 		}
 	}
 }
 
-type frameID struct {
+// chunkID is a chunk of a disk.
+type chunkID struct {
 	disk  dr.DiskID
 	chunk uint32
-}
-
-// damage follows bad frames through the history until later objects have
-// replaced all their blocks: a checkpoint in between needs them.
-type damage struct {
-	points []CheckpointInfo
-	open   map[frameID][]*badFrame
-	all    []*badFrame
-	keys   []string // of all
-	next   int      // in points
-}
-
-func (d *damage) pass(k *checker, n dr.ObjectNumber, s *scanned) {
-	if s.footer != nil {
-		for _, e := range s.footer.Entries {
-			d.cover(frameID{s.footer.Disks[e.Disk], e.Chunk}, e.Mask)
-		}
-		for _, z := range s.footer.Zeros {
-			d.coverZeros(s.footer.Disks[z.Disk], z)
-		}
-	}
-	for i := range s.bad {
-		if len(d.all) >= maxProblems {
-			k.report.More++
-			continue
-		}
-		b := &s.bad[i]
-		id := frameID{b.disk, b.chunk}
-		d.open[id] = append(d.open[id], b)
-		d.all, d.keys = append(d.all, b), append(d.keys, s.key)
-	}
-	for ; d.next < len(d.points) && d.points[d.next].Object <= n; d.next++ {
-		for _, bs := range d.open {
-			for _, b := range bs {
-				b.span.add(d.points[d.next].ID)
-			}
-		}
-	}
-}
-
-// cover drops what mask replaces. The frame of the object that is being
-// passed was not added yet, so it does not replace itself.
-func (d *damage) cover(id frameID, mask uint16) {
-	bs := d.open[id]
-	if len(bs) == 0 {
-		return
-	}
-	left := bs[:0]
-	for _, b := range bs {
-		if b.mask &^= mask; b.mask != 0 {
-			left = append(left, b)
-		}
-	}
-	if len(left) == 0 {
-		delete(d.open, id)
-		return
-	}
-	d.open[id] = left
-}
-
-func (d *damage) coverZeros(disk dr.DiskID, z segment.ZeroRange) {
-	for id := range d.open {
-		first := uint64(id.chunk) * dr.BlocksPerChunk
-		if id.disk != disk || first+dr.BlocksPerChunk <= z.First || first >= z.First+z.Count {
-			continue
-		}
-		var mask uint16
-		for i := range uint64(dr.BlocksPerChunk) {
-			if first+i >= z.First && first+i < z.First+z.Count {
-				mask |= 1 << i
-			}
-		}
-		d.cover(id, mask)
-	}
-}
-
-func (d *damage) finish(k *checker) {
-	for i, b := range d.all {
-		k.problem(Problem{
-			Object:  d.keys[i],
-			What:    fmt.Sprintf("disk %s, chunk %d: %s", b.disk, b.chunk, b.what),
-			Kind:    errs.Corrupt,
-			Touched: b.span,
-		})
-	}
 }

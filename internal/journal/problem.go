@@ -12,9 +12,11 @@ type Problem struct {
 	Object string // key
 	What   string
 	Kind   errs.Kind
-	// Touched are the checkpoints that cannot be recovered for it; zero when
-	// there is none.
-	Touched CheckpointSpan
+	// Touched are the checkpoints of Timeline that cannot be recovered for it;
+	// zero when there is none. What touches several timelines is several
+	// problems.
+	Touched  CheckpointSpan
+	Timeline dr.TimelineID
 }
 
 // CheckpointSpan is a run of checkpoints of a history, by id, ends included.
@@ -27,11 +29,19 @@ type CheckpointSpan struct {
 // MarshalJSON renders the kind by name.
 func (p Problem) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
-		Object  string          `json:"object"`
-		What    string          `json:"what"`
-		Kind    string          `json:"kind"`
-		Touched *CheckpointSpan `json:"checkpoints_touched,omitempty"`
-	}{p.Object, p.What, p.Kind.String(), p.Touched.orNil()})
+		Object   string          `json:"object"`
+		What     string          `json:"what"`
+		Kind     string          `json:"kind"`
+		Timeline *dr.TimelineID  `json:"timeline,omitempty"`
+		Touched  *CheckpointSpan `json:"checkpoints_touched,omitempty"`
+	}{p.Object, p.What, p.Kind.String(), timelineOrNil(p), p.Touched.orNil()})
+}
+
+func timelineOrNil(p Problem) *dr.TimelineID {
+	if p.Timeline.IsZero() {
+		return nil
+	}
+	return &p.Timeline
 }
 
 func (s CheckpointSpan) orNil() *CheckpointSpan {
