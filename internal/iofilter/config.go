@@ -216,7 +216,8 @@ func (s *seen) validateSocket(d *Disk, object string) error {
 	return nil
 }
 
-// hello is what the host says of itself; sizes are those of the disks.
+// hello is what the host says of itself. A VM's configuration has the sizes of
+// its disks to the byte; the disks themselves are announced in whole blocks.
 func (c *Config) hello(disks []*disk) wire.Hello {
 	h := wire.Hello{Domain: c.Domain, Host: c.Host, Name: c.Name, Ack: c.ackRule().String()}
 	index := 0
@@ -228,7 +229,7 @@ func (c *Config) hello(disks []*disk) wire.Hello {
 			vm.Disks = append(vm.Disks, wire.HelloDisk{Index: d.index, Disk: d.info})
 			for j := range vm.Config.Disks {
 				if vm.Config.Disks[j].ID == d.info.ID {
-					vm.Config.Disks[j].Size = d.info.Size
+					vm.Config.Disks[j].Size = d.size
 				}
 			}
 			index++

@@ -133,7 +133,22 @@ func (h *History) addConfigs(ctx context.Context, m *Image) error {
 			m.VMs[d.VM] = cfg
 		}
 	}
+	m.trimSizes()
 	return nil
+}
+
+// trimSizes gives disks that do not end at a whole block their size to the
+// byte: records cover whole blocks, the VM's configuration tells the rest. A
+// guest looks for its second partition table at the disk's very end.
+func (m *Image) trimSizes() {
+	for i := range m.Disks {
+		d := &m.Disks[i]
+		for _, v := range m.VMs[d.VM].Disks {
+			if v.ID == d.ID && v.Size < d.Size && v.Size > d.Size-dr.BlockSize {
+				d.Size = v.Size
+			}
+		}
+	}
 }
 
 // gather makes the image's objects of what was taken.
