@@ -10,6 +10,15 @@
 // timeline. A checkpoint becomes a recovery point when the journal object that
 // carries it is published.
 //
+// A [Manifest] says what a timeline is up to its anchor: the parts of the
+// index, the objects they refer to, the checkpoints that are retained. Journal
+// objects at or below the anchor may be gone. A [History] is the newest
+// manifest and, behind its anchor, the walked chain; it resolves a checkpoint
+// into an [Image]. A branch ([Container.Fork]) is a timeline that begins at a
+// checkpoint of another and reads through to it. A pin ([Container.Pin]) keeps
+// a checkpoint. Package maintain writes manifests; this package has their form,
+// and the rules of what may be deleted.
+//
 // # The rules of publishing
 //
 // A number's name is the commit and the fence, because the store creates a
@@ -26,6 +35,9 @@
 //   - A reader accepts dense numbers: the same epoch, or a FENCE of a higher
 //     one; the digest of the object before must match; after a FENCE it jumps
 //     W; it stops at the first missing number.
+//   - Deleted is only what a manifest contains and what lies 2W below the newest
+//     object: whoever meets a freed name finds others W beyond it, and so
+//     knows that it is not the end. A taker looks there after its FENCE.
 //
 // chain.go, writer.go and taker.go hold these rules as pure steps; the engine
 // and the interleaving model of the tests drive the same code.

@@ -127,6 +127,10 @@ func TestDamageOfWhatMaintenanceWrote(t *testing.T) {
 			if r.Clean || broken == 0 {
 				t.Fatalf("%s deleted: clean %v, %d broken", in.Key, r.Clean, broken)
 			}
+			r = must[*Report](t)(reopen(t, st).Fsck(t.Context(), FsckOptions{Mode: FsckIndex}))
+			if !slices.ContainsFunc(r.Problems, func(p Problem) bool { return p.Object == in.Key && p.Touched.Count > 0 }) {
+				t.Fatalf("%s deleted: a check of the index says %+v", in.Key, r.Problems)
+			}
 			check(t, st.Create(t.Context(), in.Key, body))
 		}
 	}

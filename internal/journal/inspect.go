@@ -30,7 +30,7 @@ type TimelineSummary struct {
 	Epochs      int                 `json:"epochs"`
 	Objects     int                 `json:"objects"`
 	Fences      int                 `json:"fences"`
-	Bytes       int64               `json:"bytes"` // of the accepted objects
+	Bytes       int64               `json:"bytes"` // of its journal and data objects that are not deleted
 	LastSeq     dr.Seq              `json:"last_seq"`
 	Checkpoints int                 `json:"checkpoints"`
 	Recoverable int                 `json:"recoverable"`
@@ -38,6 +38,14 @@ type TimelineSummary struct {
 	Last        *CheckpointInfo     `json:"last,omitempty"`
 	Disks       []dr.CheckpointDisk `json:"disks"` // as of the last checkpoint
 	Problems    int                 `json:"problems"`
+	Label       string              `json:"label,omitempty"`
+	Test        bool                `json:"test,omitempty"` // never current by itself
+	Dropped     *time.Time          `json:"dropped,omitempty"`
+	Parent      *dr.TimelineID      `json:"parent,omitempty"` // of a branch: what it left
+	Fork        dr.CheckpointID     `json:"fork,omitempty"`   // and where
+	Manifest    uint64              `json:"manifest"`         // generation of the newest; 0: never maintained
+	Stats       *Stats              `json:"stats,omitempty"`  // of the newest manifest
+	Policy      *Policy             `json:"policy,omitempty"`
 }
 
 // VMSummary is a VM whose configuration is stored.
@@ -141,12 +149,30 @@ func (c *Container) inspectTimeline(ctx context.Context, t dr.TimelineID) (*Time
 	if err != nil {
 		return nil, err
 	}
-	h := &History{c: c, timeline: t, chain: newChain(Window)}
-	if err := h.Extend(ctx); err != nil {
+	d, err := c.readDropped(ctx, t)
+	if err != nil {
 		return nil, err
 	}
-	s := &TimelineSummary{ID: t, Created: v.Created, By: v.By, Objects: len(h.objects), LastSeq: h.last,
-		Checkpoints: len(h.points), Problems: len(h.problems) + h.dropped, Disks: []dr.CheckpointDisk{}}
+	h, err := c.openHistory(ctx, t, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.readTags(ctx); err != nil {
+		return nil, err
+	}
+	i := infoOf(&v, d)
+	s := &TimelineSummary{ID: t, Created: v.Created, By: v.By, Objects: h.Objects(), Fences: int(h.anchor.Fences), LastSeq: h.last,
+		Problems: len(h.stale) + len(h.problems) + h.dropped, Disks: []dr.CheckpointDisk{},
+		Label: i.Label, Test: i.Test, Dropped: i.Dropped}
+	if i.Fork != nil {
+		s.Parent, s.Fork = &i.Parent, i.Fork.ID
+	}
+	if m := h.manifest; m != nil {
+		s.Manifest, s.Stats, s.Policy = m.Generation, &m.Stats, &m.Policy
+		for j := range m.Objects {
+			s.Bytes += m.Objects[j].Size
+		}
+	}
 	for _, o := range h.objects {
 		s.Bytes += o.size
 		if o.kind == segment.Fence {
@@ -154,6 +180,10 @@ func (c *Container) inspectTimeline(ctx context.Context, t dr.TimelineID) (*Time
 		}
 	}
 	for _, p := range h.points {
+		if p.Inherited {
+			continue
+		}
+		s.Checkpoints++
 		if p.Recoverable {
 			s.Recoverable++
 		}

@@ -254,9 +254,16 @@ func TestOlderManifestNeverHidesTheEnd(t *testing.T) {
 	o := newOracle(seeded(t), 4*dr.ChunkSize)
 	k := &keeper{c: c, tl: c.Domain().Timeline, pack: true, drop: true}
 	publishCells(t, c, o, 5, 3)
-	k.pass(t)
+	first := k.pass(t)
 	publishCells(t, c, o, 30, 3)
+	zombie := make(map[string][]byte) // a fence and an object that somebody is about to create again
+	for _, n := range []dr.ObjectNumber{first.Anchor.Number + 1, first.Anchor.Number + 1 + Window} {
+		zombie[objectKey(k.tl, n)] = must[[]byte](t)(readDocument(t.Context(), st, objectKey(k.tl, n)))
+	}
 	m := k.pass(t)
+	for key, body := range zombie {
+		check(t, st.Create(t.Context(), key, body))
+	}
 	publishCells(t, c, o, 2, 3)
 	st.Damage(manifestKey(k.tl, m.Generation), func(b []byte) []byte { b[4200] ^= 1; return b })
 	h := must[*History](t)(c.History(t.Context(), HistoryOptions{}))
@@ -589,6 +596,67 @@ func TestForkAndPinCrashes(t *testing.T) {
 				}
 				break
 			}
+		}
+	}
+}
+
+// sleeper runs a function before a name is created: what happened while its
+// creator slept.
+type sleeper struct {
+	store.Store
+	name    string
+	meaning func()
+}
+
+func (s *sleeper) Create(ctx context.Context, key string, body []byte) error {
+	if key == s.name && s.meaning != nil {
+		f := s.meaning
+		s.meaning = nil
+		f()
+	}
+	return s.Store.Create(ctx, key, body)
+}
+
+// TestTakerThatSleptOverItsFence: between the walk and the FENCE the number was
+// published by another, contained in a manifest and deleted. The FENCE is
+// created under the freed name, and the taker does not take it for its own.
+func TestTakerThatSleptOverItsFence(t *testing.T) {
+	st := mem.New()
+	c := newTestContainer(t, st)
+	o := newOracle(seeded(t), 4*dr.ChunkSize)
+	publishCells(t, c, o, 3, 3)
+	tl := c.Domain().Timeline
+	h := must[*History](t)(c.History(t.Context(), HistoryOptions{}))
+	other := must[*Publisher](t)(c.OpenPublisher(t.Context(), PublisherOptions{}))
+	defer other.Close()
+	fence := h.Newest() + 1 + Window // behind the other's own
+	slept := false
+	sl := &sleeper{Store: st, name: objectKey(tl, fence), meaning: func() {
+		for range 40 {
+			cell := o.write(2)
+			o.checkpoint(cell)
+			check(t, must[*Pending](t)(other.Publish(t.Context(), cell.build(t, o, c.NewBuilder(segment.BuilderOptions{})))).Wait(t.Context()))
+		}
+		(&keeper{c: c, tl: tl, pack: true, drop: true}).pass(t)
+		_, err := st.Stat(t.Context(), objectKey(tl, fence))
+		slept = errs.Is(err, errs.NotFound)
+	}}
+	p := must[*Publisher](t)(reopen(t, sl).OpenPublisher(t.Context(), PublisherOptions{}))
+	defer p.Close()
+	if _, err := st.Stat(t.Context(), objectKey(tl, fence)); !slept || err != nil {
+		t.Fatalf("the taker did not fence under a freed name (%v): the test proves nothing", err)
+	}
+	if p.LastSeq() != o.seq {
+		t.Fatalf("the taker goes on at %d of %d", p.LastSeq(), o.seq)
+	}
+	cell := o.write(3)
+	o.checkpoint(cell)
+	check(t, must[*Pending](t)(p.Publish(t.Context(), cell.build(t, o, c.NewBuilder(segment.BuilderOptions{})))).Wait(t.Context()))
+	// A reader that stood at the freed number begins anew too.
+	check(t, h.Extend(t.Context()))
+	for _, h := range []*History{h, must[*History](t)(c.History(t.Context(), HistoryOptions{}))} {
+		if n := o.compareAll(t, c, h); n != 44 || len(h.Problems()) != 0 {
+			t.Fatalf("%d checkpoints, %v", n, h.Problems())
 		}
 	}
 }

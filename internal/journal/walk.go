@@ -47,7 +47,7 @@ func (h *History) walk(ctx context.Context) (more bool, err error) {
 	if err != nil || len(objects) == 0 {
 		return false, err
 	}
-	before := h.chain.next
+	before, begun := h.chain.next, h.manifest
 	for len(objects) > 0 {
 		n := min(len(objects), walkBatch)
 		batch, err := h.c.loadAll(ctx, h.timeline, objects[:n])
@@ -63,7 +63,7 @@ func (h *History) walk(ctx context.Context) (more bool, err error) {
 				return h.gap(ctx)
 			}
 			if ok, err := h.advance(ctx, l); err != nil || !ok {
-				return false, err
+				return h.manifest != begun, err // begun anew: walk on
 			}
 		}
 		h.tellProgress()
@@ -96,6 +96,13 @@ func (h *History) advance(ctx context.Context, l *loaded) (ok bool, err error) {
 	if h.unlinked {
 		// What lay before is lost, and with it the digest to compare with.
 		k.prev = h.chain.prev
+	}
+	c := h.chain
+	if c.step(k) != "" {
+		// Under a name that maintenance freed anything may lie.
+		if done, err := h.rebase(ctx); err != nil || done {
+			return false, err
+		}
 	}
 	h.mu.Lock()
 	refused := h.chain.step(k)
