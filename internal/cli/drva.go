@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"net"
 	"os"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"holdfast/internal/drva"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
+	"holdfast/internal/maintain"
 	"holdfast/internal/store/limit"
 	"holdfast/internal/store/meter"
 )
@@ -29,6 +31,12 @@ type drvaConfig struct {
 	TLS        string `json:"tls"`                       // directory made by "cert issue --role drva"
 	Interval   string `json:"interval,omitempty"`        // between checkpoints
 	Bandwidth  string `json:"bandwidth,omitempty"`       // schedule of the traffic with the store
+	Retention  string `json:"retention,omitempty"`       // schedule of the history
+	Limit      string `json:"history-limit,omitempty"`   // of the history's size
+	Grace      string `json:"history-grace,omitempty"`   // before what nothing needs is deleted
+	TagTime    string `json:"tag-time,omitempty"`        // how long tagged checkpoints stay
+	Lock       string `json:"object-lock,omitempty"`     // against deletion by anybody
+	Maintain   *bool  `json:"maintain,omitempty"`        // false: somebody else does
 	Status     string `json:"status,omitempty"`          // unix socket for "holdfast status"
 }
 
@@ -41,6 +49,8 @@ type drvaStatus struct {
 	drva.Status
 	Address string      `json:"address"` // where hosts connect
 	Store   storeStatus `json:"store"`
+	// Maintenance of the history; absent when it is done elsewhere.
+	Maintenance *upkeepStatus `json:"maintenance,omitempty"`
 }
 
 // storeStatus is what a DRVA asked of its store since it was started, and what
@@ -76,6 +86,7 @@ Configuration, in JSON:
     "listen": "10.0.0.5:7480", "tls": "/etc/holdfast/tls",
     "interval": "5s",
     "bandwidth": "zone Europe/Berlin; mon-fri 08:00-18:00 20MB/s; * 100MB/s",
+    "retention": "5s for 1h, 1m for 24h, 1h for 30d", "history-limit": "500GB",
     "status": "/run/holdfast/drva.sock"
   }
 
@@ -89,6 +100,16 @@ times (left out: the whole day), and a rate for both directions or one for each
 ("up 5MB/s down 50Mbit/s", "unlimited"). "zone" says whose clock is meant. While
 the limit is below what the VMs write, the log fills and the RPO grows; "holdfast
 bandwidth" changes the limit of a running appliance.
+
+The appliance also maintains the history it writes: thins it, packs it, and gives
+room back; replication never waits for that. retention is its schedule,
+history-limit its size ("500GB": the oldest go; "500GB alarm": only an alarm),
+history-grace how long what nothing needs stays (default 24h), tag-time how long
+tagged checkpoints stay, object-lock what holds the history against deletion by
+anybody ("compliance for 30d"). What is left out is what the container remembers
+when the appliance starts (see "holdfast retention set"), or the default. With
+"maintain": false it is done elsewhere, by "holdfast gc run --watch", and the
+appliance needs no right to delete.
 
 Starting a second appliance for a domain fences the first: it stops for good.`,
 		Example: "  holdfast drva --config drva.json",
@@ -143,6 +164,10 @@ func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
 		return err
 	}
 	defer ln.Close()
+	up, err := cfg.upkeep(cmd.Context(), c, log)
+	if err != nil {
+		return err
+	}
 	name, err := os.Hostname()
 	if err != nil {
 		name = "unknown"
@@ -154,9 +179,23 @@ func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
 	if err != nil {
 		return err
 	}
+	run := s.Run
+	if up != nil {
+		run = up.beside(s.Run)
+	}
 	return serve(cmd.Context(), log, cfg.Status, map[string]control.Handler{
-		"/status": func(context.Context, []byte) (any, error) {
-			return drvaStatus{s.Status(), ln.Addr().String(), storeStatusOf(st, limiter)}, nil
+		"/status": func(ctx context.Context, _ []byte) (any, error) {
+			v := drvaStatus{Status: s.Status(), Address: ln.Addr().String(), Store: storeStatusOf(st, limiter)}
+			if up != nil {
+				v.Maintenance = up.status(ctx)
+			}
+			return v, nil
+		},
+		"/gc": func(_ context.Context, body []byte) (any, error) {
+			if up == nil {
+				return nil, errOff()
+			}
+			return up.ask(body)
 		},
 		"/bandwidth": func(_ context.Context, body []byte) (any, error) {
 			return changeBandwidth(st, limiter, body)
@@ -168,7 +207,22 @@ func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
 			}
 			return s.Checkpoint(ctx, r.Tag)
 		},
-	}, s.Run)
+	}, run)
+}
+
+// upkeep is what maintains the history beside the appliance; nil when it is
+// done elsewhere. A store that does not answer now keeps nothing from running.
+func (cfg *drvaConfig) upkeep(ctx context.Context, c *journal.Container, log *slog.Logger) (*upkeep, error) {
+	text := policyText{schedule: cfg.Retention, limit: cfg.Limit, grace: cfg.Grace, tagTime: cfg.TagTime, lock: cfg.Lock}
+	if cfg.Maintain != nil && !*cfg.Maintain {
+		if !text.empty() {
+			return nil, errs.New("drva", errs.Invalid, "maintain", "the configuration says how the history is maintained, and that it is not").
+				WithRemedy(`take "maintain": false out, or retention, history-limit, history-grace, tag-time and object-lock`)
+		}
+		return nil, nil
+	}
+	u := newUpkeep(c, text, maintain.Options{By: maintainerName("drva"), Logger: log})
+	return u, u.openLater(ctx)
 }
 
 // hostOf completes the handshake of an accepted link and tells which host's

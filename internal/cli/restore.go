@@ -49,6 +49,7 @@ type recoveredDisk struct {
 
 type restoreFlags struct {
 	id       identityFlags
+	timeline timelineFlag
 	at, out  string
 	vms      []string
 	parallel int
@@ -74,9 +75,16 @@ Every block is checked against its hash. A disk has its final name only when it
 is whole. After Ctrl-C or a crash, the same command goes on where it stopped.
 
 --at takes: latest (newest recoverable group checkpoint), a checkpoint's number,
-a time (newest at or before it), nearest:TIME, tag:NAME.`,
+TIME (newest at or before it), nearest:TIME, tag:NAME. TIME is as in
+2026-03-01T14:03:00Z, "2026-03-01 14:03", or 14:03 for the last time it was that
+late, also "yesterday 14:03"; it is UTC unless "local" follows. What was chosen is
+said before anything is read.
+
+While it reads it pins the checkpoint, so that maintenance deletes nothing under
+it; where the store lets it only read, it says so and relies on the grace.`,
 		Example: `  holdfast restore file:///srv/dr/erp --key recovery.key --at latest --out /var/lib/vms
-  holdfast restore file:///srv/dr/erp --key recovery.key --at 2026-03-01T14:03:00Z --out pit`,
+  holdfast restore file:///srv/dr/erp --key recovery.key --at nearest:14:03 --out pit
+  holdfast restore file:///srv/dr/erp --key recovery.key --timeline drill --at latest --out drill`,
 		Args: exactArgs("URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := f.run(cmd, args[0])
@@ -87,6 +95,7 @@ a time (newest at or before it), nearest:TIME, tag:NAME.`,
 		},
 	}
 	f.id.add(cmd)
+	f.timeline.add(cmd)
 	addOutputFlag(cmd)
 	cmd.Flags().StringVar(&f.at, "at", "latest", "which checkpoint")
 	cmd.Flags().StringVar(&f.out, "out", "", "directory for the disks")
@@ -106,19 +115,15 @@ func (f *restoreFlags) run(cmd *cobra.Command, url string) (*recovery, error) {
 	}
 	start := time.Now()
 	ctx := cmd.Context()
-	c, err := openContainer(ctx, url, &f.id)
+	c, h, cp, err := openPoint(cmd, url, f.at, &f.id, &f.timeline)
 	if err != nil {
 		return nil, err
 	}
-	h, err := readHistory(cmd, c)
+	release, err := holdForReading(cmd, c, h.Timeline(), cp.ID)
 	if err != nil {
 		return nil, err
 	}
-	cp, err := h.Find(f.at)
-	if err != nil {
-		return nil, err
-	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "checkpoint %d of %s (%s, %s)\n", cp.ID, timeOf(cp.Time), cp.Kind, cp.Scope)
+	defer release()
 	img, err := h.Resolve(ctx, cp)
 	if err != nil {
 		return nil, err

@@ -107,7 +107,8 @@ recovery key alone, any site boots the VMs again.
 
 See it work:        holdfast demo
 At the source:      key new, store verify, domain create, cert, drva, iofilter, status
-From the store:     checkpoints, inspect, fsck, restore, rocva`,
+From the store:     checkpoints, inspect, fsck, restore, rocva
+The history:        retention, gc, pin, tag, timeline`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       Version,
@@ -118,6 +119,7 @@ From the store:     checkpoints, inspect, fsck, restore, rocva`,
 		newKeyCommand(), newStoreCommand(), newDomainCommand(), newCertCommand(),
 		newDRVACommand(), newIOFilterCommand(), newStatusCommand(), newBandwidthCommand(), newCheckpointCommand(),
 		newCheckpointsCommand(), newInspectCommand(), newFsckCommand(), newRestoreCommand(), newRocVACommand(),
+		newRetentionCommand(), newGCCommand(), newPinCommand(), newTagCommand(), newTimelineCommand(),
 		newDemoCommand(),
 	)
 	return root

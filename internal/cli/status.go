@@ -16,9 +16,9 @@ import (
 func newStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status SOCKET",
-		Short: "Show what a running drva or iofilter is doing",
+		Short: "Show what a running drva, iofilter or gc is doing",
 		Long: `Asks the appliance that answers on the unix socket SOCKET (the "status" setting
-of its configuration) for its state.`,
+of its configuration; --status of "gc run --watch") for its state.`,
 		Example: "  holdfast status /run/holdfast/drva.sock\n  holdfast status /run/holdfast/drva.sock -o json",
 		Args:    exactArgs("SOCKET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -36,7 +36,7 @@ of its configuration) for its state.`,
 // printStatus renders the state of a DRVA or a host component for people.
 func printStatus(w io.Writer, raw json.RawMessage) {
 	var kind struct {
-		Publisher, Stream json.RawMessage
+		Publisher, Stream, Maintenance json.RawMessage
 	}
 	_ = json.Unmarshal(raw, &kind) // what it is not stays empty
 	switch {
@@ -50,6 +50,12 @@ func printStatus(w io.Writer, raw json.RawMessage) {
 		var s iofilter.Status
 		if json.Unmarshal(raw, &s) == nil {
 			printHost(w, &s)
+			return
+		}
+	case kind.Maintenance != nil:
+		var s upkeepStatus
+		if json.Unmarshal(kind.Maintenance, &s) == nil {
+			printMaintenance(w, &s)
 			return
 		}
 	}
@@ -83,6 +89,7 @@ func printDRVA(w io.Writer, s *drvaStatus) {
 	for _, d := range s.Disks {
 		fmt.Fprintf(w, "disk %s\t%s\t%s on %s\n", d.ID, d.State, sizeOf(d.Size), d.Host)
 	}
+	printMaintenance(w, s.Maintenance)
 	for _, e := range s.Errors {
 		fmt.Fprintf(w, "error %s\t%s\n", timeOf(e.Time), e.Error)
 	}
