@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -57,7 +58,7 @@ type ForkOptions struct {
 // The checkpoint is pinned while the branch is made, so that maintenance does
 // not drop it meanwhile; a crash leaves the pin, which expires by itself.
 // Durable on return. Kinds: NotFound and Unavailable when the checkpoint is
-// not there or not recoverable, Full when the branch would be deeper than
+// not there or not recoverable, Invalid when the parent is dropped, Full when the branch would be deeper than
 // maxDepth or the container has too many timelines, or the store's.
 func (c *Container) Fork(ctx context.Context, opts ForkOptions) (dr.TimelineID, error) {
 	const op = "journal.Fork"
@@ -67,6 +68,9 @@ func (c *Container) Fork(ctx context.Context, opts ForkOptions) (dr.TimelineID, 
 	}
 	h, err := c.History(ctx, HistoryOptions{Timeline: opts.Parent})
 	if err != nil {
+		return none, err
+	}
+	if err := c.refuseDropped(ctx, op, h.timeline); err != nil {
 		return none, err
 	}
 	if h.depth() >= maxDepth {
@@ -131,7 +135,8 @@ func hostOr(by string) string {
 	return "unknown" // shown to people only
 }
 
-// dropped is the sealed content of t/<timeline>/dropped.
+// dropped is the sealed content of t/<timeline>/dropped. The name says it; the
+// content is for people.
 type dropped struct {
 	Timeline dr.TimelineID `json:"timeline"`
 	At       time.Time     `json:"at"`
@@ -140,7 +145,9 @@ type dropped struct {
 
 // DropTimeline gives a timeline up: it is not current any more, and maintenance
 // keeps of it only what branches of it that are not dropped need. It cannot be
-// taken back. Durable on return; a timeline that is dropped already is success.
+// taken back. Stop its publisher first: no other starts, and what that one goes
+// on to publish is not kept. Durable on return; a timeline that is dropped
+// already is success.
 // Kind NotFound when there is no such timeline, Invalid for the last one that
 // is left, or the store's.
 func (c *Container) DropTimeline(ctx context.Context, t dr.TimelineID, by string) error {
@@ -171,6 +178,17 @@ func (c *Container) DropTimeline(ctx context.Context, t dr.TimelineID, by string
 		return errs.E(op, errs.Internal, droppedKey(t), err)
 	}
 	return nil
+}
+
+// refuseDropped is kind Invalid for a timeline that is given up: what would be
+// added to it is not kept.
+func (c *Container) refuseDropped(ctx context.Context, op string, t dr.TimelineID) error {
+	d, err := c.readDropped(ctx, t)
+	if err != nil || d == nil {
+		return err
+	}
+	return errs.New(op, errs.Invalid, t.String(), fmt.Sprintf("the timeline was dropped at %s by %s", d.At.Format(time.RFC3339), d.By)).
+		WithRemedy("name another timeline")
 }
 
 // readDropped reads a timeline's end; nil when it is not dropped.

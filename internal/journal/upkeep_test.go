@@ -383,6 +383,12 @@ func TestBranchesReadThrough(t *testing.T) {
 	}
 	check(t, c.DropTimeline(ctx, all[4].ID, "tester"))
 	check(t, c.DropTimeline(ctx, all[4].ID, "tester"))
+	if _, err := c.OpenPublisher(ctx, PublisherOptions{Timeline: all[4].ID}); !errs.Is(err, errs.Invalid) {
+		t.Fatalf("a publisher of a dropped timeline: %v", err)
+	}
+	if _, err := c.Fork(ctx, ForkOptions{Parent: all[4].ID, Checkpoint: o.cp}); !errs.Is(err, errs.Invalid) {
+		t.Fatalf("a fork of a dropped timeline: %v", err)
+	}
 	now := must[dr.TimelineID](t)(c.pickTimeline(ctx, dr.TimelineID{}))
 	if now != all[2].ID { // 3 is a test
 		t.Fatalf("after the drop the current timeline is %s", now)
