@@ -109,6 +109,12 @@ func (w *world) step() {
 		l.crew = nil // maintainers restart
 	case x < 91:
 		w.startReading(l)
+		if w.rng.IntN(2) == 0 { // and a pass goes over what is read
+			w.maintain(l, w.crewOf(l), true)
+			w.clock.advance(time.Duration(w.rng.IntN(60)) * time.Minute)
+			w.maintain(l, w.crewOf(l), true)
+			w.finishReading()
+		}
 	case x < 96:
 		w.finishReading()
 	default:
@@ -228,12 +234,15 @@ func (w *world) startReading(l *line) {
 	if !ok || len(w.reads) > 4 {
 		return
 	}
-	m, err := h.Resolve(w.t.Context(), cp)
-	if err != nil {
-		w.fail("resolve: %v", err)
-		return
+	r := reading{line: l, cp: cp.ID, from: h, point: cp, until: w.clock.Wall().Add(w.policy.Grace - time.Minute)}
+	if w.rng.IntN(2) == 0 {
+		var err error
+		if r.image, err = h.Resolve(w.t.Context(), cp); err != nil {
+			w.fail("resolve: %v", err)
+			return
+		}
 	}
-	w.reads = append(w.reads, reading{l, cp.ID, m, w.clock.Wall().Add(w.policy.Grace - time.Minute)})
+	w.reads = append(w.reads, r)
 }
 
 func (w *world) finishReading() {

@@ -242,6 +242,10 @@ func (p *pass) place(timelines []journal.TimelineInfo) error {
 		return errs.New("maintain.load", errs.NotFound, p.timeline.String(), "the timeline is gone")
 	}
 	t := timelines[i]
+	if t.Dropped != nil && !needed(timelines, &t, 0) {
+		return errs.New("maintain.load", errs.NotFound, p.timeline.String(), "the timeline was given up").
+			WithRemedy("whoever maintains another timeline of the container clears it away")
+	}
 	p.bottom, p.first = t.Fork == nil, 1
 	if t.Fork != nil {
 		p.first = max(1, t.Fork.Seq)
@@ -435,9 +439,15 @@ func (p *pass) thin() {
 	for i, d := range decisions {
 		q := p.points[i]
 		q.Reasons = reasons(d, &p.policy, p.holds, q.ID)
-		if !d.Keep() && p.frozen == "" {
+		// What no manifest has shown yet stays for one: whoever pinned it while
+		// it lay behind the manifest is found by the next pass, see resurrect.
+		shown := q.Object <= p.base.Anchor.Number || p.broken.eager
+		if !d.Keep() && p.frozen == "" && shown {
 			p.dropped = append(p.dropped, q)
 			continue
+		}
+		if len(q.Reasons) == 0 {
+			q.Reasons = []journal.Reason{{Kind: journal.ByNewest}}
 		}
 		p.next.Points = append(p.next.Points, q)
 	}

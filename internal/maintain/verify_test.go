@@ -165,6 +165,13 @@ func (w *world) checkAll() {
 // read lets a reader that resolved its image earlier read it now.
 func (w *world) read(r *reading) {
 	tr := r.line.truthOf(r.cp)
+	if r.image == nil {
+		var err error
+		if r.image, err = r.from.Resolve(w.t.Context(), r.point); err != nil {
+			w.fail("a reader who looked at checkpoint #%d, promised until %v, at %v: %v", r.cp, r.until, w.clock.Wall(), err)
+			return
+		}
+	}
 	got, err := materialize(w.t.Context(), w.c, r.image)
 	if err != nil {
 		w.fail("a reader of checkpoint #%d, promised until %v, at %v: %v", r.cp, r.until, w.clock.Wall(), err)

@@ -96,7 +96,9 @@ type pinned struct {
 type reading struct {
 	line  *line
 	cp    dr.CheckpointID
-	image *journal.Image
+	image *journal.Image // nil: it has only looked at the history so far
+	from  *journal.History
+	point journal.CheckpointInfo
 	until time.Time // it is promised to find everything until then
 }
 
