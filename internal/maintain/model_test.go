@@ -314,7 +314,7 @@ func (w *world) settle() {
 
 // TestModel plays random histories against an oracle that forgets nothing.
 func TestModel(t *testing.T) {
-	n, base := envInt(t, "HOLDFAST_SIM_N", 12), seed(t)
+	n, base := max(1, envInt(t, "HOLDFAST_SIM_N", 12)*2/3), seed(t)
 	passes, dropped, packed, deleted := 0, 0, 0, 0
 	for i := range uint64(n) {
 		w := newWorld(t, base+i, testPolicy(), nil)
