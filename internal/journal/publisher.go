@@ -20,6 +20,10 @@ type PublisherOptions struct {
 	Host     string        // stored, sealed, in the epoch's claim; for people
 	Clock    Clock         // nil: the system's
 	Logger   *slog.Logger  // nil: none
+	// Lock holds every object the publisher creates against deletion, from the
+	// request on that creates it, and keeps held what else a recovery needs
+	// (see Container.Hold). Zero: nothing is held.
+	Lock LockOptions
 
 	backoff func(try int) time.Duration // nil: backoff; tests are less patient
 }
@@ -47,7 +51,7 @@ type Publisher struct {
 	checks   chan checked   // written by checkEpoch, read by run; room for the one under way
 	stopped  chan struct{}  // closed by run when err is set
 	ended    chan struct{}  // closed when run and all its helpers have ended
-	helpers  sync.WaitGroup // started by run alone
+	helpers  sync.WaitGroup // started by run, and one before it
 
 	// Owned by run.
 	w         *writer
@@ -61,6 +65,8 @@ type Publisher struct {
 	underWay  map[dr.ObjectNumber]time.Time // number given, not yet published
 	lastErr   error                         // of the newest failed try; nil once everything landed
 	tries     int                           // failed tries since lastErr was nil
+	heldUntil time.Time
+	holdErr   error // of the last try to hold
 }
 
 type request struct {
@@ -87,10 +93,10 @@ type checked struct {
 // OpenPublisher takes the timeline over: it claims the next epoch, walks the
 // history and fences whoever published before. ctx covers the opening alone.
 //
-// Kinds: Invalid when the timeline is dropped, Fenced when someone with a
-// higher epoch was faster, Corrupt when the
-// history is damaged so that nothing published behind it could be recovered,
-// or the store's. After any error it may be called again.
+// Kinds: Invalid when the timeline is dropped, or when objects are to be held
+// and the store cannot, Fenced when someone with a higher epoch was faster,
+// Corrupt when the history is damaged so that nothing published behind it
+// could be recovered, or the store's. After any error it may be called again.
 func (c *Container) OpenPublisher(ctx context.Context, opts PublisherOptions) (*Publisher, error) {
 	const op = "journal.OpenPublisher"
 	if len(opts.Host) > maxName {
@@ -104,6 +110,11 @@ func (c *Container) OpenPublisher(ctx context.Context, opts PublisherOptions) (*
 	}
 	if opts.backoff == nil {
 		opts.backoff = backoff
+	}
+	plain := c
+	c, err := plain.locking(op, opts.Lock, opts.Clock)
+	if err != nil {
+		return nil, err
 	}
 	t, err := c.pickTimeline(ctx, opts.Timeline)
 	if err != nil {
@@ -128,6 +139,9 @@ func (c *Container) OpenPublisher(ctx context.Context, opts PublisherOptions) (*
 	}
 	p := newPublisher(ctx, c, h, w, opts)
 	p.lastCheck = check
+	if !opts.Lock.IsZero() {
+		p.helpers.Go(func() { p.holdOn(plain, opts.Lock) })
+	}
 	go p.run()
 	return p, nil
 }
@@ -390,6 +404,8 @@ type PublisherStatus struct {
 	Failures  int             // failed tries since all was well
 	LastError error           // of the newest failed try; nil when all is well
 	Stopped   error           // why it stopped for good; nil while it publishes
+	HeldUntil time.Time       // with locks: what a recovery needs besides data is held at least so long; zero: not yet
+	HoldError error           // why the last try to hold that failed; nil when all is well
 }
 
 // Status tells how publishing goes now.
@@ -397,7 +413,8 @@ func (p *Publisher) Status() PublisherStatus {
 	now := p.clock.Wall()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := PublisherStatus{Epoch: p.epoch, Published: p.published, UnderWay: len(p.underWay), Failures: p.tries, LastError: p.lastErr, Stopped: p.err}
+	s := PublisherStatus{Epoch: p.epoch, Published: p.published, UnderWay: len(p.underWay), Failures: p.tries, LastError: p.lastErr, Stopped: p.err,
+		HeldUntil: p.heldUntil, HoldError: p.holdErr}
 	for _, since := range p.underWay {
 		s.Oldest = max(s.Oldest, now.Sub(since))
 	}
