@@ -15,9 +15,9 @@ import (
 // 270 µs each); where the processors do not suffice for both, the log takes the
 // burst and guests are not slowed by what can be done a moment later. It waits
 // until the processors are free, the burst has lasted burstMost, or the log is
-// filling up.
+// filling up; less than burstLeast is no burst.
 func (h *shipper) giveWay(ctx context.Context) error {
-	for h.busy.look(time.Now()) >= contended && time.Since(h.caughtUp) < burstMost && h.logFill() < h.full {
+	for h.behindBy() >= h.burst && h.busy.look(time.Now()) >= contended && time.Since(h.caughtUp) < burstMost && h.logFill() < burstFill {
 		t := time.NewTimer(pressureSpan)
 		select {
 		case <-ctx.Done():
@@ -27,6 +27,12 @@ func (h *shipper) giveWay(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// behindBy is how many bytes have come in since there was last nothing left to
+// read, and were not read yet.
+func (h *shipper) behindBy() int64 {
+	return int64(h.s.count.bytesIn.Load()) - h.seen
 }
 
 func (h *shipper) logFill() float64 {

@@ -52,7 +52,7 @@ func TestPressureIsThePartOfTheTimeSomeTaskWaited(t *testing.T) {
 }
 
 // TestPublishingGivesWayToABurst: contended processors hold publishing back for
-// burstMost and no longer, a log that fills up and free processors not at all.
+// burstMost and no longer; free processors and a small backlog not at all.
 func TestPublishingGivesWayToABurst(t *testing.T) {
 	rl, err := replog.Open(t.Context(), replog.Options{Dir: t.TempDir(), FS: durable.OS{}, Domain: dr.DomainID{UUID: dr.NewUUID()},
 		Timeline: dr.TimelineID{UUID: dr.NewUUID()}, Epoch: 1, Quota: 64 << 20, FileSize: 16 << 20, Logger: slog.New(slog.DiscardHandler)})
@@ -63,17 +63,18 @@ func TestPublishingGivesWayToABurst(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		part float64
-		fill float64
+		came uint64
 		ago  time.Duration
 		want time.Duration
 	}{
-		{"contended", 1, burstFill, 0, burstMost},
-		{"contended, half of the burst is over", 1, burstFill, burstMost / 2, burstMost / 2},
-		{"free", contended / 2, burstFill, 0, 0},
-		{"log fills up", 1, 0, 0, 0},
+		{"contended", 1, burstLeast, 0, burstMost},
+		{"contended, half of the burst is over", 1, burstLeast, burstMost / 2, burstMost / 2},
+		{"free", contended / 2, burstLeast, 0, 0},
+		{"no burst", 1, burstLeast - 1, 0, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			h := &shipper{rl: rl, caughtUp: time.Now().Add(-c.ago), full: c.fill}
+			h := &shipper{s: &Server{}, rl: rl, caughtUp: time.Now().Add(-c.ago), burst: burstLeast}
+			h.s.count.bytesIn.Store(c.came)
 			h.busy = &pressure{file: &account{part: c.part, from: time.Now()}, part: c.part, at: time.Now()}
 			began := time.Now()
 			if err := h.giveWay(t.Context()); err != nil {
@@ -86,7 +87,7 @@ func TestPublishingGivesWayToABurst(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		h := &shipper{rl: rl, caughtUp: time.Now(), full: burstFill, busy: &pressure{file: &account{part: 1, from: time.Now()}, part: 1, at: time.Now()}}
+		h := &shipper{s: &Server{}, rl: rl, caughtUp: time.Now(), busy: &pressure{file: &account{part: 1, from: time.Now()}, part: 1, at: time.Now()}}
 		go cancel()
 		if h.giveWay(ctx) == nil {
 			t.Error("an end is no reason to go on")

@@ -75,6 +75,9 @@ const (
 	// burstMost is how long it gives way: what is lost with the site grows by
 	// it, in a burst that the processors do not suffice for.
 	burstMost = 3 * time.Second
+	// burstLeast is the backlog, in bytes, from which on there is a burst: one
+	// object. Less is packed in a few milliseconds.
+	burstLeast = 16 << 20
 	// burstFill is the part of the log's quota it may fill.
 	burstFill = 0.5
 	// pressureSpan is how often contention is looked at.

@@ -37,7 +37,8 @@ type shipper struct {
 
 	busy     *pressure
 	caughtUp time.Time // when there was last nothing left to read
-	full     float64   // part of the log's quota from which on nothing is put off
+	seen     int64     // bytes that had come in by then, and those read since
+	burst    int64     // burstLeast
 }
 
 // object is a closed cell on its way.
@@ -75,7 +76,7 @@ func (h *shipper) run(ctx context.Context) error {
 	defer r.Close()
 	busy, closeBusy := openPressure()
 	defer func() { _ = closeBusy() }()
-	h.busy, h.full = busy, burstFill
+	h.busy, h.burst = busy, burstLeast
 	for {
 		recs, err := h.next(ctx, r)
 		if ctx.Err() != nil {
@@ -103,11 +104,15 @@ func (h *shipper) next(ctx context.Context, r *replog.Reader) ([]record.Record, 
 		return nil, err
 	}
 	if len(recs) == 0 {
+		h.seen = int64(h.s.count.bytesIn.Load())
 		recs, err = r.Next(ctx)
 		h.caughtUp = time.Now()
 	}
 	if err == nil {
 		err = h.giveWay(ctx)
+	}
+	for i := range recs {
+		h.seen += int64(len(recs[i].Payload))
 	}
 	return recs, err
 }
