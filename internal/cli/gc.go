@@ -171,9 +171,12 @@ func printGC(w io.Writer, s *gcStatus) {
 // printUpkeep renders how maintenance of a timeline stands.
 func printUpkeep(w io.Writer, s *maintain.Status) {
 	fmt.Fprintf(w, "timeline\t%s\n", s.Timeline)
-	if s.Generation == 0 {
+	switch {
+	case s.Generation == 0 && s.LastRun.IsZero():
 		fmt.Fprintln(w, "maintenance\tnever ran on this timeline")
-	} else {
+	case s.Generation == 0:
+		fmt.Fprintf(w, "last run\t%s, nothing was published by then\n", timeOf(s.LastRun))
+	default:
 		fmt.Fprintf(w, "room\t%s stored, %s live, %s reclaimable\n", sizeOf(s.Stats.Stored), sizeOf(s.Stats.Live), sizeOf(s.Stats.Reclaimable))
 		fmt.Fprintf(w, "index\t%s, %d entries in %d run(s)\n", sizeOf(s.Stats.Index), s.Entries, s.Runs)
 		fmt.Fprintf(w, "history\t%d checkpoint(s), the oldest of %s; the schedule reaches back %s\n", s.Kept, timeOf(s.Oldest), spanOf(s.Promised))
@@ -208,8 +211,13 @@ func heldText(h *maintain.Held) string {
 	if h.Checkpoint != 0 {
 		text += fmt.Sprintf(": checkpoint %d", h.Checkpoint)
 	}
-	if h.Bytes >= 0 {
+	switch {
+	case h.Bytes > 0 && h.Checkpoint != 0:
 		text += ", " + sizeOf(h.Bytes) + " for it alone"
+	case h.Bytes > 0:
+		text += ", " + sizeOf(h.Bytes)
+	case h.Bytes == 0:
+		text += ", nothing for it alone"
 	}
 	if !h.Until.IsZero() {
 		text += ", until " + timeOf(h.Until)

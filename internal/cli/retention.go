@@ -278,7 +278,7 @@ func (ch *retentionChange) foretell(ctx context.Context, now, next *maintain.Mai
 }
 
 func (ch *retentionChange) print(w io.Writer) {
-	fmt.Fprintln(w, "\tBEFORE\tAFTER")
+	fmt.Fprintln(w, "POLICY\tBEFORE\tAFTER")
 	fmt.Fprintf(w, "schedule\t%s\t%s\n", ch.Before.Schedule, ch.After.Schedule)
 	fmt.Fprintf(w, "size limit\t%s\t%s\n", ch.Before.limitText(), ch.After.limitText())
 	fmt.Fprintf(w, "grace\t%s\t%s\n", spanOf(secondsOf(ch.Before.Grace)), spanOf(secondsOf(ch.After.Grace)))
@@ -390,6 +390,14 @@ func printForecast(w io.Writer, f *retentionForecast) {
 		if !v.Measured {
 			how = "if it grows as so far"
 		}
-		fmt.Fprintf(w, "with %s\tyou keep %s\t%s\n", sizeOf(v.Bytes), spanOf(secondsOf(v.Keeps).Round(time.Second)), how)
+		fmt.Fprintf(w, "with %s\t%s\t%s\n", sizeOf(v.Bytes), v.keeps(), how)
 	}
+}
+
+// keeps says how far back the history then reaches.
+func (v *forecastView) keeps() string {
+	if v.Keeps == 0 {
+		return "you keep the newest checkpoint at most"
+	}
+	return "you keep " + spanOf(secondsOf(v.Keeps).Round(time.Second))
 }

@@ -50,6 +50,8 @@ func spanOf(d time.Duration) string {
 	switch {
 	case d >= 2*day && d%day == 0:
 		return neg + strconv.FormatInt(int64(d/day), 10) + "d"
+	case d >= 14*day:
+		return fmt.Sprintf("%s%.0fd", neg, d.Hours()/24)
 	case d >= 2*day:
 		return fmt.Sprintf("%s%.1fd", neg, d.Hours()/24)
 	case d >= time.Hour && d%time.Hour == 0:

@@ -203,6 +203,6 @@ func printMaintenance(w io.Writer, s *upkeepStatus) {
 		printUpkeep(w, &s.Status)
 	}
 	for _, f := range s.Forecasts {
-		fmt.Fprintf(w, "with %s\tyou keep %s\n", sizeOf(f.Bytes), spanOf(secondsOf(f.Keeps).Round(time.Second)))
+		fmt.Fprintf(w, "with %s\t%s\n", sizeOf(f.Bytes), f.keeps())
 	}
 }
