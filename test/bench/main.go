@@ -21,8 +21,13 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	args, do := os.Args[1:], measure
-	if len(args) > 0 && args[0] == "serve" {
-		args, do = args[1:], serve
+	if len(args) > 0 {
+		switch args[0] {
+		case "serve":
+			args, do = args[1:], serve
+		case "maintain":
+			args, do = args[1:], maintainOnce
+		}
 	}
 	if err := do(ctx, args); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -39,6 +44,7 @@ type options struct {
 	seconds time.Duration
 	long    time.Duration
 	size    int64
+	quick   bool
 }
 
 func parseOptions(args []string) (options, error) {
@@ -57,6 +63,7 @@ func parseOptions(args []string) (options, error) {
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
+	o.quick = *quick
 	if *quick {
 		o.rounds, *seconds, *long = 1, 1, 4
 		if !given(fs, "size") {

@@ -26,6 +26,16 @@ const (
 	allocDiskSize = 256 * mib
 )
 
+// wantsDisks reports whether any figure is wanted that guests' disks are for.
+func (b *bench) wantsDisks() bool {
+	for _, r := range ratios() {
+		if b.only.MatchString(r.name) {
+			return true
+		}
+	}
+	return len(b.figures) == 0 || b.wants(slices.Concat(allocFigures, pacedFigures, shipFigures, copyFigures, cpuFigures)...)
+}
+
 // wants reports whether any figure of a list is wanted.
 func (b *bench) wants(names ...string) bool {
 	for _, n := range names {
@@ -50,6 +60,12 @@ func (b *bench) wanted(stage string) (out []ratio) {
 func (b *bench) all(ctx context.Context) error {
 	if err := b.checkSpace(); err != nil {
 		return err
+	}
+	if err := b.journalFigures(ctx); err != nil {
+		return err
+	}
+	if !b.wantsDisks() {
+		return nil
 	}
 	st := &stage{sp: b.sp, self: b.self, sockets: b.sockets, size: b.size, cached: filepath.Join(b.dir, "cached.raw"),
 		direct: filepath.Join(b.dir, "direct.raw"), second: filepath.Join(b.dir, "second.raw")}
