@@ -179,7 +179,7 @@ func (f *flusher) close(ctx context.Context) error {
 		return nil
 	}
 	run := journal.RunRef{First: from, Last: f.at.LastSeq}
-	w := f.writer(ctx, f.cat, &run)
+	w := f.writer(ctx, f.cat, &run, nil)
 	if err := copyRun(w, f.sorter.Source()); err != nil {
 		return err
 	}
@@ -204,9 +204,15 @@ func copyRun(w *index.Writer, src index.Source) error {
 	}
 }
 
-// writer returns a Writer whose parts are stored as those of run.
-func (p *pass) writer(ctx context.Context, cat *index.Catalog, run *journal.RunRef) *index.Writer {
+// writer returns a Writer whose parts are stored as those of run. look, if not
+// nil, sees every entry of them.
+func (p *pass) writer(ctx context.Context, cat *index.Catalog, run *journal.RunRef, look func(*index.Entry) error) *index.Writer {
 	return index.NewWriter(cat, func(part index.Part) error {
+		if look != nil {
+			if err := eachEntry(cat, part.Bytes, look); err != nil {
+				return err
+			}
+		}
 		ref, err := p.c.WriteRunPart(ctx, p.timeline, part.Bytes, journal.WriteOptions{})
 		if err != nil {
 			return err

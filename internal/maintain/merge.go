@@ -126,7 +126,7 @@ func (p *pass) mergeRuns(ctx context.Context, n int) error {
 	for i := range runs {
 		sources = append(sources, p.source(ctx, cat, &runs[i]))
 	}
-	w := p.writer(ctx, cat, &out)
+	w := p.writer(ctx, cat, &out, nil)
 	done, err := index.Merge(w, sources, p.rule(n == len(p.next.Runs)))
 	if err == nil {
 		err = w.Finish()
@@ -160,30 +160,7 @@ func (p *pass) mergeAll(ctx context.Context, moved *moves) error {
 		sources = append(sources, p.source(ctx, cat, &runs[i]))
 	}
 	s := newSizer(cat, p.points, p.next.Stats.LastRun)
-	final := p.writer(ctx, cat, &out)
-	if err := moved.adopt(cat); err != nil {
-		return err
-	}
-	live := make(map[uint32]int64)
-	through := index.NewWriter(cat, func(part index.Part) error {
-		return eachEntry(cat, part.Bytes, func(e *index.Entry) error {
-			s.add(e)
-			if !e.Zero {
-				moved.apply(e)
-				live[e.Object] += int64(e.Stored)
-			}
-			return final.Add(e)
-		})
-	}, index.WriterOptions{Entries: throughEntries})
-	rule := p.rule(true)
-	rule.Disks = p.disks()
-	_, err := index.Merge(through, sources, rule)
-	if err == nil {
-		err = through.Finish()
-	}
-	if err == nil {
-		err = final.Finish()
-	}
+	live, err := p.mergeInto(ctx, cat, sources, &out, moved, s)
 	if err != nil {
 		return errs.E("maintain.merge", errs.Internal, p.timeline.String(), err)
 	}
@@ -194,6 +171,49 @@ func (p *pass) mergeAll(ctx context.Context, moved *moves) error {
 	p.report.Full, p.worked = true, true
 	p.shorten()
 	return nil
+}
+
+// mergeInto merges sources into the parts of out and counts each object's live
+// bytes, by its catalog number. Where frames were moved, what is merged goes
+// through a second writer, which coding it costs twice.
+func (p *pass) mergeInto(ctx context.Context, cat *index.Catalog, sources []index.Source, out *journal.RunRef, moved *moves, s *sizer) ([]int64, error) {
+	if err := moved.adopt(cat); err != nil {
+		return nil, err
+	}
+	var live []int64
+	look := func(e *index.Entry) error {
+		s.add(e)
+		if e.Zero {
+			return nil
+		}
+		if n := int(e.Object) + 1 - len(live); n > 0 {
+			live = append(live, make([]int64, max(n, len(cat.Objects())-len(live)))...)
+		}
+		live[e.Object] += int64(e.Stored)
+		return nil
+	}
+	final := p.writer(ctx, cat, out, look)
+	dst := final
+	if moved != nil {
+		dst = index.NewWriter(cat, func(part index.Part) error {
+			return eachEntry(cat, part.Bytes, func(e *index.Entry) error {
+				if !e.Zero {
+					moved.apply(e)
+				}
+				return final.Add(e)
+			})
+		}, index.WriterOptions{Entries: throughEntries})
+	}
+	rule := p.rule(true)
+	rule.Disks = p.disks()
+	_, err := index.Merge(dst, sources, rule)
+	if err == nil {
+		err = dst.Finish()
+	}
+	if err == nil {
+		err = final.Finish()
+	}
+	return live, err
 }
 
 // disks are those the head or a retained checkpoint has; nil when records
@@ -222,20 +242,20 @@ func eachEntry(cat *index.Catalog, part []byte, f func(*index.Entry) error) erro
 }
 
 // recount sets the live bytes of all objects.
-func (p *pass) recount(cat *index.Catalog, live map[uint32]int64, moved *moves) {
+func (p *pass) recount(cat *index.Catalog, live []int64, moved *moves) {
 	for i := range p.next.Objects {
 		p.next.Objects[i].Live = 0
 	}
 	for n, id := range cat.Objects() {
-		if live[uint32(n)] == 0 {
+		if n >= len(live) || live[n] == 0 {
 			continue
 		}
 		at, ok := p.objectAt(id)
 		if !ok {
 			state := moved.state(id)
-			p.next.Objects = slices.Insert(p.next.Objects, at, state)
+			p.next.Objects = slices.Insert(p.next.Objects, at, state) // few: what this pass has made
 		}
-		p.next.Objects[at].Live = live[uint32(n)]
+		p.next.Objects[at].Live = live[n]
 	}
 }
 
