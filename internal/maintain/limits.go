@@ -12,10 +12,11 @@ const (
 	// Floor is the youngest part of a history that no size limit shortens.
 	Floor = time.Hour
 
-	// LeastGrace and DefaultGrace bound how long what nothing refers to any
-	// more stays in the store: a reader that takes a whole day over a restore
-	// without a pin still finds everything.
-	LeastGrace   = time.Hour
+	// LeastGrace bounds from below how long what nothing refers to any more
+	// stays in the store.
+	LeastGrace = time.Hour
+	// DefaultGrace is how long it stays by default: a reader that takes a whole
+	// day over a restore without a pin still finds everything.
 	DefaultGrace = 24 * time.Hour
 
 	// maxClockAdvance is how far the clock of retention moves over a stretch
@@ -37,11 +38,14 @@ const (
 	// maxEpisodes bounds the suspect episodes thinning is paused around.
 	maxEpisodes = 64
 
-	// DefaultInterval is the time between two passes of Run, LeastInterval and
-	// MostInterval its bounds: 2 min of 5 s objects are 24 footers.
+	// DefaultInterval is the time between two passes of Run: 2 min of 5 s
+	// objects are 24 footers.
 	DefaultInterval = 2 * time.Minute
-	LeastInterval   = time.Minute
-	MostInterval    = time.Hour
+	// LeastInterval bounds it from below: every pass that works writes a
+	// manifest.
+	LeastInterval = time.Minute
+	// MostInterval bounds it from above, also while there is nothing to do.
+	MostInterval = time.Hour
 
 	// passLimit is how long a pass may take from reading a manifest to writing
 	// the next, by either clock: far below orphanAge, so that what it wrote is
