@@ -16,8 +16,8 @@ import (
 )
 
 func newStoreCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "store", Short: "Try an object store before anything is trusted to it"}
-	cmd.AddCommand(newStoreVerify())
+	cmd := &cobra.Command{Use: "store", Short: "Try an object store before anything is trusted to it; bring back what was deleted"}
+	cmd.AddCommand(newStoreVerify(), newStoreReveal())
 	return cmd
 }
 

@@ -111,3 +111,49 @@ func CheckLock(op, key string, lock Lock) error {
 	}
 	return nil
 }
+
+// Revealer is implemented by stores that keep what was deleted or overwritten
+// behind what hides it. A locked object cannot be removed, but anybody who may
+// delete can hide it, and anybody who may write can write over its name.
+// Wrappers do not pass it on: it is an operator's tool, used on the driver.
+type Revealer interface {
+	// Reveal brings back what is hidden under keys that begin with prefix; an
+	// empty one is the whole container. What it did before an error stays done,
+	// and calling it again goes on. Kind Invalid when the store keeps nothing
+	// behind anything.
+	Reveal(ctx context.Context, prefix string, opts RevealOptions) (RevealReport, error)
+}
+
+// RevealOptions say how far Reveal goes. The zero value removes markers of
+// deletion alone.
+type RevealOptions struct {
+	// Overwritten also removes what was written over a name. A name is created
+	// once, so the oldest version of a key is the one that counts; what lies on
+	// it is somebody's doing.
+	Overwritten bool
+	// DryRun changes nothing: the report tells what would be done.
+	DryRun bool
+	// Found, if not nil, is told of each key that is hidden or covered.
+	Found func(Hidden)
+}
+
+// Hidden is a key that readers do not see as it was created.
+type Hidden struct {
+	Key     string `json:"key"`
+	Markers int    `json:"markers"` // of deletion
+	Covers  int    `json:"covers"`  // versions written over the first
+	// Left says why the first version is still not what readers see; empty: it
+	// is now (or would be, in a dry run).
+	Left string `json:"left,omitempty"`
+}
+
+// RevealReport is what Reveal found and did.
+type RevealReport struct {
+	Keys     int `json:"keys"`     // names that have a version
+	Gone     int `json:"gone"`     // names that have nothing but markers
+	Hidden   int `json:"hidden"`   // names that were deleted and came back
+	Covered  int `json:"covered"`  // names that were written over
+	Markers  int `json:"markers"`  // removed
+	Versions int `json:"versions"` // removed, of those written over
+	Left     int `json:"left"`     // names that are still not as they were created
+}

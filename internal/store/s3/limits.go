@@ -32,6 +32,8 @@ const (
 	// versionPage is how many versions are asked for at once: mostly there is
 	// one, and what follows is of other keys.
 	versionPage = 10
+	// maxConcerned bounds the keys that Reveal holds in memory, 200 bytes each.
+	maxConcerned = 1 << 19
 	// maxOffset is the largest object S3 has; nothing lies behind it.
 	maxOffset = 50 << 40
 )

@@ -42,6 +42,8 @@ type Store struct {
 
 	versions atomic.Bool // the bucket keeps versions
 	locks    atomic.Bool // the bucket has Object Lock
+
+	walkPage int // of Reveal's walk, for tests; 0: as many as the store gives
 }
 
 var (
