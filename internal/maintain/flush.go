@@ -2,7 +2,6 @@ package maintain
 
 import (
 	"context"
-	"io"
 	"slices"
 	"time"
 
@@ -189,19 +188,10 @@ func (f *flusher) close(ctx context.Context) error {
 }
 
 func copyRun(w *index.Writer, src index.Source) error {
-	for {
-		es, err := src.Next()
-		if err == io.EOF {
-			return w.Finish()
-		} else if err != nil {
-			return err
-		}
-		for i := range es {
-			if err := w.Add(&es[i]); err != nil {
-				return err
-			}
-		}
+	if err := eachOf(src, w.Add); err != nil {
+		return err
 	}
+	return w.Finish()
 }
 
 // writer returns a Writer whose parts are stored as those of run. look, if not
@@ -218,15 +208,13 @@ func (p *pass) writer(ctx context.Context, cat *index.Catalog, run *journal.RunR
 			return err
 		}
 		ref.Entries = uint64(part.Entries)
-		ref.First, ref.Last = partKey(part.First), partKey(part.Last)
+		ref.First, ref.Last = part.First, part.Last
 		run.Parts = append(run.Parts, ref)
 		run.Entries += ref.Entries
 		p.report.Written += ref.Size
 		return ctx.Err()
 	}, index.WriterOptions{})
 }
-
-func partKey(k index.Key) journal.PartKey { return journal.PartKey{Disk: k.Disk, Chunk: k.Chunk} }
 
 // source reads a run part by part.
 func (p *pass) source(ctx context.Context, cat *index.Catalog, run *journal.RunRef) index.Source {

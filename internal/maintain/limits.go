@@ -31,10 +31,10 @@ const (
 	maxTiers        = 16
 	maxScheduleText = 1024
 	maxSpan         = 3650 * day
-	// maxSchedulePoints bounds the checkpoints a schedule keeps: 5 s for two
-	// days. With what tags, holds and pauses keep besides, a manifest still has
-	// room for them.
-	maxSchedulePoints = 36_000
+	// maxSchedulePoints bounds the checkpoints a schedule keeps: 5 s for a day
+	// and more. A manifest has room for 64 Ki: these, a day around a suspect
+	// one, a backlog's, and what tags and holds keep.
+	maxSchedulePoints = 24_000
 	// maxEpisodes bounds the suspect episodes thinning is paused around.
 	maxEpisodes = 64
 
@@ -79,7 +79,7 @@ const (
 	backlogAlarm = 2000
 	// flushObjects bounds the journal objects one pass takes into the index, so
 	// that a long backlog is worked off in passes that each leave a manifest.
-	flushObjects = 20_000
+	flushObjects = 10_000
 	// breakerFailures is after how many failed passes in a row Run rests for
 	// breakerRest instead of its interval.
 	breakerFailures = 5

@@ -1,6 +1,7 @@
 package maintain
 
 import (
+	"errors"
 	"io"
 	"math/bits"
 	"sort"
@@ -15,7 +16,7 @@ import (
 func eachOf(src index.Source, f func(*index.Entry) error) error {
 	for {
 		es, err := src.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
