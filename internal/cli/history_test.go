@@ -270,7 +270,7 @@ func TestRetention(t *testing.T) {
 	if !ch.Applied || len(left) != ch.Keep || !slices.Contains(left, 31) {
 		t.Errorf("%d of %d checkpoints kept: %v\n%+v", len(left), ch.Keep, left, ch)
 	}
-	has(t, "size limit", must(t, set("--size-limit", "2TB alarm", "--grace", "48h")...), "1.8 TiB, then alarm", "2d")
+	has(t, "size limit", must(t, set("--size-limit", "2TB alarm", "--grace", "48h")...), "1.8 TiB, then an alarm", "2d")
 
 	f := jsonOf[retentionForecast](t, append([]string{"retention", "forecast", b.url, "--size", "1B", "--size", "1TB"}, k...)...)
 	if f.Live == 0 || len(f.Forecasts) != 2 || f.Forecasts[0].Keeps != 0 || !f.Forecasts[0].Measured || f.Forecasts[1].Keeps < 50 {

@@ -173,7 +173,7 @@ func printPins(w io.Writer, pins []journal.PinInfo, now time.Time) {
 	fmt.Fprintln(w, "PIN\tKIND\tCHECKPOINT\tTIMELINE\tLABEL\tBY\tCREATED\tUNTIL\tSTATE")
 	for i := range pins {
 		p := &pins[i]
-		state, until := "holds", "released"
+		state, until := "holds", "-"
 		switch {
 		case p.Damaged != "":
 			state = "damaged, so that nothing may be deleted: " + p.Damaged

@@ -129,7 +129,10 @@ func (v *policyView) limitText() string {
 	if v.SizeLimit == 0 {
 		return wordNone
 	}
-	return sizeOf(v.SizeLimit) + ", then " + v.Beyond
+	if v.Beyond == limitAlarm {
+		return sizeOf(v.SizeLimit) + ", then an alarm"
+	}
+	return sizeOf(v.SizeLimit) + ", then the oldest go"
 }
 
 func printPolicy(w io.Writer, v *policyView) {
