@@ -70,7 +70,7 @@ func TestCrashAtEveryCall(t *testing.T) {
 	if fault != "" {
 		t.Fatal(fault)
 	}
-	step := max(1, calls/max(1, envInt(t, "HOLDFAST_SIM_N", 12)/2))
+	step := max(1, calls/max(1, envInt(t, "HOLDFAST_SIM_N", 12)/3))
 	tried := 0
 	for k := int(base) % step; k < calls; k += step {
 		for mode := range 4 {

@@ -293,7 +293,7 @@ func (w *world) gatedUser(h *hooked) *journal.Container {
 // TestRaces plays maintainers, pins and branches against each other, one call
 // to the store at a time.
 func TestRaces(t *testing.T) {
-	n, base := max(1, envInt(t, "HOLDFAST_SIM_N", 12)/3), seed(t)
+	n, base := max(1, envInt(t, "HOLDFAST_SIM_N", 12)/4), seed(t)
 	held := 0
 	for i := range uint64(n) {
 		w := newWorldAt(t, base+i, testPolicy(), nil, time.Now().Add(-600*day))
