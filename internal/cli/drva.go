@@ -2,11 +2,9 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
 	"net"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,6 +23,7 @@ type drvaConfig struct {
 	Container  string `json:"container"`                 // URL
 	Key        string `json:"key,omitempty"`             // the appliance's own recovery key file
 	Passphrase string `json:"passphrase_file,omitempty"` // or a passphrase's
+	KMS        string `json:"kms,omitempty"`             // or the address of a key service's key
 	Log        string `json:"log"`                       // directory of the replication log
 	Quota      int64  `json:"quota"`                     // bytes
 	Listen     string `json:"listen"`                    // host:port for host components
@@ -37,6 +36,8 @@ type drvaConfig struct {
 	TagTime    string `json:"tag-time,omitempty"`        // how long tagged checkpoints stay
 	Lock       string `json:"object-lock,omitempty"`     // against deletion by anybody
 	Maintain   *bool  `json:"maintain,omitempty"`        // false: somebody else does
+	LockMode   string `json:"lock,omitempty"`            // of what is published: governance or compliance
+	LockFor    string `json:"lock-for,omitempty"`        // how long each object is held
 	Status     string `json:"status,omitempty"`          // unix socket for "holdfast status"
 }
 
@@ -90,8 +91,9 @@ Configuration, in JSON:
     "status": "/run/holdfast/drva.sock"
   }
 
-key (or passphrase_file) opens the container; it is the appliance's own, so that
-the recovery key can stay away from the site. quota bounds the log in bytes
+key opens the container, or passphrase_file, or kms, the address of a key service's
+key, whose credentials come from the environment; it is the appliance's own, so
+that the recovery key can stay away from the site. quota bounds the log in bytes
 (default 64 GiB); put it on a disk of its own. interval is 1s to 60s.
 
 bandwidth limits the traffic with the store; left out, nothing does. It is a list
@@ -111,6 +113,14 @@ when the appliance starts (see "holdfast retention set"), or the default. With
 "maintain": false it is done elsewhere, by "holdfast gc run --watch", and the
 appliance needs no right to delete.
 
+lock ("governance" or "compliance") holds every object the appliance creates against
+deletion from its first moment, for lock-for (default 26h, at least 24h), and keeps
+held what else a recovery needs; the store must have Object Lock. object-lock then
+holds on to what the history needs for longer.
+
+The appliance comes up while the store is away, says so in its log and status, and
+goes on trying; hosts track what changes meanwhile.
+
 Starting a second appliance for a domain fences the first: it stops for good.`,
 		Example: "  holdfast drva --config drva.json",
 		Args:    exactArgs(),
@@ -127,16 +137,20 @@ Starting a second appliance for a domain fences the first: it stops for good.`,
 }
 
 func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
-	const op = "drva"
 	log, err := logger(cmd)
 	if err != nil {
 		return err
 	}
-	var interval time.Duration
-	if cfg.Interval != "" {
-		if interval, err = time.ParseDuration(cfg.Interval); err != nil {
-			return errs.E(op, errs.Invalid, "interval", err).WithRemedy("write it as in 5s")
-		}
+	interval, err := cfg.interval()
+	if err != nil {
+		return err
+	}
+	locks, err := cfg.locks()
+	if err != nil {
+		return err
+	}
+	if _, err := cfg.policy(); err != nil {
+		return err
 	}
 	creds, err := control.LoadCredentials(cfg.TLS)
 	if err != nil {
@@ -146,16 +160,12 @@ func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
 	if err != nil {
 		return err
 	}
-	identity, err := (&identityFlags{key: cfg.Key, passphrase: cfg.Passphrase}).load()
+	identity, err := (&identityFlags{key: cfg.Key, passphrase: cfg.Passphrase, service: cfg.KMS}).load()
 	if err != nil {
 		return err
 	}
 	limiter := limit.NewLimiter(schedule)
-	st, err := openStack(cmd.Context(), cfg.Container, stackOptions{limiter: limiter, logger: log})
-	if err != nil {
-		return err
-	}
-	c, err := journal.Open(cmd.Context(), st.store, identity)
+	st, err := openStack(cmd.Context(), cfg.Container, stackOptions{limiter: limiter, logger: log, later: true})
 	if err != nil {
 		return err
 	}
@@ -164,62 +174,34 @@ func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
 		return err
 	}
 	defer ln.Close()
-	up, err := cfg.upkeep(cmd.Context(), c, log)
-	if err != nil {
-		return err
-	}
 	name, err := os.Hostname()
 	if err != nil {
 		name = "unknown"
 	}
-	s, err := drva.New(drva.Config{
-		Container: c, Host: name, LogDir: cfg.Log, Quota: cfg.Quota, Interval: interval,
+	a := &appliance{cfg: cfg, identity: identity, stack: st, limiter: limiter, log: log, address: ln.Addr(), config: drva.Config{
+		Host: name, LogDir: cfg.Log, Quota: cfg.Quota, Interval: interval, Lock: locks,
 		Listener: ln, Authenticate: hostOf(cmd.Context()), Logger: log,
-	})
-	if err != nil {
-		return err
+	}}
+	return serve(cmd.Context(), log, cfg.Status, a.calls(), a.run)
+}
+
+// policy is what the configuration says of the history's maintenance. Kind
+// Invalid when it is done elsewhere and it says something.
+func (cfg *drvaConfig) policy() (policyText, error) {
+	text := policyText{schedule: cfg.Retention, limit: cfg.Limit, grace: cfg.Grace, tagTime: cfg.TagTime, lock: cfg.Lock}
+	if cfg.Maintain != nil && !*cfg.Maintain && !text.empty() {
+		return text, errs.New("drva", errs.Invalid, "maintain", "the configuration says how the history is maintained, and that it is not").
+			WithRemedy(`take "maintain": false out, or retention, history-limit, history-grace, tag-time and object-lock`)
 	}
-	run := s.Run
-	if up != nil {
-		run = up.beside(s.Run)
-	}
-	return serve(cmd.Context(), log, cfg.Status, map[string]control.Handler{
-		"/status": func(ctx context.Context, _ []byte) (any, error) {
-			v := drvaStatus{Status: s.Status(), Address: ln.Addr().String(), Store: storeStatusOf(st, limiter)}
-			if up != nil {
-				v.Maintenance = up.status(ctx)
-			}
-			return v, nil
-		},
-		"/gc": func(_ context.Context, body []byte) (any, error) {
-			if up == nil {
-				return nil, errOff()
-			}
-			return up.ask(body)
-		},
-		"/bandwidth": func(_ context.Context, body []byte) (any, error) {
-			return changeBandwidth(st, limiter, body)
-		},
-		"/checkpoint": func(ctx context.Context, body []byte) (any, error) {
-			var r checkpointRequest
-			if err := json.Unmarshal(body, &r); err != nil {
-				return nil, errs.E(op, errs.Invalid, "checkpoint", err)
-			}
-			return s.Checkpoint(ctx, r.Tag)
-		},
-	}, run)
+	return text, text.apply(&maintain.Policy{})
 }
 
 // upkeep is what maintains the history beside the appliance; nil when it is
 // done elsewhere. A store that does not answer now keeps nothing from running.
 func (cfg *drvaConfig) upkeep(ctx context.Context, c *journal.Container, log *slog.Logger) (*upkeep, error) {
-	text := policyText{schedule: cfg.Retention, limit: cfg.Limit, grace: cfg.Grace, tagTime: cfg.TagTime, lock: cfg.Lock}
-	if cfg.Maintain != nil && !*cfg.Maintain {
-		if !text.empty() {
-			return nil, errs.New("drva", errs.Invalid, "maintain", "the configuration says how the history is maintained, and that it is not").
-				WithRemedy(`take "maintain": false out, or retention, history-limit, history-grace, tag-time and object-lock`)
-		}
-		return nil, nil
+	text, err := cfg.policy()
+	if err != nil || cfg.Maintain != nil && !*cfg.Maintain {
+		return nil, err
 	}
 	u := newUpkeep(c, text, maintain.Options{By: maintainerName("drva"), Logger: log})
 	return u, u.openLater(ctx)

@@ -21,6 +21,9 @@ import (
 type stack struct {
 	store store.Store
 	meter *meter.Store
+	// check asks whether the store is there and usable, past all wrappers. It
+	// must have been asked once before store is used.
+	check func(context.Context) error
 }
 
 // stackOptions say how to open a store. The zero value opens what is there.
@@ -28,6 +31,7 @@ type stackOptions struct {
 	create  bool           // make the place first, where the store has places to make
 	limiter *limit.Limiter // nil: no limit
 	logger  *slog.Logger   // told of repeats; nil: nobody
+	later   bool           // do not ask whether the store is there: the caller does, with check
 	elapsed time.Duration  // how long a failing call is repeated; zero: package retry's default
 }
 
@@ -48,12 +52,17 @@ func openStack(ctx context.Context, rawURL string, opts stackOptions) (*stack, e
 	if err != nil {
 		return nil, err
 	}
-	driver, err := openDriver(ctx, u, opts.create)
+	driver, check, err := newDriver(u, opts.create)
 	if err != nil {
 		return nil, err
 	}
+	if !opts.later {
+		if err := check(ctx); err != nil {
+			return nil, err
+		}
+	}
 	m := meter.New(driver)
-	s := &stack{meter: m}
+	s := &stack{meter: m, check: check}
 	var inner store.Store = m
 	if opts.limiter != nil {
 		inner = limit.New(m, opts.limiter)
@@ -62,28 +71,40 @@ func openStack(ctx context.Context, rawURL string, opts stackOptions) (*stack, e
 	return s, nil
 }
 
-// openDriver is the one table of drivers.
+// openDriver opens the store at an address, with nothing between it and the
+// caller.
 func openDriver(ctx context.Context, u store.URL, create bool) (store.Store, error) {
+	driver, check, err := newDriver(u, create)
+	if err != nil {
+		return nil, err
+	}
+	return driver, check(ctx)
+}
+
+// newDriver is the one table of drivers. Nothing is asked over a network: check
+// does that.
+func newDriver(u store.URL, create bool) (driver store.Store, check func(context.Context) error, err error) {
 	switch u.Scheme {
 	case store.SchemeFile:
 		if create {
 			if err := durable.MkdirAll(durable.OS{}, u.Path); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
-		return opened(dir.Open(u.Path))
+		d, err := dir.Open(u.Path)
+		return d, func(context.Context) error { return nil }, err
 	case store.SchemeAzure:
-		return opened(azblob.Open(ctx, u, azblob.Options{}))
+		d, err := azblob.New(u, azblob.Options{})
+		if err != nil {
+			return nil, nil, err
+		}
+		return d, d.Check, nil
 	case store.SchemeS3:
-		return opened(s3.Open(ctx, u, s3.Options{}))
+		d, err := s3.New(u, s3.Options{})
+		if err != nil {
+			return nil, nil, err
+		}
+		return d, d.Check, nil
 	}
-	return nil, errs.New("cli.openStore", errs.Invalid, u.String(), "no driver for this kind of store")
-}
-
-// opened keeps a driver that is nil from becoming a store that is not.
-func opened[S store.Store](st S, err error) (store.Store, error) {
-	if err != nil {
-		return nil, err
-	}
-	return st, nil
+	return nil, nil, errs.New("cli.openStore", errs.Invalid, u.String(), "no driver for this kind of store")
 }

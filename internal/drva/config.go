@@ -19,6 +19,9 @@ type Config struct {
 	Timeline  dr.TimelineID // zero: the current one
 	Host      string        // this appliance's name, for people
 
+	// Lock holds what is published against deletion; zero: nothing is held.
+	Lock journal.LockOptions
+
 	LogDir      string
 	FS          durable.FS // nil: the operating system's
 	Quota       int64      // of the replication log, bytes
@@ -66,6 +69,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Heartbeat == 0 {
 		c.Heartbeat = Heartbeat
+	}
+	if err := c.Lock.Validate(); err != nil {
+		return c, err
 	}
 	if c.FS == nil {
 		c.FS = durable.OS{}

@@ -146,7 +146,7 @@ func recoverState(rl *replog.Log, pub *journal.Publisher) (*order.State, error) 
 // not there.
 func (s *Server) openPublisher(ctx context.Context) (pub *journal.Publisher, err error) {
 	err = s.retry(ctx, "open the container", func() error {
-		pub, err = s.cfg.Container.OpenPublisher(ctx, journal.PublisherOptions{Timeline: s.cfg.Timeline, Host: s.cfg.Host, Logger: s.log})
+		pub, err = s.cfg.Container.OpenPublisher(ctx, journal.PublisherOptions{Timeline: s.cfg.Timeline, Host: s.cfg.Host, Logger: s.log, Lock: s.cfg.Lock})
 		return err
 	})
 	return pub, err

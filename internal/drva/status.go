@@ -113,6 +113,10 @@ type PublisherStatus struct {
 	Failures  int             `json:"failures"`
 	LastError string          `json:"last_error,omitempty"`
 	Stopped   string          `json:"stopped,omitempty"`
+	// With locks: until when what a recovery needs besides data is held, and
+	// why the last try to hold it longer failed.
+	HeldUntil time.Time `json:"held_until,omitzero"`
+	HoldError string    `json:"hold_error,omitempty"`
 }
 
 // Status tells how the appliance is. Cheap.
@@ -187,7 +191,10 @@ func (st *Status) fromOrder(o *order.Status) {
 func (p *PublisherStatus) from(s *Server) {
 	u := s.pub.Status()
 	*p = PublisherStatus{Open: u.Stopped == nil, Epoch: u.Epoch, Published: u.Published, UnderWay: u.UnderWay,
-		Oldest: u.Oldest.Seconds(), Failures: u.Failures}
+		Oldest: u.Oldest.Seconds(), Failures: u.Failures, HeldUntil: u.HeldUntil}
+	if u.HoldError != nil {
+		p.HoldError = u.HoldError.Error()
+	}
 	if u.LastError != nil {
 		p.LastError = u.LastError.Error()
 	}

@@ -1,0 +1,212 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"holdfast/internal/control"
+	"holdfast/internal/drva"
+	"holdfast/internal/errs"
+	"holdfast/internal/journal"
+	"holdfast/internal/store"
+	"holdfast/internal/store/limit"
+)
+
+const (
+	// startFirst and startMost bound the pauses between two tries to reach the
+	// store at the start: the first miss a service that is just coming up, the
+	// last notice within seconds that an outage is over.
+	startFirst = 200 * time.Millisecond
+	startMost  = 10 * time.Second
+	// startPatience is how long one try repeats a failing request.
+	startPatience = 5 * time.Second
+	// startTell is how often the log is told again that the store is away.
+	startTell = 5 * time.Minute
+)
+
+// stateWaiting is an appliance's state before it has reached its container.
+const stateWaiting = "waiting for the store"
+
+// defaultLockFor is how long what the appliance publishes is held when a lock
+// is asked for and no time: a day to notice, and some to act.
+const defaultLockFor = 26 * time.Hour
+
+// locks reads lock and lock-for.
+func (cfg *drvaConfig) locks() (journal.LockOptions, error) {
+	o := journal.LockOptions{Mode: store.LockMode(cfg.LockMode)}
+	if o.Mode != "" {
+		o.For = defaultLockFor
+	}
+	if cfg.LockFor != "" {
+		var err error
+		if o.For, err = time.ParseDuration(cfg.LockFor); err != nil {
+			return o, errs.E("drva", errs.Invalid, "lock-for", err).WithRemedy("write it as in 26h")
+		}
+	}
+	return o, o.Validate()
+}
+
+// appliance is a DRVA from the moment it can answer for itself, which is
+// before it has reached its store: a machine that starts while the store is
+// away must come up by itself. Safe for concurrent use.
+type appliance struct {
+	// Immutable.
+	cfg      *drvaConfig
+	config   drva.Config // all but the container
+	identity journal.Identity
+	stack    *stack
+	limiter  *limit.Limiter
+	log      *slog.Logger
+	address  net.Addr
+
+	mu     sync.Mutex // guards all below
+	server *drva.Server
+	up     *upkeep           // nil: maintained elsewhere
+	away   []drva.TimedError // the last failure to reach the store; empty: none
+}
+
+// run reaches the container, however long that takes, and serves the domain.
+// What the store answers, that there is no such bucket or that the credentials
+// are wrong, ends it at once.
+func (a *appliance) run(ctx context.Context) error {
+	c, err := a.reach(ctx)
+	if err != nil {
+		return err
+	}
+	cfg := a.config
+	cfg.Container = c
+	s, err := drva.New(cfg)
+	if err != nil {
+		return err
+	}
+	up, err := a.cfg.upkeep(ctx, c, a.log)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.server, a.up, a.away = s, up, nil
+	a.mu.Unlock()
+	if up != nil {
+		return up.beside(s.Run)(ctx)
+	}
+	return s.Run(ctx)
+}
+
+// reach opens the container, trying on while the store is away.
+func (a *appliance) reach(ctx context.Context) (*journal.Container, error) {
+	var told time.Time
+	for pause := startFirst; ; pause = min(2*pause, startMost) {
+		c, err := a.open(ctx)
+		if err == nil {
+			if !told.IsZero() {
+				a.log.Info("the store is there")
+			}
+			return c, nil
+		}
+		if ctx.Err() != nil || !errs.Is(err, errs.Transient) && !errs.Is(err, errs.Unavailable) {
+			return nil, err
+		}
+		a.mu.Lock()
+		a.away = []drva.TimedError{{Time: time.Now().UTC(), Kind: errs.KindOf(err).String(), Error: err.Error(), Remedy: errs.RemedyOf(err)}}
+		a.mu.Unlock()
+		if now := time.Now(); told.IsZero() || now.Sub(told) >= startTell {
+			told = now
+			a.log.Warn("the store cannot be reached, trying on; hosts track what changes meanwhile", "err", err, "remedy", errs.RemedyOf(err))
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, errs.E("drva", errs.Canceled, a.cfg.Container, context.Cause(ctx))
+		}
+	}
+}
+
+// open tries once.
+func (a *appliance) open(ctx context.Context) (*journal.Container, error) {
+	if err := a.stack.check(ctx); err != nil {
+		return nil, err
+	}
+	return journal.Open(ctx, a.stack.store, a.identity)
+}
+
+// running returns the server and what maintains; kind Unavailable while the
+// store is waited for.
+func (a *appliance) running() (*drva.Server, *upkeep, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.server == nil {
+		return nil, nil, errs.New("drva", errs.Unavailable, a.cfg.Container, "the appliance is waiting for its store").
+			WithRemedy(`"holdfast status" tells what it waits for`)
+	}
+	return a.server, a.up, nil
+}
+
+// status answers a local /status call.
+func (a *appliance) status(ctx context.Context) drvaStatus {
+	v := drvaStatus{Address: a.address.String(), Store: storeStatusOf(a.stack, a.limiter)}
+	s, up, err := a.running()
+	if err != nil {
+		a.mu.Lock()
+		v.Status = drva.Status{State: stateWaiting, RPO: -1, Log: drva.LogStatus{Quota: a.cfg.Quota, Absorbs: -1}, Errors: append([]drva.TimedError{}, a.away...)}
+		a.mu.Unlock()
+		return v
+	}
+	v.Status = s.Status()
+	if up != nil {
+		v.Maintenance = up.status(ctx)
+	}
+	return v
+}
+
+// calls are what the appliance answers on its status socket.
+func (a *appliance) calls() map[string]control.Handler {
+	return map[string]control.Handler{
+		"/status": func(ctx context.Context, _ []byte) (any, error) { return a.status(ctx), nil },
+		"/gc": func(_ context.Context, body []byte) (any, error) {
+			_, up, err := a.running()
+			if err != nil {
+				return nil, err
+			}
+			if up == nil {
+				return nil, errOff()
+			}
+			return up.ask(body)
+		},
+		"/bandwidth": func(_ context.Context, body []byte) (any, error) {
+			return changeBandwidth(a.stack, a.limiter, body)
+		},
+		"/checkpoint": func(ctx context.Context, body []byte) (any, error) {
+			s, _, err := a.running()
+			if err != nil {
+				return nil, err
+			}
+			var r checkpointRequest
+			if err := json.Unmarshal(body, &r); err != nil {
+				return nil, errs.E("drva", errs.Invalid, "checkpoint", err)
+			}
+			return s.Checkpoint(ctx, r.Tag)
+		},
+	}
+}
+
+// interval reads the time between checkpoints; zero: the default.
+func (cfg *drvaConfig) interval() (time.Duration, error) {
+	if cfg.Interval == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(cfg.Interval)
+	if err != nil {
+		return 0, errs.E("drva", errs.Invalid, "interval", err).WithRemedy("write it as in 5s")
+	}
+	if d < drva.MinInterval || d > drva.MaxInterval {
+		return 0, errs.New("drva", errs.Invalid, "interval", fmt.Sprintf("checkpoints every %v are not offered", d)).WithRemedy("choose 1s to 60s")
+	}
+	return d, nil
+}
