@@ -132,6 +132,10 @@ const (
 	// maxExtensions bounds the locks one pass extends: 32 MiB objects of 4 TiB
 	// are through in 66 passes, two hours.
 	maxExtensions = 2000
+	// holdEvery is the most time between two holds of what is not data: journal
+	// objects behind the newest held manifest are held for at least 24 h, so
+	// that most of that is left when somebody begins to delete.
+	holdEvery = 6 * time.Hour
 	// pinSkew is how far apart the clocks of who pins and who maintains may be.
 	pinSkew = 10 * time.Minute
 	// maxPointReasons, maxReasonName and maxPausedText are what a manifest has

@@ -9,9 +9,8 @@ import (
 )
 
 // extend holds what the history needs for another lock window: live objects
-// whose lock has less than half of it left, the oldest run, which holds most
-// of the index, and once a day the newest manifest. At most maxExtensions
-// locks a pass. What the store refuses is an alarm, not a failure.
+// whose lock has less than half of it left, and every few hours what a recovery
+// needs besides data. At most maxExtensions locks of data a pass. What the store refuses is an alarm, not a failure.
 func (p *pass) extend(ctx context.Context) error {
 	if p.sealed.IsZero() {
 		return nil
@@ -35,24 +34,23 @@ func (p *pass) extend(ctx context.Context) error {
 			o.Retain, p.worked = p.sealed.Until, true
 		}
 	}
-	return p.extendIndex(ctx, locker)
+	return p.extendIndex(ctx)
 }
 
-func (p *pass) extendIndex(ctx context.Context, locker store.Locker) error {
-	if p.mem.locked.Add(min(p.policy.Lock.Window/4, day)).After(p.began.wall) && !p.began.wall.Before(p.mem.locked) {
+// extendIndex holds what a recovery needs besides data: keys, heads,
+// configurations, the newest manifest and all of the index it refers to. What
+// was published behind that manifest is held by its publisher.
+func (p *pass) extendIndex(ctx context.Context) error {
+	if p.mem.locked.Add(min(p.policy.Lock.Window/4, holdEvery)).After(p.began.wall) && !p.began.wall.Before(p.mem.locked) {
 		return nil
 	}
-	if n := len(p.next.Runs); n > 0 {
-		for _, part := range p.next.Runs[n-1].Parts {
-			if _, err := p.lock(ctx, locker, journal.PartName(part.ID)); err != nil {
-				return err
-			}
-		}
-	}
-	if p.base.Generation > 0 {
-		if _, err := p.lock(ctx, locker, journal.ManifestName(p.timeline, p.base.Generation)); err != nil {
-			return err
-		}
+	n, err := p.c.Hold(ctx, p.timeline, p.sealed)
+	p.report.Extended += n
+	switch {
+	case errs.Is(err, errs.Denied) || errs.Is(err, errs.Invalid) || errs.Is(err, errs.Full):
+		p.report.alarm("not all of what a recovery needs is held against deletion: %v", err)
+	case err != nil:
+		return err
 	}
 	p.mem.locked = p.began.wall
 	return nil
