@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -167,12 +168,19 @@ const (
 	monthPass = time.Hour
 	// monthChunks is the disk: 512 MiB.
 	monthChunks = 8192
+	// monthSlack is how many checkpoints lie behind the newest manifest or
+	// leave with the one after it.
+	monthSlack = 2 * int(monthPass/monthEvery)
+	// monthGarbage is how much garbage may lie beside what is in use, in per
+	// cent.
+	monthGarbage = 15
 )
 
 // amplification lives through a month of a busy disk and compares what was
 // written to the store with what the guests' changes alone take, and what the
 // store holds with what is needed.
 func (b *bench) amplification(ctx context.Context, dir string) ([]figure, error) {
+	defer debug.SetGCPercent(debug.SetGCPercent(monthGarbage)) // 5 GB of objects in memory
 	d, err := newDays(ctx, guestsOptions{disks: 1, chunks: b.sized(monthChunks, 512), seed: 2})
 	if err != nil {
 		return nil, err
@@ -287,6 +295,9 @@ func (m *month) verify(ctx context.Context, dir string) error {
 	h, err := m.c.History(ctx, journal.HistoryOptions{})
 	if err != nil {
 		return err
+	}
+	if n, most := len(h.Checkpoints()), maintain.DefaultSchedule().Points()+monthSlack; n > most {
+		return fmt.Errorf("%d checkpoints are retained, and the schedule keeps up to %d", n, most)
 	}
 	var there []dr.CheckpointID
 	for _, cp := range h.Checkpoints() {
