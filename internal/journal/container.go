@@ -23,10 +23,11 @@ type Container struct {
 	domain Domain
 	digest segment.Digest // of the domain object
 	keys   *keyring
+	recent *recentEnds
 }
 
 func newContainer(st store.Store, d Domain, digest segment.Digest, keys *keyring) *Container {
-	return &Container{st: st, domain: d, digest: digest, keys: keys}
+	return &Container{st: st, domain: d, digest: digest, keys: keys, recent: &recentEnds{}}
 }
 
 // Domain returns what the container says about itself.

@@ -26,6 +26,12 @@ const (
 	// is about 20 KiB.
 	guessTail = 64 << 10
 
+	// maxRecent and maxRecentBytes bound the ends of published objects that are
+	// kept for maintenance in the same process: over half an hour of 5 s
+	// objects, ten times what lies between two passes.
+	maxRecent      = 512
+	maxRecentBytes = 32 << 20
+
 	// maxStoredFooter bounds a sealed footer in bytes; the codec bounds its
 	// decompressed form to the same figure.
 	maxStoredFooter = 16 << 20

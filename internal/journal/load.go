@@ -185,12 +185,18 @@ type sized struct {
 // loadAll loads objects concurrently; the result has their order. Its memory
 // is that of the footers of one list page.
 func (c *Container) loadAll(ctx context.Context, t dr.TimelineID, objects []sized) ([]*loaded, error) {
+	return loadEach(ctx, t, objects, c.load)
+}
+
+// loadEach is loadAll by one of the ways to load an object.
+func loadEach(ctx context.Context, t dr.TimelineID, objects []sized,
+	load func(context.Context, dr.TimelineID, dr.ObjectNumber, int64) (*loaded, error)) ([]*loaded, error) {
 	out := make([]*loaded, len(objects))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(readParallel)
 	for i, o := range objects {
 		g.Go(func() (err error) {
-			out[i], err = c.load(ctx, t, o.number, o.size)
+			out[i], err = load(ctx, t, o.number, o.size)
 			return err
 		})
 	}

@@ -33,6 +33,7 @@ func (c *Container) Tail(ctx context.Context, t dr.TimelineID, from Anchor, limi
 	if from.Next == 0 {
 		from.Next = FirstNumber
 	}
+	c.recent.want()
 	w := &tailWalk{c: c, timeline: t, at: from, left: limit, take: take}
 	w.chain = newChain(Window)
 	w.chain.next, w.chain.epoch, w.chain.prev = from.Next, from.Epoch, from.Digest
@@ -71,7 +72,7 @@ func (w *tailWalk) page(ctx context.Context) (moved bool, err error) {
 	objects := w.sizes(page)
 	for len(objects) > 0 && w.left > 0 {
 		n := min(len(objects), walkBatch, w.left)
-		batch, err := w.c.loadAll(ctx, w.timeline, objects[:n])
+		batch, err := loadEach(ctx, w.timeline, objects[:n], w.c.loadRecent)
 		if err != nil {
 			return moved, err
 		}

@@ -32,6 +32,7 @@ func (p *Publisher) put(n dr.ObjectNumber, body []byte, digest segment.Digest) {
 			}
 		}
 		if err == nil {
+			p.c.recent.add(key, body)
 			p.results <- landing{n: n}
 			return
 		}
