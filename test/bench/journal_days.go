@@ -89,7 +89,7 @@ func (d *days) step(ctx context.Context, by time.Duration) error {
 }
 
 // requests counts what a domain asks of its store in a day: publisher and
-// maintainer, every request of every sort. The day that counts is the fourth:
+// maintainer, every request of every sort. The day that counts is the third:
 // by then objects are packed and deleted as fast as they come.
 func (b *bench) requests(ctx context.Context, dir string) ([]figure, error) {
 	idle, err := b.countDay(ctx, dir, requestFigures[0], 1, drva.Heartbeat)
@@ -108,7 +108,7 @@ func (b *bench) requests(ctx context.Context, dir string) ([]figure, error) {
 
 const (
 	// countDays is how long a domain lives whose last day is counted.
-	countDays = 4
+	countDays = 3
 	// countChunks is the size of its disks.
 	countChunks = 64
 )
