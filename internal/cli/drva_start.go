@@ -23,8 +23,6 @@ const (
 	// last notice within seconds that an outage is over.
 	startFirst = 200 * time.Millisecond
 	startMost  = 10 * time.Second
-	// startPatience is how long one try repeats a failing request.
-	startPatience = 5 * time.Second
 	// startTell is how often the log is told again that the store is away.
 	startTell = 5 * time.Minute
 )
