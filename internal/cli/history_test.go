@@ -574,8 +574,12 @@ func TestDRVAMaintains(t *testing.T) {
 		`"maintain": false`: func(c map[string]any) { c["maintain"], c["history-limit"] = false, "1TB" },
 	} {
 		configure(change)
-		if code, _, said := call(t, "drva", "--config", cfg); code != exitUsage || !strings.Contains(said, word) {
-			t.Errorf("exit %d, should say %q: %s", code, word, said)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // one that is not refused goes on
+		var said strings.Builder
+		code := run(ctx, []string{"drva", "--config", cfg}, &strings.Builder{}, &said)
+		cancel()
+		if code != exitUsage || !strings.Contains(said.String(), word) {
+			t.Errorf("exit %d, should say %q: %s", code, word, said.String())
 		}
 	}
 }
