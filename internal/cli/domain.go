@@ -18,7 +18,7 @@ func newDomainCommand() *cobra.Command {
 
 func newDomainCreate() *cobra.Command {
 	var name, passphraseFile string
-	var recipients []string
+	var recipients, services []string
 	var quick bool
 	cmd := &cobra.Command{
 		Use:   "create URL",
@@ -29,7 +29,9 @@ verify": one that a publisher could not rely on is refused, by the name of the
 property it lacks. --quick makes the trial shorter; it cannot be left out.
 
 Every recipient can open the container alone: give one for the DRVA and one
-recovery key whose secret part is kept away from the protected site.`,
+recovery key whose secret part is kept away from the protected site. --kms names a
+key of a key service; its credentials come from the environment, and the
+container is made only if the service wraps with it now.`,
 		Example: `  holdfast key new recovery.key
   holdfast domain create file:///srv/dr/erp --name erp --recipient age1… --recipient age1…`,
 		Args: exactArgs("URL"),
@@ -42,8 +44,15 @@ recovery key whose secret part is kept away from the protected site.`,
 				}
 				opts.Recipients = append(opts.Recipients, r)
 			}
+			for _, s := range services {
+				r, err := serviceRecipient(s, "")
+				if err != nil {
+					return err
+				}
+				opts.Recipients = append(opts.Recipients, r)
+			}
 			if passphraseFile != "" {
-				p, err := readPassphrase(passphraseFile)
+				p, err := askOn(cmd).passphrase(passphraseFile, "passphrase", true)
 				if err != nil {
 					return err
 				}
@@ -76,7 +85,8 @@ recovery key whose secret part is kept away from the protected site.`,
 	addOutputFlag(cmd)
 	cmd.Flags().StringVar(&name, "name", "", "name of the domain, for people")
 	cmd.Flags().StringArrayVar(&recipients, "recipient", nil, "public part of a recovery key, age1… (repeatable)")
-	cmd.Flags().StringVar(&passphraseFile, "passphrase-file", "", "also let the passphrase in this file open the container")
+	cmd.Flags().StringVar(&passphraseFile, "passphrase-file", "", "also let the passphrase in this file open the container; -: ask for it")
+	cmd.Flags().StringArrayVar(&services, "kms", nil, "also let whoever may unwrap with this key of a key service open it: vault://HOST/MOUNT/KEY or azurekv://NAME.vault.azure.net/KEY (repeatable)")
 	cmd.Flags().BoolVar(&quick, "quick", false, "try the store with fewer rounds and smaller objects")
 	return cmd
 }

@@ -50,6 +50,7 @@ type drvaStatus struct {
 	drva.Status
 	Address string      `json:"address"` // where hosts connect
 	Store   storeStatus `json:"store"`
+	DataKey keyStatus   `json:"data_key"`
 	// Maintenance of the history; absent when it is done elsewhere.
 	Maintenance *upkeepStatus `json:"maintenance,omitempty"`
 }

@@ -64,6 +64,7 @@ type appliance struct {
 
 	mu     sync.Mutex // guards all below
 	server *drva.Server
+	keys   *keyWatch
 	up     *upkeep           // nil: maintained elsewhere
 	away   []drva.TimedError // the last failure to reach the store; empty: none
 }
@@ -86,13 +87,15 @@ func (a *appliance) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	keys := newKeyWatch(c, a.log)
 	a.mu.Lock()
-	a.server, a.up, a.away = s, up, nil
+	a.server, a.keys, a.up, a.away = s, keys, up, nil
 	a.mu.Unlock()
+	main := keys.beside(s.Run)
 	if up != nil {
-		return up.beside(s.Run)(ctx)
+		main = up.beside(main)
 	}
-	return s.Run(ctx)
+	return main(ctx)
 }
 
 // reach opens the container, trying on while the store is away.
@@ -156,7 +159,7 @@ func (a *appliance) status(ctx context.Context) drvaStatus {
 		a.mu.Unlock()
 		return v
 	}
-	v.Status = s.Status()
+	v.Status, v.DataKey = s.Status(), a.keys.status() // set with the server, once
 	if up != nil {
 		v.Maintenance = up.status(ctx)
 	}

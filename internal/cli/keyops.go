@@ -13,11 +13,14 @@ import (
 // recipientFlags are how a command is told who shall open a container.
 type recipientFlags struct {
 	public, passphrase, service, hint string
+
+	asker *asker
 }
 
 func (f *recipientFlags) add(cmd *cobra.Command) {
+	f.asker = askOn(cmd)
 	cmd.Flags().StringVar(&f.public, "recipient", "", "public part of a recovery key, age1…")
-	cmd.Flags().StringVar(&f.passphrase, "recipient-passphrase-file", "", "file whose first line is the recipient's passphrase")
+	cmd.Flags().StringVar(&f.passphrase, "recipient-passphrase-file", "", "file whose first line is the recipient's passphrase; -: ask for it")
 	cmd.Flags().StringVar(&f.service, "recipient-kms", "", "address of the recipient's key in a key service")
 	cmd.Flags().StringVar(&f.hint, "hint", "", "words stored in the clear beside a passphrase or a key service's key")
 }
@@ -35,17 +38,21 @@ func (f *recipientFlags) load() (journal.Recipient, error) {
 	case f.public != "":
 		return journal.ParseRecipient(f.public)
 	case f.service != "":
-		c, err := openKeyService(f.service)
-		if err != nil {
-			return journal.Recipient{}, err
-		}
-		return journal.KeyServiceRecipient(c, f.hint)
+		return serviceRecipient(f.service, f.hint)
 	}
-	p, err := readPassphrase(f.passphrase)
+	p, err := f.asker.passphrase(f.passphrase, "the recipient's passphrase", true)
 	if err != nil {
 		return journal.Recipient{}, err
 	}
 	return journal.PassphraseRecipient(p, f.hint)
+}
+
+func serviceRecipient(address, hint string) (journal.Recipient, error) {
+	c, err := openKeyService(address)
+	if err != nil {
+		return journal.Recipient{}, err
+	}
+	return journal.KeyServiceRecipient(c, hint)
 }
 
 func newKeyListCommand() *cobra.Command {
@@ -101,6 +108,9 @@ func newKeyAddCommand() *cobra.Command {
 		Example: "  holdfast key add file:///srv/dr/erp --key recovery.key --recipient age1…",
 		Args:    exactArgs("URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := id.load(); err != nil { // asks first, if it asks
+				return err
+			}
 			r, err := to.load()
 			if err != nil {
 				return err
@@ -182,6 +192,9 @@ the old one. It needs the right to delete below keys/.
 			if err != nil {
 				return err
 			}
+			if _, err := id.load(); err != nil { // asks first, if it asks
+				return err
+			}
 			r, err := to.load()
 			if err != nil {
 				return err
@@ -205,7 +218,7 @@ the old one. It needs the right to delete below keys/.
 
 func newKeyRotateCommand() *cobra.Command {
 	var id identityFlags
-	var phrases, confirmed []string
+	var phrases, confirmed, services []string
 	cmd := &cobra.Command{
 		Use:   "rotate-data URL",
 		Short: "Make a new data key for everything written from now on",
@@ -227,7 +240,7 @@ that has one is needed: give its file.`,
 				opts.Passphrases = append(opts.Passphrases, own)
 			}
 			for _, path := range phrases {
-				p, err := readPassphrase(path)
+				p, err := askOn(cmd).passphrase(path, "a recipient's passphrase", false)
 				if err != nil {
 					return err
 				}
@@ -235,6 +248,13 @@ that has one is needed: give its file.`,
 			}
 			for _, s := range confirmed {
 				r, err := journal.ParseRecipient(s)
+				if err != nil {
+					return err
+				}
+				opts.Confirmed = append(opts.Confirmed, r)
+			}
+			for _, s := range services {
+				r, err := serviceRecipient(s, "")
 				if err != nil {
 					return err
 				}
@@ -256,41 +276,8 @@ that has one is needed: give its file.`,
 	}
 	addOutputFlag(cmd)
 	id.add(cmd)
-	cmd.Flags().StringArrayVar(&phrases, "recipient-passphrase-file", nil, "file with a recipient's passphrase (repeatable)")
+	cmd.Flags().StringArrayVar(&phrases, "recipient-passphrase-file", nil, "file with a recipient's passphrase; -: ask for it (repeatable)")
 	cmd.Flags().StringArrayVar(&confirmed, "recipient", nil, "confirm a recipient of an old container, age1… (repeatable)")
-	return cmd
-}
-
-func newKeyEraseCommand() *cobra.Command {
-	var name string
-	cmd := &cobra.Command{
-		Use:   "erase URL",
-		Short: "Delete every wrapped key: nobody can ever open the container again",
-		Long: `Deletes all wrapped keys of all data keys. No recovery key is needed, and none
-opens the container after that. Not reached: copies of wrapped keys in other
-places, old versions and locked objects the store itself keeps, and the memory
-of appliances that run.`,
-		Example: "  holdfast key erase file:///srv/dr/erp --yes-erase erp",
-		Args:    exactArgs("URL"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if name == "" {
-				return usageError{fmt.Errorf("give --yes-erase NAME, with the domain's name as inspect shows it")}
-			}
-			st, err := openStore(cmd.Context(), args[0], false)
-			if err != nil {
-				return err
-			}
-			r, err := journal.Erase(cmd.Context(), st, name)
-			if err != nil {
-				return err
-			}
-			return print(cmd, r, func(w io.Writer) {
-				fmt.Fprintf(w, "deleted %d objects below keys/; none is left\n", r.Deleted)
-				fmt.Fprintf(w, "%d objects (%s) remain, which nothing opens; delete them when you like\n", r.Objects, sizeOf(r.Bytes))
-			})
-		},
-	}
-	addOutputFlag(cmd)
-	cmd.Flags().StringVar(&name, "yes-erase", "", "the domain's name: confirms that its data is to be lost for ever")
+	cmd.Flags().StringArrayVar(&services, "recipient-kms", nil, "confirm a key service's key of an old container (repeatable)")
 	return cmd
 }

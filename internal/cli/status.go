@@ -83,6 +83,11 @@ func printDRVA(w io.Writer, s *drvaStatus) {
 	t := &s.Store
 	fmt.Fprintf(w, "store\t%d requests, %d failed, %s up, %s down, allowed now %s up, %s down\n", t.Requests(), t.Failed,
 		sizeOf(int64(t.BytesIn)), sizeOf(int64(t.BytesOut)), t.Up, t.Down)
+	rotated := ""
+	if !s.DataKey.Newer.IsZero() {
+		rotated = ", but there is a newer one: " + restartWords
+	}
+	fmt.Fprintf(w, "data key\tgeneration %d%s\n", s.DataKey.Generation, rotated)
 	for _, h := range s.Hosts {
 		fmt.Fprintf(w, "host %s\t%s\t%s\n", h.Name, h.State, h.Ack)
 	}

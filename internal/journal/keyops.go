@@ -9,7 +9,6 @@ import (
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/segment"
-	"holdfast/internal/store"
 )
 
 // GenerationInfo describes one of a container's data keys.
@@ -60,6 +59,23 @@ func (c *Container) stale(op string, s *storedKeys) error {
 		}
 	}
 	return nil
+}
+
+// RotatedSince reports whether the store shows a data key whose rotation was
+// finished after this container was opened, and which one: what is written
+// here goes on under an older one. It is one list, and nothing proves the
+// answer until the container is opened again. Kinds: Full, the store's.
+func (c *Container) RotatedSince(ctx context.Context) (id dr.UUID, newer bool, err error) {
+	objects, err := listKeys(ctx, c.st)
+	if err != nil {
+		return id, false, errs.E("journal.RotatedSince", errs.Internal, prefixKeys, err)
+	}
+	for _, o := range objects {
+		if g := c.keys.find(o.dek); o.name == completeName && (g == nil || !g.complete) {
+			return o.dek, true, nil
+		}
+	}
+	return id, false, nil
 }
 
 // AddRecipient lets r open the container: it wraps every data key that is open
@@ -223,71 +239,6 @@ func (c *Container) RotateRecipient(ctx context.Context, old dr.UUID, r Recipien
 		}
 	}
 	return id, c.RemoveRecipient(ctx, old)
-}
-
-// EraseReport says what a crypto-erase did.
-type EraseReport struct {
-	Deleted int   `json:"deleted"` // objects below keys/
-	Objects int   `json:"objects"` // that remain in the container, sealed for ever
-	Bytes   int64 `json:"bytes"`   // of them
-}
-
-// Erase deletes every wrapped key of every data key, so that nothing in the
-// container can be opened by anybody who has not copied one. name must be the
-// domain's name. No key is needed. It verifies that nothing is left to open
-// the container with; what is sealed remains, unreadable.
-//
-// It cannot reach copies: other stores, the store's own old versions, a
-// running appliance's memory. Kinds: Invalid for another name, Denied when the
-// store does not let us delete, the store's. It may be called again after any
-// error and goes on.
-func Erase(ctx context.Context, st store.Store, name string) (*EraseReport, error) {
-	const op = "journal.Erase"
-	d, err := ReadDomain(ctx, st)
-	if err != nil {
-		return nil, err
-	}
-	if name != d.Name {
-		return nil, errs.New(op, errs.Invalid, d.Name, "the name given is not this container's: nothing was erased").
-			WithRemedy("give the name exactly as inspect shows it")
-	}
-	r := &EraseReport{}
-	var doomed []string
-	err = listAll(ctx, st, prefixKeys, "", func(in store.Info) bool {
-		doomed = append(doomed, in.Key)
-		return true
-	})
-	for _, key := range doomed {
-		if err != nil {
-			break
-		}
-		if err = st.Delete(ctx, key); errs.Is(err, errs.NotFound) {
-			err = nil
-		} else if err == nil {
-			r.Deleted++
-		}
-	}
-	if err != nil {
-		return r, errs.E(op, errs.Internal, prefixKeys, err).
-			WithRemedy(fmt.Sprintf("%d of %d wrapped keys are deleted; what is left still opens: use credentials that may delete below keys/ and run it again", r.Deleted, len(doomed)))
-	}
-	left := 0
-	err = listAll(ctx, st, "", "", func(in store.Info) bool {
-		r.Objects++
-		r.Bytes += in.Size
-		if rank(in.Key, prefixKeys) == 0 {
-			left++
-		}
-		return true
-	})
-	if err != nil {
-		return r, errs.E(op, errs.Internal, "", err)
-	}
-	if left > 0 {
-		return r, errs.New(op, errs.Conflict, prefixKeys, fmt.Sprintf("%d wrapped keys are there again or still", left)).
-			WithRemedy("stop whoever adds recipients, and run it again")
-	}
-	return r, nil
 }
 
 // newKey makes the data key of the next generation.

@@ -201,7 +201,7 @@ func (c *Container) rewrapper(ctx context.Context, w *storedWrap, phrases []*unw
 				return r, nil
 			}
 		}
-		return Recipient{}, errors.New("nothing proves that it was made by who has the data key; confirm it with --recipient or --kms")
+		return Recipient{}, errors.New("nothing proves that it was made by who has the data key; confirm it with --recipient or --recipient-kms")
 	}
 	if w.wrap.Kind == RecoveryKey {
 		x, err := age.ParseX25519Recipient(w.wrap.Hint)

@@ -1,11 +1,6 @@
 package vault
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/rand"
-	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"net/http"
@@ -13,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,94 +17,6 @@ import (
 )
 
 const testToken = "hvs.secret-test-token"
-
-// engine behaves as the transit engine is documented to: versions, associated
-// data, keys made by encrypting, and the statuses of refusals.
-type engine struct {
-	mu   sync.Mutex
-	keys map[string][]cipher.AEAD
-}
-
-func newEngine(names ...string) *engine {
-	e := &engine{keys: make(map[string][]cipher.AEAD)}
-	for _, n := range names {
-		e.rotate(n)
-	}
-	return e
-}
-
-func (e *engine) rotate(name string) {
-	k := make([]byte, 32)
-	rand.Read(k)
-	b, err := aes.NewCipher(k)
-	if err != nil {
-		panic(err)
-	}
-	g, err := cipher.NewGCM(b)
-	if err != nil {
-		panic(err)
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.keys[name] = append(e.keys[name], g)
-}
-
-func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	refuse := func(status int) { http.Error(w, `{"errors":["no: `+r.Header.Get("X-Vault-Token")+`"]}`, status) }
-	if r.Header.Get("X-Vault-Token") != testToken {
-		refuse(http.StatusForbidden)
-		return
-	}
-	verb, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v1/transit/"), "/")
-	e.mu.Lock()
-	key := e.keys[name]
-	e.mu.Unlock()
-	var in struct {
-		Plaintext  []byte `json:"plaintext"`
-		Ciphertext string `json:"ciphertext"`
-		AD         []byte `json:"associated_data"`
-	}
-	if r.Method == http.MethodPost && json.NewDecoder(r.Body).Decode(&in) != nil {
-		refuse(http.StatusBadRequest)
-		return
-	}
-	answer := map[string]any{}
-	switch verb {
-	case "keys":
-		if key == nil {
-			refuse(http.StatusNotFound)
-			return
-		}
-		answer["type"], answer["latest_version"], answer["supports_encryption"] = "aes256-gcm96", len(key), true
-	case "encrypt":
-		if key == nil { // the engine makes it
-			e.rotate(name)
-			key = e.keys[name]
-		}
-		nonce := make([]byte, 12)
-		rand.Read(nonce)
-		answer["ciphertext"] = fmt.Sprintf("vault:v%d:%s", len(key), base64.StdEncoding.EncodeToString(key[len(key)-1].Seal(nonce, nonce, in.Plaintext, in.AD)))
-	case "decrypt":
-		var v int
-		var text string
-		_, err := fmt.Sscanf(strings.Replace(in.Ciphertext, ":", " ", 2), "vault v%d %s", &v, &text)
-		b, derr := base64.StdEncoding.DecodeString(text)
-		if err != nil || derr != nil || v < 1 || v > len(key) || len(b) < 12 {
-			refuse(http.StatusBadRequest)
-			return
-		}
-		plain, err := key[v-1].Open(nil, b[:12], b[12:], in.AD)
-		if err != nil {
-			refuse(http.StatusBadRequest)
-			return
-		}
-		answer["plaintext"] = plain
-	default:
-		refuse(http.StatusNotFound)
-		return
-	}
-	_ = json.NewEncoder(w).Encode(map[string]any{"data": answer})
-}
 
 func open(t *testing.T, srv *httptest.Server, key string, o Options) *Client {
 	t.Helper()
@@ -143,7 +49,7 @@ func TestContract(t *testing.T) {
 	for _, tls := range []bool{false, true} {
 		t.Run(fmt.Sprintf("tls=%v", tls), func(t *testing.T) {
 			kmstest.Run(t, func(t *testing.T) kmstest.Service {
-				e := newEngine("site", "other")
+				e := kmstest.NewTransit(testToken, "site", "other")
 				var srv *httptest.Server
 				o, no := Options{Token: testToken}, Options{Token: "hvs.wrong-secret-token"}
 				if tls {
@@ -155,7 +61,7 @@ func TestContract(t *testing.T) {
 				}
 				t.Cleanup(srv.Close)
 				return kmstest.Service{Client: open(t, srv, "site", o), Other: open(t, srv, "other", o), Missing: open(t, srv, "missing", o),
-					Refused: open(t, srv, "site", no), Rotate: func() { e.rotate("site") }, Secrets: []string{testToken, "hvs.wrong-secret-token"}}
+					Refused: open(t, srv, "site", no), Rotate: func() { e.Rotate("site") }, Secrets: []string{testToken, "hvs.wrong-secret-token"}}
 			})
 		})
 	}
@@ -186,7 +92,7 @@ func TestAnswersOfAServiceInTrouble(t *testing.T) {
 		}
 		srv.Close()
 	}
-	srv := httptest.NewTLSServer(newEngine("site"))
+	srv := httptest.NewTLSServer(kmstest.NewTransit(testToken, "site"))
 	defer srv.Close()
 	if _, err := open(t, srv, "site", Options{Token: testToken}).Describe(t.Context()); !errs.Is(err, errs.Unavailable) || !strings.Contains(errs.RemedyOf(err), "VAULT_CACERT") {
 		t.Errorf("a CA nobody knows: %v", err)
