@@ -141,10 +141,14 @@ func TestFaultsThatPassAreRetried(t *testing.T) {
 func TestPublishedInOrderWhenLandingOutOfOrder(t *testing.T) {
 	r := newPublisherRig(t)
 	hold := make(chan struct{})
-	r.st.Add(fault.Rule{Op: fault.Create, Prefix: "t/", Do: fault.Hold(hold)})
+	first := objectKey(r.p.timeline, FirstNumber+Window) // not whichever comes to the store first
+	r.st.Add(fault.Rule{Op: fault.Create, Prefix: first, Do: fault.Hold(hold)})
 	var qs []*Pending
 	for range Window {
 		qs = append(qs, r.publish())
+	}
+	if got := objectKey(r.p.timeline, qs[0].Number()); got != first {
+		t.Fatalf("the first object is %s, not %s", got, first)
 	}
 	// All but the first have landed; none is published, and W are out.
 	eventually(t, "the others land", func() bool {

@@ -61,7 +61,6 @@ func BenchmarkResolve(b *testing.B) {
 	runtime.ReadMemStats(&before)
 	var img *Image
 	for b.Loop() {
-		img = nil
 		img = must[*Image](b)(h.Resolve(b.Context(), cp))
 	}
 	runtime.GC()
