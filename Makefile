@@ -7,6 +7,8 @@ GOLANGCI_VER  := v2.15.0
 # An S3 store with conditions and Object Lock, run by tests.
 VERSITYGW     := $(BIN)/versitygw
 VERSITYGW_VER := v1.8.0
+# A real key service, run by make test-kms alone: it takes minutes to build.
+VAULT         := $(BIN)/vault
 
 # What the demo needs: QEMU, and what builds the test guest's disk.
 DEMO_PACKAGES := qemu-system-x86 qemu-utils seabios e2fsprogs fdisk cpio zstd grub-pc-bin grub-common
@@ -21,7 +23,7 @@ NPM_STAMP     := test/emulators/node_modules/.package-lock.json
 export CGO_ENABLED = 0
 GOFLAGS_BUILD := -trimpath -ldflags=-s\ -w
 
-.PHONY: all build demo deps deps-demo emulators guest test check unit lint fmt race fuzz sim bench clean help
+.PHONY: all build demo deps deps-demo emulators guest test test-kms kms-server check unit lint fmt race fuzz sim bench clean help
 
 all: build
 
@@ -55,6 +57,14 @@ $(VERSITYGW):
 
 test: deps build guest check ## everything CI runs: checks, unit, simulation, peers, real guests
 	$(GO) test -timeout 20m -p 1 $(TESTFLAGS) $$($(GO) list ./... | grep -v -x -F -f .ci/unit-packages)
+
+test-kms: kms-server ## the key service driver against a real Vault
+	$(GO) test -count=1 -tags kmsreal -run Real ./internal/kms/vault ./internal/cli
+
+kms-server: $(VAULT) ## build the Vault that test-kms starts
+
+$(VAULT): test/emulators/vault/main.go test/emulators/vault/go.mod test/emulators/vault/go.sum
+	cd test/emulators/vault && $(GO) build $(GOFLAGS_BUILD) -o $(CURDIR)/$@ .
 
 check: fmt lint unit ## format, vet, lint, floors, documents, unit tests (under 2 minutes)
 
