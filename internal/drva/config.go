@@ -29,7 +29,7 @@ type Config struct {
 
 	// Interval is the time between checkpoints, 1 s to 60 s; zero: 5 s.
 	Interval time.Duration
-	// Heartbeat is how long an unchanged domain publishes nothing; zero: 60 s.
+	// Heartbeat is how long an unchanged domain publishes nothing; zero: 2 min.
 	Heartbeat time.Duration
 	// Limits are the times the order waits for hosts; zero fields: defaults.
 	Limits order.Config

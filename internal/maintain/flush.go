@@ -74,6 +74,7 @@ func (f *flusher) take(o *journal.TailObject) error {
 			return err
 		}
 		state.Live = live
+		p.report.Changed = p.report.Changed || len(o.Footer.Entries)+len(o.Footer.Zeros) > 0
 		f.observe(o)
 	}
 	f.states = append(f.states, state)

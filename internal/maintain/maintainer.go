@@ -171,10 +171,10 @@ func (m *Maintainer) Run(ctx context.Context) error {
 		switch {
 		case err != nil && m.failures() >= breakerFailures:
 			wait = breakerRest
-		case err != nil || r.Worked || r.More:
+		case err != nil || r.Changed || r.More:
 			wait = m.opts.Interval
 		default:
-			wait = min(2*wait, MostInterval)
+			wait = min(2*wait, MostInterval) // an idle domain's heartbeats can wait
 		}
 		if err == nil && r.More {
 			continue

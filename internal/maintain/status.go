@@ -20,6 +20,7 @@ type Report struct {
 	Backlog    int           `json:"backlog"`    // journal objects that lay behind the manifest
 
 	Flushed   int           `json:"flushed"` // journal objects taken into the index
+	Changed   bool          `json:"changed"` // any of them held content
 	Kept      int           `json:"kept"`    // checkpoints
 	Dropped   int           `json:"dropped"` // checkpoints
 	Merged    int           `json:"merged"`  // runs merged

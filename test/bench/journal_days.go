@@ -69,7 +69,7 @@ func (d *days) maintain(ctx context.Context) error {
 		}
 		d.passes++
 		d.wait = min(2*d.wait, maintain.MostInterval)
-		if d.report.Worked {
+		if d.report.Changed {
 			d.wait = maintain.DefaultInterval
 		}
 		if !d.report.More {
