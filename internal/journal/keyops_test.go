@@ -536,6 +536,8 @@ func FuzzStatement(f *testing.F) {
 func FuzzKeyObject(f *testing.F) {
 	f.Add(wrapKey(dr.NewUUID(), dr.NewUUID()))
 	f.Add(completeKey(dr.NewUUID()))
+	f.Add(strings.ToUpper(wrapKey(dr.UUID{0xab}, dr.UUID{0xcd})))
+	f.Add("keys/AB1A0000-0000-0000-0000-000000000000/00000000-0000-0000-0000-0000000000cd")
 	f.Fuzz(func(t *testing.T, key string) {
 		if o, ok := parseKeyObject(key); ok && keyPrefix(o.dek)+o.name != key {
 			t.Fatalf("%q: %+v", key, o)

@@ -148,7 +148,8 @@ func parseKeyObject(key string) (keyObject, bool) {
 	if err != nil && name != completeName {
 		return keyObject{}, false
 	}
-	return keyObject{key: key, dek: id, name: name, recipient: recipient}, true
+	// In other letters it would be a second object of the same meaning.
+	return keyObject{key: key, dek: id, name: name, recipient: recipient}, strings.ToLower(key) == key
 }
 
 // storedKeys is everything below keys/ that belongs to one domain, read.
