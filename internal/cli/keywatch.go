@@ -11,8 +11,8 @@ import (
 )
 
 // keyWatchEvery is how often an appliance looks for a data key newer than the
-// one it seals under: one list of a few names.
-const keyWatchEvery = time.Minute
+// one it seals under: one list of a few names, 48 requests a day.
+const keyWatchEvery = 30 * time.Minute
 
 // keyStatus is the data key an appliance seals under.
 type keyStatus struct {

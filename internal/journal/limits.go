@@ -73,11 +73,12 @@ const (
 	// ones are only counted.
 	maxProblems = 10_000
 
-	// LeastLock and MostLock bound how long a publisher's objects are held. Less
-	// than a day is over before anybody has looked; more than a year is a typing
-	// error that in compliance mode nobody can take back.
+	// LeastLock bounds from below how long a publisher's objects are held: less
+	// than a day is over before anybody has looked.
 	LeastLock = 24 * time.Hour
-	MostLock  = 366 * 24 * time.Hour
+	// MostLock bounds it from above: more than a year is a typing error that in
+	// compliance mode nobody can take back.
+	MostLock = 366 * 24 * time.Hour
 
 	// maxHold bounds the objects besides data that Hold extends the locks of.
 	maxHold = 1 << 18
