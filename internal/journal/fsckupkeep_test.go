@@ -247,7 +247,7 @@ func TestDeepCheckInPortions(t *testing.T) {
 			t.Fatalf("%+v after %d portions", cur, rounds)
 		}
 	}
-	if rounds < 3 || frames != full.Frames || problems != len(full.Problems) {
+	if rounds < 2 || frames != full.Frames || problems != len(full.Problems) {
 		t.Fatalf("%d portions, %d frames of %d, %d problems of %d", rounds, frames, full.Frames, problems, len(full.Problems))
 	}
 	began := time.Now()

@@ -34,8 +34,8 @@ const (
 	// tailObjects of tailChunks are published for real behind the synthetic
 	// manifest: small enough to be packed, together more than a batch of what
 	// packing holds in memory.
-	tailObjects = 28
-	tailChunks  = 180
+	tailObjects = 112
+	tailChunks  = 45
 )
 
 // large makes the container of a disk of 4 TiB with one entry for each of its

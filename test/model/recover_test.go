@@ -70,8 +70,11 @@ func (c *container) restore(ctx context.Context, cp journal.CheckpointInfo) (*im
 	var img image
 	for _, d := range resolved.Disks {
 		i := slices.Index(c.s.ids[:], d.ID)
-		img[i] = make([]byte, d.Size)
-		if err := fs.Peek(fmt.Sprintf("/out/%d.raw", i), img[i], 0); err != nil {
+		if d.Size != sizeOf(i) {
+			return nil, fmt.Errorf("checkpoint %d has disk %d with %d bytes instead of %d", cp.ID, i, d.Size, sizeOf(i))
+		}
+		img[i] = make([]byte, (d.Size+dr.BlockSize-1)&^(dr.BlockSize-1))
+		if err := fs.Peek(fmt.Sprintf("/out/%d.raw", i), img[i][:d.Size], 0); err != nil {
 			return nil, err
 		}
 	}
