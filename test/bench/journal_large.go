@@ -154,7 +154,7 @@ func (b *bench) maintainLarge(ctx context.Context, root string, s synthetic, c *
 	}
 	defer g.close()
 	for i := range tailObjects {
-		g.clock.advance(10 * time.Minute)
+		g.clock.advance(2 * time.Minute)
 		for j := range tailChunks {
 			if err := g.write(0, uint32(i*tailChunks+j), 0xffff); err != nil {
 				return 0, err
