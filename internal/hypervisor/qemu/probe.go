@@ -135,6 +135,9 @@ func (p *Provider) probe(ctx context.Context) (hypervisor.Accelerator, string, e
 	}
 	f.Close()
 	emulated, err := p.trial(ctx, hypervisor.TCG)
+	if ctx.Err() != nil {
+		return "", "", errs.E("qemu.Accelerator", errs.Canceled, "", context.Cause(ctx))
+	}
 	if err != nil {
 		return "", "", errs.E("qemu.Accelerator", errs.Unavailable, p.binary, err)
 	}
