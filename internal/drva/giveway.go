@@ -17,7 +17,7 @@ import (
 // until the processors are free, the burst has lasted burstMost, or the log is
 // filling up; less than burstLeast is no burst.
 func (h *shipper) giveWay(ctx context.Context) error {
-	for h.behindBy() >= h.burst && h.busy.look(time.Now()) >= contended && time.Since(h.caughtUp) < burstMost && h.logFill() < burstFill {
+	for yields(h.behindBy(), h.busy.look(time.Now()), time.Since(h.caughtUp), h.logFill()) {
 		t := time.NewTimer(pressureSpan)
 		select {
 		case <-ctx.Done():
@@ -27,6 +27,13 @@ func (h *shipper) giveWay(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// yields is the rule: whether publishing waits with so many bytes unread, such a
+// part of the time in which tasks wait for a processor, a burst that has lasted
+// so long, and a log so full.
+func yields(backlog int64, contention float64, lasted time.Duration, fill float64) bool {
+	return backlog >= burstLeast && contention >= contended && lasted < burstMost && fill < burstFill
 }
 
 // behindBy is how many bytes have come in since there was last nothing left to

@@ -51,6 +51,23 @@ func TestPressureIsThePartOfTheTimeSomeTaskWaited(t *testing.T) {
 	})
 }
 
+// TestOnlyABurstOnBusyProcessorsGoesFirst: each condition alone ends the wait.
+func TestOnlyABurstOnBusyProcessorsGoesFirst(t *testing.T) {
+	if !yields(burstLeast, contended, burstMost-1, burstFill-0.01) {
+		t.Fatal("a burst does not go first")
+	}
+	for name, waits := range map[string]bool{
+		"small backlog":   yields(burstLeast-1, contended, 0, 0),
+		"free processors": yields(burstLeast, contended-0.01, 0, 0),
+		"long burst":      yields(burstLeast, contended, burstMost, 0),
+		"full log":        yields(burstLeast, contended, 0, burstFill),
+	} {
+		if waits {
+			t.Errorf("%s: publishing waits", name)
+		}
+	}
+}
+
 // TestPublishingGivesWayToABurst: contended processors hold publishing back for
 // burstMost and no longer; free processors and a small backlog not at all.
 func TestPublishingGivesWayToABurst(t *testing.T) {
@@ -73,7 +90,7 @@ func TestPublishingGivesWayToABurst(t *testing.T) {
 		{"no burst", 1, burstLeast - 1, 0, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			h := &shipper{s: &Server{}, rl: rl, caughtUp: time.Now().Add(-c.ago), burst: burstLeast}
+			h := &shipper{s: &Server{}, rl: rl, caughtUp: time.Now().Add(-c.ago)}
 			h.s.count.bytesIn.Store(c.came)
 			h.busy = &pressure{file: &account{part: c.part, from: time.Now()}, part: c.part, at: time.Now()}
 			began := time.Now()
@@ -88,6 +105,7 @@ func TestPublishingGivesWayToABurst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		h := &shipper{s: &Server{}, rl: rl, caughtUp: time.Now(), busy: &pressure{file: &account{part: 1, from: time.Now()}, part: 1, at: time.Now()}}
+		h.s.count.bytesIn.Store(burstLeast)
 		go cancel()
 		if h.giveWay(ctx) == nil {
 			t.Error("an end is no reason to go on")

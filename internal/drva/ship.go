@@ -38,7 +38,6 @@ type shipper struct {
 	busy     *pressure
 	caughtUp time.Time // when there was last nothing left to read
 	seen     int64     // bytes that had come in by then, and those read since
-	burst    int64     // burstLeast
 }
 
 // object is a closed cell on its way.
@@ -76,7 +75,7 @@ func (h *shipper) run(ctx context.Context) error {
 	defer r.Close()
 	busy, closeBusy := openPressure()
 	defer func() { _ = closeBusy() }()
-	h.busy, h.burst = busy, burstLeast
+	h.busy = busy
 	for {
 		recs, err := h.next(ctx, r)
 		if ctx.Err() != nil {
