@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 
 	"holdfast/internal/dr"
@@ -135,15 +136,16 @@ func TestErasingSurvivesCrashes(t *testing.T) {
 	t.Fatal("it never ends")
 }
 
-// interleaved does something else before its n-th operation.
+// interleaved does something else before its n-th operation. Operations come
+// from several goroutines at once.
 type interleaved struct {
 	store.Store
-	n  int
+	n  atomic.Int64
 	do func()
 }
 
 func (s *interleaved) step() {
-	if s.n--; s.n == 0 {
+	if s.n.Add(-1) == 0 {
 		s.do()
 	}
 }
@@ -173,11 +175,13 @@ func TestPublishingDuringARotation(t *testing.T) {
 		running := must[*Container](t)(Open(t.Context(), st, a.id))
 		happened := false
 		c := must[*Container](t)(Open(t.Context(), st, s.id))
-		c.st = &interleaved{Store: st, n: n, do: func() {
+		between := &interleaved{Store: st, do: func() {
 			happened = true
 			publishCells(t, running, o, 1, 5)
 			publishCells(t, must[*Container](t)(Open(t.Context(), st, a.id)), o, 1, 5)
 		}}
+		between.n.Store(int64(n))
+		c.st = between
 		_, err := c.RotateDataKey(t.Context(), rotateWith(s))
 		check(t, err)
 		if n == 1 && !happened {
