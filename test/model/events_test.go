@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"holdfast/test/rig"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -102,20 +103,18 @@ func (c *schedule) happen(ctx context.Context, e eventKind) error {
 		}
 		return c.s.startHost(ctx, i)
 	case pauseDRVA:
-		if err := c.s.drva.signal(syscall.SIGSTOP); err != nil {
+		if err := c.s.drva.Signal(syscall.SIGSTOP); err != nil {
 			return err
 		}
 		err := c.wait(ctx, pauseMost)
-		return errors.Join(err, c.s.drva.signal(syscall.SIGCONT))
+		return errors.Join(err, c.s.drva.Signal(syscall.SIGCONT))
 	case cutLinks:
-		c.s.links.mu.Lock()
-		target := c.s.links.target
-		c.s.links.mu.Unlock()
-		if c.s.links.cut() == 0 {
+		target := c.s.links.Target()
+		if c.s.links.Cut() == 0 {
 			c.said("no link was up")
 		}
 		err := c.wait(ctx, pauseMost)
-		c.s.links.route(target)
+		c.s.links.Route(target)
 		return err
 	case zombie:
 		return c.replace(ctx)
@@ -125,7 +124,7 @@ func (c *schedule) happen(ctx context.Context, e eventKind) error {
 
 // restartDRVA kills the DRVA and starts it again with the same configuration.
 func (c *schedule) restartDRVA(ctx context.Context, meanwhile func() error) error {
-	c.s.drva.kill()
+	c.s.drva.Kill()
 	c.kills++
 	if err := meanwhile(); err != nil {
 		return err
@@ -141,8 +140,8 @@ func (c *schedule) restartDRVA(ctx context.Context, meanwhile func() error) erro
 // find out, say so and end.
 func (c *schedule) replace(ctx context.Context) error {
 	old := c.s.drva
-	old.doomed.Store(true)
-	if err := old.signal(syscall.SIGSTOP); err != nil {
+	old.Doom()
+	if err := old.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
 	err := c.wait(ctx, pauseMost)
@@ -152,21 +151,21 @@ func (c *schedule) replace(ctx context.Context) error {
 	if err == nil {
 		err = c.wait(ctx, pauseMost)
 	}
-	if err = errors.Join(err, old.signal(syscall.SIGCONT)); err != nil {
+	if err = errors.Join(err, old.Signal(syscall.SIGCONT)); err != nil {
 		return err
 	}
 	select {
-	case <-old.done:
+	case <-old.Done:
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(fenceWait):
 		return fmt.Errorf("the replaced DRVA still runs %v after it woke up", fenceWait)
 	}
 	var exit *exec.ExitError
-	words := tail(old.log)
+	words := rig.Tail(old.Log)
 	switch {
-	case !errors.As(old.err, &exit) || exit.ExitCode() != exitFenced:
-		return fmt.Errorf("the replaced DRVA ended with %v, want exit code %d: %s", old.err, exitFenced, words)
+	case !errors.As(old.Err, &exit) || exit.ExitCode() != exitFenced:
+		return fmt.Errorf("the replaced DRVA ended with %v, want exit code %d: %s", old.Err, exitFenced, words)
 	case !strings.Contains(words, "another appliance publishes this domain now"):
 		return fmt.Errorf("the replaced DRVA does not say why it ended: %s", words)
 	}

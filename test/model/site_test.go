@@ -21,6 +21,7 @@ import (
 	"holdfast/internal/iofilter"
 	"holdfast/internal/journal"
 	"holdfast/internal/store/dir"
+	"holdfast/test/rig"
 )
 
 // Sizes of the site.
@@ -66,13 +67,13 @@ type drvaStatus struct {
 
 // appliance is one DRVA: a process with a log of its own.
 type appliance struct {
-	*process
+	*rig.Process
 	config, logDir, socket string
 }
 
 // host is one host with its component and VM.
 type host struct {
-	*process
+	*rig.Process
 	mu     sync.Mutex // guards kills
 	kills  int
 	vm     dr.VMID
@@ -94,7 +95,7 @@ type site struct {
 	domain    dr.DomainID
 	container string
 	recovery  journal.Identity
-	links     *exchange
+	links     *rig.Exchange
 	drva      *appliance
 	made      int // appliances
 	hosts     [hosts]*host
@@ -103,7 +104,7 @@ type site struct {
 	ids       [disks]dr.DiskID
 
 	mu    sync.Mutex
-	all   []*process
+	all   []*rig.Process
 	wrong []string
 }
 
@@ -119,7 +120,7 @@ func newSite(t *testing.T, ack string, lag time.Duration) *site {
 	key := s.createContainer()
 	must(t, control.InitAuthority(s.path("ca"), "A"))
 	must(t, control.Issue(s.path("ca"), s.path("drva-tls"), control.RoleDRVA, s.domain.String(), []string{"127.0.0.1"}))
-	s.links, err = newExchange(lag)
+	s.links, err = rig.NewExchange(lag)
 	must(t, err)
 	must(t, durable.WriteFile(durable.OS{}, s.path("drva.key"), key.FileText()))
 	must(t, s.startDRVA(t.Context(), s.newAppliance()))
@@ -186,7 +187,7 @@ func (s *site) makeHost(i int, ack string) {
 	}
 	s.writeJSON(h.config, hostConfig{
 		Config: iofilter.Config{Domain: s.domain, Host: id, Name: name, Ack: ack, VMs: []iofilter.VM{vm}},
-		DRVA:   s.links.addr(), TLS: s.path(name + "-tls"), Status: h.socket,
+		DRVA:   s.links.Addr(), TLS: s.path(name + "-tls"), Status: h.socket,
 	})
 	s.hosts[i] = h
 }
@@ -230,9 +231,9 @@ func (s *site) writeJSON(path string, v any) {
 }
 
 // start starts a process and remembers it.
-func (s *site) start(name string, args ...string) (*process, error) {
-	p, err := startProcess(s.dir, name, func(p *process) {
-		s.note("%s ended by itself: %v\n%s", p.name, p.err, tail(p.log))
+func (s *site) start(name string, args ...string) (*rig.Process, error) {
+	p, err := rig.Start(s.dir, name, func(p *rig.Process) {
+		s.note("%s ended by itself: %v\n%s", p.Name, p.Err, rig.Tail(p.Log))
 	}, args...)
 	if err == nil {
 		s.mu.Lock()
@@ -255,9 +256,9 @@ func (s *site) startDRVA(ctx context.Context, a *appliance) error {
 	if err != nil {
 		return err
 	}
-	a.process, s.drva = p, a
-	return waitStatus(ctx, a.socket, a.name+" runs", startLimit, func(st *drvaStatus) bool {
-		s.links.route(st.Address)
+	a.Process, s.drva = p, a
+	return rig.WaitStatus(ctx, a.socket, a.Name+" runs", startLimit, func(st *drvaStatus) bool {
+		s.links.Route(st.Address)
 		return st.Address != "" && st.State != "starting" && st.State != "stopped"
 	})
 }
@@ -269,8 +270,8 @@ func (s *site) startHost(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	h.process = p
-	return waitStatus(ctx, h.socket, p.name+" runs", startLimit, func(st *iofilter.Status) bool { return st.Name != "" })
+	h.Process = p
+	return rig.WaitStatus(ctx, h.socket, p.Name+" runs", startLimit, func(st *iofilter.Status) bool { return st.Name != "" })
 }
 
 // killHost kills a host's component. What its guests see from the moment kills
@@ -280,11 +281,11 @@ func (s *site) killHost(i int) {
 	h.mu.Lock()
 	h.kills++
 	h.mu.Unlock()
-	h.kill()
+	h.Kill()
 }
 
 // killTogether kills processes at one moment, in any order.
-func (s *site) killTogether(rng *rand.Rand, all ...*process) {
+func (s *site) killTogether(rng *rand.Rand, all ...*rig.Process) {
 	for _, h := range s.hosts {
 		h.mu.Lock()
 		h.kills++
@@ -292,11 +293,11 @@ func (s *site) killTogether(rng *rand.Rand, all ...*process) {
 	}
 	rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	for _, p := range all {
-		p.doomed.Store(true)
-		_ = p.signal(syscall.SIGKILL) // gone already is as good
+		p.Doom()
+		_ = p.Signal(syscall.SIGKILL) // gone already is as good
 	}
 	for _, p := range all {
-		<-p.done
+		<-p.Done
 	}
 }
 
@@ -304,7 +305,7 @@ func (s *site) killTogether(rng *rand.Rand, all ...*process) {
 // which all disks can be recovered.
 func (s *site) waitRecoverable(ctx context.Context, after time.Time, limit time.Duration) error {
 	what := "a recoverable group checkpoint is published"
-	return waitStatus(ctx, s.drva.socket, what, limit, func(st *drvaStatus) bool { return recoverableSince(st, after) })
+	return rig.WaitStatus(ctx, s.drva.socket, what, limit, func(st *drvaStatus) bool { return recoverableSince(st, after) })
 }
 
 func recoverableSince(st *drvaStatus, after time.Time) bool {
@@ -334,7 +335,7 @@ func (s *site) checkpoint(ctx context.Context, tag string, limit time.Duration) 
 		case cp.Scope != dr.Group || !ok:
 			last = fmt.Errorf("checkpoint %d is %v, missing %v, %s", cp.ID, cp.Scope, cp.Missing, why)
 		default:
-			return cp, waitStatus(ctx, s.drva.socket, "it is published", limit, func(st *drvaStatus) bool {
+			return cp, rig.WaitStatus(ctx, s.drva.socket, "it is published", limit, func(st *drvaStatus) bool {
 				p := st.Checkpoints.LastPublished
 				return p != nil && p.ID >= cp.ID
 			})
@@ -350,9 +351,9 @@ func (s *site) checkpoint(ctx context.Context, tag string, limit time.Duration) 
 func (s *site) shutDown() error {
 	var all error
 	for _, h := range s.hosts {
-		all = errors.Join(all, h.stop(stopLimit))
+		all = errors.Join(all, h.Stop(stopLimit))
 	}
-	return errors.Join(all, s.drva.stop(stopLimit))
+	return errors.Join(all, s.drva.Stop(stopLimit))
 }
 
 // problems returns what was noted so far.
@@ -365,21 +366,21 @@ func (s *site) problems() string {
 // remove ends what still runs, by process id, and removes every file.
 func (s *site) remove() {
 	s.mu.Lock()
-	all := append([]*process(nil), s.all...)
+	all := append([]*rig.Process(nil), s.all...)
 	s.mu.Unlock()
 	for _, p := range all {
-		p.kill()
+		p.Kill()
 	}
-	if left := processesIn(s.t, s.dir); len(left) > 0 {
+	if left := rig.ProcessesIn(s.t, s.dir); len(left) > 0 {
 		s.t.Errorf("processes left: %q", left)
 	}
 	if s.links != nil {
-		s.links.close()
+		s.links.Close()
 	}
 	if s.t.Failed() {
 		logs, _ := filepath.Glob(s.path("*.log"))
 		for _, l := range logs {
-			s.t.Logf("%s:\n%s", filepath.Base(l), tail(l))
+			s.t.Logf("%s:\n%s", filepath.Base(l), rig.Tail(l))
 		}
 	}
 	if keep := os.Getenv("HOLDFAST_MODEL_KEEP"); keep != "" && s.t.Failed() {

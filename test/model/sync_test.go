@@ -16,6 +16,7 @@ import (
 	"holdfast/internal/journal"
 	"holdfast/internal/record"
 	"holdfast/internal/replog"
+	"holdfast/test/rig"
 )
 
 const (
@@ -105,12 +106,12 @@ func loseSite(t *testing.T, rng *rand.Rand, w way) *loss {
 		err = l.s.waitStreaming(ctx)
 	}
 	epoch, epochErr := l.s.epoch(ctx)
-	doomed := []*process{l.s.hosts[0].process, l.s.hosts[1].process}
+	doomed := []*rig.Process{l.s.hosts[0].Process, l.s.hosts[1].Process}
 	if w != hostsOnly {
-		doomed = append(doomed, l.s.drva.process)
+		doomed = append(doomed, l.s.drva.Process)
 	}
 	if w == logFirst {
-		must(t, l.s.drva.failWrites())
+		must(t, l.s.drva.FailWrites())
 	}
 	l.s.killTogether(rng, doomed...)
 	killed := time.Now().Round(0)
@@ -142,7 +143,7 @@ func loseSite(t *testing.T, rng *rand.Rand, w way) *loss {
 func (s *site) waitStreaming(ctx context.Context) error {
 	for i, h := range s.hosts {
 		what := fmt.Sprintf("host %d streams", i+1)
-		err := waitStatus(ctx, h.socket, what, calmLimit, func(st *iofilter.Status) bool {
+		err := rig.WaitStatus(ctx, h.socket, what, calmLimit, func(st *iofilter.Status) bool {
 			return st.State == iofilter.Streaming && st.Stream.Next-st.Stream.Durable < 100
 		})
 		if err != nil {
@@ -154,7 +155,7 @@ func (s *site) waitStreaming(ctx context.Context) error {
 
 // epoch returns the DRVA's reign.
 func (s *site) epoch(ctx context.Context) (e dr.Epoch, err error) {
-	err = waitStatus(ctx, s.drva.socket, "the DRVA publishes", calmLimit, func(st *drvaStatus) bool {
+	err = rig.WaitStatus(ctx, s.drva.socket, "the DRVA publishes", calmLimit, func(st *drvaStatus) bool {
 		e = st.Publisher.Epoch
 		return e != 0
 	})
@@ -242,11 +243,11 @@ func (l *loss) apply(st *order.State, r *record.Record, from dr.Seq, img *image)
 func (l *loss) checkAlive(t *testing.T) {
 	t.Helper()
 	after := l.at.taken
-	must(t, waitStatus(t.Context(), l.s.drva.socket, "a checkpoint without the hosts is published", drainLimit, func(st *drvaStatus) bool {
+	must(t, rig.WaitStatus(t.Context(), l.s.drva.socket, "a checkpoint without the hosts is published", drainLimit, func(st *drvaStatus) bool {
 		p := st.Checkpoints.LastPublished
 		return p != nil && p.Time.After(after)
 	}))
-	must(t, l.s.drva.stop(stopLimit))
+	must(t, l.s.drva.Stop(stopLimit))
 	c, err := l.s.open(t.Context())
 	must(t, err)
 	points := c.recoverable()
@@ -264,11 +265,11 @@ func (l *loss) checkAlive(t *testing.T) {
 // offers it as a checkpoint that has every acknowledged write.
 func (l *loss) checkDrained(t *testing.T) {
 	t.Helper()
-	must(t, waitStatus(t.Context(), l.s.drva.socket, "the log is published", drainLimit, func(st *drvaStatus) bool {
+	must(t, rig.WaitStatus(t.Context(), l.s.drva.socket, "the log is published", drainLimit, func(st *drvaStatus) bool {
 		p := st.Checkpoints.LastPublished
 		return p != nil && p.Seq > l.held.Last
 	}))
-	must(t, l.s.drva.stop(stopLimit))
+	must(t, l.s.drva.Stop(stopLimit))
 	if words := l.s.problems(); words != "" {
 		t.Error(words)
 	}

@@ -1,4 +1,4 @@
-package model
+package rig
 
 import (
 	"bytes"
@@ -8,19 +8,16 @@ import (
 	"time"
 )
 
-// lagMost is the longest way between a host and the DRVA. Each connection has
-// lags of its own, one for each way, so that what one host says late can be the
-// cause of what another says early: on equal links nobody could tell whether
-// guests are held during a cut.
-const lagMost = 25 * time.Millisecond
-
 // lagQueue bounds what is under way on one connection, in reads.
 const lagQueue = 256
 
-// exchange stands for the address hosts know the DRVA by: it carries their TLS
-// connections to whichever appliance has that address at the moment. An
-// existing connection stays where it is.
-type exchange struct {
+// Exchange stands for the address one box knows another by: it carries
+// connections to whichever process has that address at the moment. An existing
+// connection stays where it is. Each connection has lags of its own, one for
+// each way, so that what one host says late can be the cause of what another
+// says early: on equal links nobody could tell whether guests are held during
+// a cut. Safe for concurrent use.
+type Exchange struct {
 	ln   net.Listener
 	most time.Duration // longest lag, each way
 	wg   sync.WaitGroup
@@ -31,27 +28,30 @@ type exchange struct {
 	closed bool
 }
 
-func newExchange(lag time.Duration) (*exchange, error) {
+// NewExchange listens on a port of its own; lag is the longest, each way.
+func NewExchange(lag time.Duration) (*Exchange, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	x := &exchange{ln: ln, most: lag, open: map[net.Conn]bool{}}
+	x := &Exchange{ln: ln, most: lag, open: map[net.Conn]bool{}}
 	x.wg.Go(x.accept)
 	return x, nil
 }
 
-func (x *exchange) addr() string { return x.ln.Addr().String() }
+// Addr is where to connect.
+func (x *Exchange) Addr() string { return x.ln.Addr().String() }
 
-// route sends new connections to target.
-func (x *exchange) route(target string) {
+// Route sends new connections to target.
+func (x *Exchange) Route(target string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.target = target
 }
 
-// cut breaks all connections; new ones fail until route is called.
-func (x *exchange) cut() (broken int) {
+// Cut breaks all connections, and tells how many; new ones fail until Route is
+// called.
+func (x *Exchange) Cut() (broken int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.target = ""
@@ -61,8 +61,16 @@ func (x *exchange) cut() (broken int) {
 	return len(x.open)
 }
 
-func (x *exchange) close() {
-	x.cut()
+// Target is where new connections go; empty: nowhere.
+func (x *Exchange) Target() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.target
+}
+
+// Close breaks everything and waits for its goroutines.
+func (x *Exchange) Close() {
+	x.Cut()
 	x.mu.Lock()
 	x.closed = true
 	x.mu.Unlock()
@@ -70,7 +78,7 @@ func (x *exchange) close() {
 	x.wg.Wait()
 }
 
-func (x *exchange) accept() {
+func (x *Exchange) accept() {
 	for {
 		c, err := x.ln.Accept()
 		if err != nil {
@@ -81,7 +89,7 @@ func (x *exchange) accept() {
 }
 
 // keep notes an open connection; false: it must not be used.
-func (x *exchange) keep(c net.Conn) bool {
+func (x *Exchange) keep(c net.Conn) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.closed || x.target == "" {
@@ -92,7 +100,7 @@ func (x *exchange) keep(c net.Conn) bool {
 	return true
 }
 
-func (x *exchange) drop(c net.Conn) {
+func (x *Exchange) drop(c net.Conn) {
 	c.Close()
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -100,7 +108,7 @@ func (x *exchange) drop(c net.Conn) {
 }
 
 // carry moves bytes both ways until either side ends.
-func (x *exchange) carry(host net.Conn) {
+func (x *Exchange) carry(host net.Conn) {
 	if !x.keep(host) {
 		return
 	}
@@ -118,7 +126,7 @@ func (x *exchange) carry(host net.Conn) {
 }
 
 // lag copies from src to dst, each byte late by d.
-func (x *exchange) lag(dst, src net.Conn, d time.Duration) {
+func (x *Exchange) lag(dst, src net.Conn, d time.Duration) {
 	type parcel struct {
 		due  time.Time
 		data []byte
