@@ -125,14 +125,18 @@ func (x *Exchange) carry(host net.Conn) {
 	x.lag(host, appliance, rand.N(x.most+1))
 }
 
-// lag copies from src to dst, each byte late by d.
+// lag copies from src to dst, each byte late by d, until src ends and all it said
+// has been delivered.
 func (x *Exchange) lag(dst, src net.Conn, d time.Duration) {
 	type parcel struct {
 		due  time.Time
 		data []byte
 	}
 	under := make(chan parcel, lagQueue)
+	delivered := make(chan struct{})
+	defer func() { <-delivered }()
 	x.wg.Go(func() {
+		defer close(delivered)
 		defer dst.Close()
 		for p := range under {
 			time.Sleep(time.Until(p.due))
