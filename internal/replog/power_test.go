@@ -8,14 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"holdfast/internal/dr"
 	"holdfast/internal/durable"
+	"holdfast/internal/durable/durabletest/power"
 	"holdfast/internal/record"
 )
 
@@ -95,119 +93,12 @@ func appendForever(dir string, lying bool) {
 	}
 }
 
-// rig is a file system on a disk that can lose its power.
-type rig struct {
-	t      *testing.T
-	dir    string
-	image  string
-	server *exec.Cmd
-	undo   []func()
-}
-
-// need finds a tool or fails.
-func need(t *testing.T, tool string) string {
-	t.Helper()
-	path, err := exec.LookPath(tool)
-	if err != nil {
-		t.Fatalf("%s is missing: run `make deps`", tool)
-	}
-	return path
-}
-
-// command runs a tool to its end.
-func (r *rig) command(name string, args ...string) string {
-	r.t.Helper()
-	out, err := exec.Command(need(r.t, name), args...).CombinedOutput()
-	if err != nil {
-		r.t.Fatalf("%s %v: %v\n%s", name, args, err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
-// spawn starts a tool that runs until it is killed.
-func (r *rig) spawn(name string, args ...string) *exec.Cmd {
-	r.t.Helper()
-	c := exec.Command(need(r.t, name), args...)
-	c.Env = append(os.Environ(), "TMPDIR="+r.dir)
-	if err := c.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	r.undo = append(r.undo, func() {
-		_ = c.Process.Kill() // it may be gone already
-		_ = c.Wait()
-	})
-	return c
-}
-
-// until waits for a condition that another process brings about.
-func (r *rig) until(what string, ok func() bool) {
-	r.t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); <-tick.C {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("%s did not happen within 15 s", what)
-		}
-	}
-}
-
-// mount attaches a disk file to a loop device and mounts it.
-func (r *rig) mount(disk, at string) {
-	r.t.Helper()
-	loop := r.command("losetup", "--find", "--show", disk)
-	r.undo = append(r.undo, func() { _ = exec.Command("losetup", "--detach", loop).Run() })
-	if err := os.MkdirAll(at, 0o700); err != nil {
-		r.t.Fatal(err)
-	}
-	if err := unix.Mount(loop, at, "ext4", 0, ""); err != nil {
-		r.t.Fatalf("mount %s: %v", loop, err)
-	}
-	r.undo = append(r.undo, func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
-}
-
-// tearDown undoes everything, last first. Errors of a dead disk are expected.
-func (r *rig) tearDown() {
-	for i := len(r.undo) - 1; i >= 0; i-- {
-		r.undo[i]()
-	}
-	r.undo = nil
-}
-
-// powerUp builds disk, cache and file system.
-func powerUp(t *testing.T) *rig {
-	t.Helper()
-	r := &rig{t: t, dir: t.TempDir()}
-	t.Cleanup(r.tearDown)
-	for _, tool := range []string{"nbdkit", "nbdfuse", "losetup", "mkfs.ext4", "fusermount3"} {
-		need(t, tool)
-	}
-	r.image = filepath.Join(r.dir, "disk.img")
-	if err := os.WriteFile(r.image, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(r.image, 96<<20); err != nil {
-		t.Fatal(err)
-	}
-	r.command("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", r.image)
-	socket, fuse := filepath.Join(r.dir, "sock"), filepath.Join(r.dir, "fuse")
-	r.server = r.spawn("nbdkit", "-f", "-U", socket, "--filter=cache", "file", r.image, "cache=writeback")
-	r.until("the disk's socket", func() bool { _, err := os.Stat(socket); return err == nil })
-	if err := os.Mkdir(fuse, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	r.spawn("nbdfuse", filepath.Join(fuse, "disk"), "nbd+unix:///?socket="+socket)
-	r.undo = append(r.undo, func() { _ = exec.Command("fusermount3", "-u", "-z", fuse).Run() })
-	r.until("the disk's file", func() bool { _, err := os.Stat(filepath.Join(fuse, "disk")); return err == nil })
-	r.mount(filepath.Join(fuse, "disk"), filepath.Join(r.dir, "mnt"))
-	return r
-}
-
-// loseLog appends in a child process on the rig, cuts the power after enough
+// loseLog appends in a child process on the disk, cuts the power after enough
 // was acknowledged, and returns the last seq that was.
-func (r *rig) loseLog(lying bool) dr.Seq {
-	t := r.t
+func loseLog(t *testing.T, d *power.Disk, lying bool) dr.Seq {
+	t.Helper()
 	child := exec.Command(os.Args[0])
-	child.Env = append(os.Environ(), envChild+"="+filepath.Join(r.dir, "mnt", "log"))
+	child.Env = append(os.Environ(), envChild+"="+filepath.Join(d.Path(), "log"))
 	if lying {
 		child.Env = append(child.Env, envLying+"=1")
 	}
@@ -219,7 +110,7 @@ func (r *rig) loseLog(lying bool) dr.Seq {
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
-	r.undo = append(r.undo, func() { _ = child.Process.Kill(); _ = child.Wait() })
+	defer func() { _ = child.Process.Kill(); _ = child.Wait() }() // it may be gone already
 	limit := time.AfterFunc(20*time.Second, func() { _ = child.Process.Kill() })
 	defer limit.Stop()
 	var acked dr.Seq
@@ -231,9 +122,7 @@ func (r *rig) loseLog(lying bool) dr.Seq {
 		}
 		acked = dr.Seq(n)
 		if count++; count == 400 {
-			if err := r.server.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
+			d.Cut()
 		}
 	}
 	if count < 400 {
@@ -242,32 +131,31 @@ func (r *rig) loseLog(lying bool) dr.Seq {
 	return acked
 }
 
-// recover brings the power back and opens the log on what the disk holds.
-func (r *rig) recover() (Recovery, error) {
-	r.tearDown()
-	r.mount(r.image, filepath.Join(r.dir, "after"))
-	l, err := Open(r.t.Context(), powerOptions(filepath.Join(r.dir, "after", "log"), false))
+// recoverAfter brings the power back and opens the log on what the disk holds.
+func recoverAfter(t *testing.T, d *power.Disk) (Recovery, error) {
+	t.Helper()
+	l, err := Open(t.Context(), powerOptions(filepath.Join(d.Restore(), "log"), false))
 	if err != nil {
 		return Recovery{}, err
 	}
 	rec := l.Recovered()
 	recs, err := readAll(l, 0)
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	for i := range recs {
 		want := powerRecord(rec.First + dr.Seq(i))
 		if err := same(&recs[i], &want); err != nil {
-			r.t.Fatal(err)
+			t.Fatal(err)
 		}
 	}
 	return rec, l.Close()
 }
 
 func TestPowerLossKeepsEveryAcknowledgedRecord(t *testing.T) {
-	r := powerUp(t)
-	acked := r.loseLog(false)
-	rec, err := r.recover()
+	d := power.Up(t, 96)
+	acked := loseLog(t, d, false)
+	rec, err := recoverAfter(t, d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,15 +168,15 @@ func TestPowerLossKeepsEveryAcknowledgedRecord(t *testing.T) {
 // The same rig drops what was not flushed: a log that does not flush loses
 // acknowledged records. Otherwise the test above proves nothing.
 func TestPowerLossRigDropsUnflushedWrites(t *testing.T) {
-	r := powerUp(t)
-	dir := filepath.Join(r.dir, "mnt", "log")
+	d := power.Up(t, 96)
+	dir := filepath.Join(d.Path(), "log")
 	l := start(t, powerOptions(dir, false)) // the log itself is made properly
 	l.append(powerRecord(1))
 	if err := l.stop(); err != nil {
 		t.Fatal(err)
 	}
-	acked := r.loseLog(true)
-	rec, err := r.recover()
+	acked := loseLog(t, d, true)
+	rec, err := recoverAfter(t, d)
 	if err == nil && rec.Last >= acked {
 		t.Fatalf("nothing was lost: recovered to seq %d of %d without a single flush", rec.Last, acked)
 	}
