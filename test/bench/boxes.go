@@ -26,10 +26,15 @@ type drvaFile struct {
 	Status    string `json:"status"`
 }
 
-// startDRVA starts the DRVA and returns when it listens.
+// startDRVA starts the DRVA, at the address it had before if any, and returns
+// when it listens.
 func (s *system) startDRVA(ctx context.Context, b *bench) error {
 	path := filepath.Join(s.dir, "drva.json")
-	file := drvaFile{Container: s.url, Key: s.key, Log: filepath.Join(s.dir, "log"), Quota: s.quota, Listen: "127.0.0.1:0",
+	listen := s.drvaAddr
+	if listen == "" {
+		listen = "127.0.0.1:0"
+	}
+	file := drvaFile{Container: s.url, Key: s.key, Log: filepath.Join(s.dir, "log"), Quota: s.quota, Listen: listen,
 		TLS: filepath.Join(s.dir, "drva-tls"), Interval: checkpointEvery, Status: s.drvaStatus}
 	if err := writeConfig(path, file); err != nil {
 		return err

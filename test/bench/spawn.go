@@ -105,6 +105,12 @@ func (p *proc) stop() error {
 	return fmt.Errorf("%s did not end within %s of SIGTERM and was killed", p.name, stopWithin)
 }
 
+// kill ends the process at once and waits until it is gone.
+func (p *proc) kill() {
+	_ = p.cmd.Process.Kill() // gone already is as good
+	<-p.done
+}
+
 // alive returns an error when the process has ended.
 func (p *proc) alive() error {
 	select {

@@ -72,7 +72,7 @@ func (b *bench) all(ctx context.Context) error {
 	if err := makeDisk(ctx, st.cached, b.size, true); err != nil {
 		return err
 	}
-	for _, do := range []func(context.Context, *stage) error{b.alone, b.protectedStage, b.directStage, b.ackStage, b.longStage, b.allocStage} {
+	for _, do := range []func(context.Context, *stage) error{b.alone, b.protectedStage, b.directStage, b.ackStage, b.longStage, b.allocStage, b.stallStage} {
 		if err := do(ctx, st); err != nil {
 			return err
 		}
