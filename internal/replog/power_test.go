@@ -13,8 +13,8 @@ import (
 
 	"holdfast/internal/dr"
 	"holdfast/internal/durable"
-	"holdfast/internal/durable/durabletest/power"
 	"holdfast/internal/record"
+	"holdfast/test/power"
 )
 
 // A power loss on real parts: ext4 on a loop device on an NBD disk whose server

@@ -1,15 +1,9 @@
 package powerloss
 
 import (
-	"context"
-	"encoding/binary"
 	"encoding/json"
-	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,19 +11,17 @@ import (
 	"holdfast/internal/dr"
 	"holdfast/internal/drva"
 	"holdfast/internal/durable"
-	"holdfast/internal/durable/durabletest/power"
 	"holdfast/internal/iofilter"
 	"holdfast/internal/journal"
-	"holdfast/internal/nbd"
 	"holdfast/internal/rocva"
 	"holdfast/internal/store/dir"
+	"holdfast/test/power"
 	"holdfast/test/rig"
 )
 
 const (
 	writers = 8
-	blocks  = 64 // a writer's, which nobody else writes
-	size    = writers * blocks * dr.BlockSize
+	size    = 2 << 20 // of the disk
 
 	powerMiB = 640       // the DRVA's disk
 	quota    = 256 << 20 // of its log
@@ -155,53 +147,6 @@ func (s *site) startHost(drvaAddress, ack string) *rig.Process {
 	return s.start("host", "iofilter", "--config", s.writeJSON("host.json", cfg))
 }
 
-// load writes counters to blocks and remembers what was acknowledged.
-type load struct {
-	acked [writers * blocks]atomic.Uint64
-	count atomic.Int64
-	done  sync.WaitGroup
-}
-
-// write has one writer count up random blocks of its own until the disk is
-// gone.
-func (l *load) write(ctx context.Context, c *nbd.Client, rng *rand.Rand, first int) {
-	buf := make([]byte, dr.BlockSize)
-	for ctx.Err() == nil {
-		b := first + rng.IntN(blocks)
-		n := l.acked[b].Load() + 1
-		for at := 0; at < len(buf); at += 16 { // all of the block tells
-			binary.LittleEndian.PutUint64(buf[at:], n)
-			binary.LittleEndian.PutUint64(buf[at+8:], uint64(b))
-		}
-		if _, err := c.WriteAt(ctx, buf, int64(b)*dr.BlockSize, 0); err != nil {
-			return // the plug is pulled; this write was promised to nobody
-		}
-		l.acked[b].Store(n)
-		l.count.Add(1)
-	}
-}
-
-// missing compares a restored disk with what was acknowledged: each block must
-// be whole, and as new as what its writer was told, or one newer.
-func (l *load) missing(disk []byte) error {
-	for b := range l.acked {
-		p := disk[b*dr.BlockSize:][:dr.BlockSize]
-		n, acked := binary.LittleEndian.Uint64(p), l.acked[b].Load()
-		if n == 0 && acked == 0 {
-			continue
-		}
-		for at := 0; at < len(p); at += 16 {
-			if binary.LittleEndian.Uint64(p[at:]) != n || binary.LittleEndian.Uint64(p[at+8:]) != uint64(b) {
-				return fmt.Errorf("block %d is torn or another's", b)
-			}
-		}
-		if n < acked || n > acked+1 {
-			return fmt.Errorf("block %d holds write %d, %d were acknowledged", b, n, acked)
-		}
-	}
-	return nil
-}
-
 // restore rebuilds the disk at the newest recoverable checkpoint, of whatever
 // scope, from the container alone.
 func (s *site) restore() []byte {
@@ -231,7 +176,7 @@ func (s *site) restore() []byte {
 // lose runs a site with an ack rule until enough is acknowledged, pulls the
 // plug of all of it, and returns what was acknowledged beside what the
 // restarted DRVA, alone, brought to the container.
-func lose(t *testing.T, ack string) (*load, []byte) {
+func lose(t *testing.T, ack string) (*rig.Counters, []byte) {
 	s := newSite(t)
 	d := power.Up(t, powerMiB)
 	box, address := s.startDRVA(filepath.Join(d.Path(), "log"))
@@ -244,24 +189,15 @@ func lose(t *testing.T, ack string) (*load, []byte) {
 		ok, _ := p.Recoverable()
 		return ok
 	})
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	l := &load{}
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	for w := range writers {
-		c, err := nbd.Dial(ctx, "unix", s.socket, nbd.DialOptions{Export: "disk0"})
-		must(t, err)
-		defer c.Close()
-		l.done.Go(func() { l.write(ctx, c, rand.New(rand.NewPCG(seed, uint64(w))), w*blocks) })
-	}
-	s.await("enough is acknowledged", func(*drvaStatus) bool { return l.count.Load() >= enough })
+	l := rig.NewCounters(t, size/dr.BlockSize)
+	wait := l.Write(t, s.socket, "disk0", writers, 0)
+	s.await("enough is acknowledged", func(*drvaStatus) bool { return l.Count() >= enough })
 	box.Doom()
 	host.Doom()
 	d.Cut() // while all of it runs
 	host.Kill()
 	box.Kill()
-	l.done.Wait()
+	wait()
 	began := time.Now()
 	s.startDRVA(filepath.Join(d.Restore(), "log"))
 	s.await("what the log held is published", func(st *drvaStatus) bool {
@@ -272,20 +208,20 @@ func lose(t *testing.T, ack string) (*load, []byte) {
 		ok, _ := p.Recoverable()
 		return ok
 	})
-	t.Logf("%d writes were acknowledged", l.count.Load())
+	t.Logf("%d writes were acknowledged", l.Count())
 	return l, s.restore()
 }
 
 func TestEverySyncAcknowledgementSurvives(t *testing.T) {
 	l, disk := lose(t, dr.Sync.String())
-	must(t, l.missing(disk))
+	must(t, l.Missing(disk))
 }
 
 // The same with the rule that does not promise it must be seen to lose some:
 // else the test above cannot fail.
 func TestLossOfAsyncAcknowledgementsIsSeen(t *testing.T) {
 	l, disk := lose(t, dr.Async.String())
-	err := l.missing(disk)
+	err := l.Missing(disk)
 	if err == nil {
 		t.Fatal("nothing acknowledged under async was lost: this test proves nothing")
 	}

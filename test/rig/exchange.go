@@ -34,9 +34,15 @@ func NewExchange(lag time.Duration) (*Exchange, error) {
 	if err != nil {
 		return nil, err
 	}
+	return ExchangeOn(ln, lag), nil
+}
+
+// ExchangeOn is NewExchange on a listener that is there already, and becomes
+// the exchange's own.
+func ExchangeOn(ln net.Listener, lag time.Duration) *Exchange {
 	x := &Exchange{ln: ln, most: lag, open: map[net.Conn]bool{}}
 	x.wg.Go(x.accept)
-	return x, nil
+	return x
 }
 
 // Addr is where to connect.
