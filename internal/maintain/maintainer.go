@@ -52,11 +52,12 @@ func (r request) or(o request) request {
 // memory is what a Maintainer knows besides the container: nothing is lost
 // with it but time.
 type memory struct {
-	deleted  map[string]bool // tombstones of the newest manifest whose objects are gone
-	full     time.Time       // of the last full merge, own clock
-	swept    time.Time       // of the last look for orphans, own clock
-	removed  time.Time       // of the last look for what is due, own clock
-	locked   time.Time       // of the last look at the index locks, own clock
+	deleted  map[string]bool      // tombstones of the newest manifest whose objects are gone
+	held     map[string]time.Time // objects to be deleted that a lock was seen on, and until when
+	full     time.Time            // of the last full merge, own clock
+	swept    time.Time            // of the last look for orphans, own clock
+	removed  time.Time            // of the last look for what is due, own clock
+	locked   time.Time            // of the last look at the index locks, own clock
 	detector Detector
 	suspect  time.Time // newest suspect checkpoint
 	sizes    *Sizes    // of the last full merge
@@ -111,7 +112,7 @@ func New(ctx context.Context, c *journal.Container, opts Options) (*Maintainer, 
 		c: c, timeline: t, opts: opts, clock: opts.Clock,
 		log:  opts.Logger.With("timeline", t.String()),
 		wake: make(chan struct{}, 1), turn: make(chan struct{}, 1),
-		mem:   memory{deleted: make(map[string]bool)},
+		mem:   memory{deleted: make(map[string]bool), held: make(map[string]time.Time)},
 		state: Status{Timeline: t},
 	}
 	m.turn <- struct{}{}

@@ -1,6 +1,7 @@
 package maintain
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -242,21 +243,17 @@ func (p *pass) deleteDue(ctx context.Context, e *evidence) error {
 			was[t.Key] = true
 		}
 	}
+	var due []doomed
 	for _, t := range p.next.Tombstones {
-		if e.refused != nil {
-			return nil
-		}
 		if !p.broken.noGrace && (!was[t.Key] || e.now.Sub(t.Since) < p.policy.Grace) || e.needed[t.Key] {
 			continue
 		}
 		if id, ok := journal.ParseObjectName(t.Key); ok && id.Data.IsZero() && !p.mayDeleteJournal(e, id, t.Key) {
 			continue
 		}
-		if err := p.delete(ctx, e, t.Key, t.Bytes); err != nil {
-			return err
-		}
+		due = append(due, doomed{t.Key, t.Bytes})
 	}
-	return nil
+	return p.deleteAll(ctx, e, due)
 }
 
 // mayDeleteJournal applies what holds for journal objects alone: contained in
@@ -280,35 +277,98 @@ func (p *pass) mayDeleteJournal(e *evidence, id index.ObjectID, key string) bool
 	return !e.newest[key] && id.Number+keepNewest < next && age(e.now, made, e.store, in.Modified) >= journalAge
 }
 
-// delete deletes one object unless a lock holds it. What the store refuses is
-// noted, and ends deletion in this pass.
-func (p *pass) delete(ctx context.Context, e *evidence, key string, bytes int64) error {
-	if locker, ok := store.AsLocker(p.c.Store()); ok {
-		lock, err := locker.ReadLock(ctx, key)
-		switch {
-		case errs.Is(err, errs.NotFound):
-			p.mem.deleted[key] = true
-			return nil
-		case err != nil:
-			return err
-		case lock.Until.After(e.now.Add(-pinSkew)) || lock.Until.After(e.store):
-			if len(p.report.Held) < maxHeld {
-				p.report.Held = append(p.report.Held, Held{Reason: "lock", Name: key, Bytes: bytes, Until: lock.Until})
-			}
+// doomed is an object that is to be deleted.
+type doomed struct {
+	key   string
+	bytes int64
+}
+
+// deleteAll deletes objects in no order, many with a request. It asks for no
+// lock first, which would be a request for each: what a lock holds the store
+// refuses to delete.
+func (p *pass) deleteAll(ctx context.Context, e *evidence, list []doomed) error {
+	list = slices.DeleteFunc(list, func(d doomed) bool { return p.knownHeld(e, d) })
+	for batch := range slices.Chunk(list, store.MaxBatch) {
+		if e.refused != nil {
 			return nil
 		}
+		keys := make([]string, len(batch))
+		for i, d := range batch {
+			keys[i] = d.key
+		}
+		var failed error
+		for i, err := range store.DeleteAll(ctx, p.c.Store(), keys) {
+			failed = cmp.Or(failed, p.deleted(ctx, e, batch[i], err))
+		}
+		if failed != nil {
+			return failed
+		}
 	}
-	err := p.c.Store().Delete(ctx, key)
+	return nil
+}
+
+// delete is deleteAll of one: where the order matters.
+func (p *pass) delete(ctx context.Context, e *evidence, key string, bytes int64) error {
+	return p.deleteAll(ctx, e, []doomed{{key, bytes}})
+}
+
+// knownHeld reports whether a lock was seen on an object that has not run out:
+// locks never end earlier than they were seen to.
+func (p *pass) knownHeld(e *evidence, d doomed) bool {
+	until, ok := p.mem.held[d.key]
+	if !ok || !until.After(e.now.Add(-pinSkew)) && !until.After(e.store) {
+		delete(p.mem.held, d.key)
+		return false
+	}
+	p.held(d, until)
+	return true
+}
+
+func (p *pass) held(d doomed, until time.Time) {
+	if len(p.report.Held) < maxHeld {
+		p.report.Held = append(p.report.Held, Held{Reason: "lock", Name: d.key, Bytes: d.bytes, Until: until})
+	}
+}
+
+// deleted notes what came of a deletion. What a lock refuses is held; what the
+// store refuses for another reason ends deletion in this pass.
+func (p *pass) deleted(ctx context.Context, e *evidence, d doomed, err error) error {
 	switch {
+	case err == nil:
+		p.report.Deleted++
+		p.report.Freed += d.bytes
 	case errs.Is(err, errs.Denied):
-		e.refused = err
-		return nil
-	case err != nil && !errs.Is(err, errs.NotFound):
+		return p.refused(ctx, e, d, err)
+	case !errs.Is(err, errs.NotFound):
 		return err
 	}
-	p.mem.deleted[key] = true
-	p.report.Deleted++
-	p.report.Freed += bytes
+	p.mem.deleted[d.key] = true
+	return nil
+}
+
+// refused finds out whether a refusal is a lock's.
+func (p *pass) refused(ctx context.Context, e *evidence, d doomed, refusal error) error {
+	if e.refused != nil {
+		return nil
+	}
+	locker, ok := store.AsLocker(p.c.Store())
+	if !ok {
+		e.refused = refusal
+		return nil
+	}
+	lock, err := locker.ReadLock(ctx, d.key)
+	switch {
+	case errs.Is(err, errs.NotFound):
+		p.mem.deleted[d.key] = true
+		return nil
+	case err != nil:
+		return err
+	case lock.Until.After(e.now.Add(-pinSkew)) || lock.Until.After(e.store):
+		p.mem.held[d.key] = lock.Until
+		p.held(d, lock.Until)
+	default:
+		e.refused = refusal
+	}
 	return nil
 }
 
@@ -370,10 +430,8 @@ func (p *pass) old(e *evidence, in store.Info) bool {
 }
 
 func (p *pass) sweepPrefix(ctx context.Context, e *evidence, prefix string) error {
+	var orphans []doomed
 	err := store.Walk(ctx, p.c.Store(), prefix, func(in store.Info) error {
-		if e.refused != nil {
-			return errStop
-		}
 		if e.needed[in.Key] || e.known[in.Key] || !p.old(e, in) {
 			return nil
 		}
@@ -381,13 +439,23 @@ func (p *pass) sweepPrefix(ctx context.Context, e *evidence, prefix string) erro
 		if err != nil || !ours {
 			return err
 		}
-		p.report.Swept++
-		return p.delete(ctx, e, in.Key, in.Size)
+		orphans = append(orphans, doomed{in.Key, in.Size})
+		if len(orphans) < store.MaxBatch {
+			return nil
+		}
+		p.report.Swept += len(orphans)
+		err = p.deleteAll(ctx, e, orphans)
+		orphans = orphans[:0]
+		if err == nil && e.refused != nil {
+			err = errStop
+		}
+		return err
 	})
-	if errors.Is(err, errStop) {
-		return nil
+	if err != nil && !errors.Is(err, errStop) {
+		return err
 	}
-	return err
+	p.report.Swept += len(orphans)
+	return p.deleteAll(ctx, e, orphans)
 }
 
 // sweepable reports whether an orphan is of this timeline, or of one that was
@@ -414,6 +482,7 @@ func (p *pass) sweepable(ctx context.Context, e *evidence, in store.Info) (bool,
 // sweepJournal deletes journal objects below the anchor that no manifest
 // lists: names a FENCE made dead, and what landed late on names deleted before.
 func (p *pass) sweepJournal(ctx context.Context, e *evidence) error {
+	var orphans []doomed
 	for _, key := range slices.Sorted(maps.Keys(e.listed)) {
 		in := e.listed[key]
 		id, ok := journal.ParseObjectName(key)
@@ -424,11 +493,9 @@ func (p *pass) sweepJournal(ctx context.Context, e *evidence) error {
 			continue
 		}
 		p.report.Swept++
-		if err := p.delete(ctx, e, key, in.Size); err != nil {
-			return err
-		}
+		orphans = append(orphans, doomed{key, in.Size})
 	}
-	return nil
+	return p.deleteAll(ctx, e, orphans)
 }
 
 // sweepPins tidies up pins that hold nothing any more.
@@ -502,16 +569,15 @@ func (p *pass) deleteReferred(ctx context.Context, e *evidence, m *journal.Manif
 	}
 	own := make(map[string]bool)
 	refer(own, p.next)
+	var gone []doomed
 	for _, key := range slices.Sorted(maps.Keys(mine)) {
 		id, isObject := journal.ParseObjectName(key)
 		if e.refused != nil || own[key] || isObject && id.Data.IsZero() {
 			continue
 		}
-		if err := p.delete(ctx, e, key, 0); err != nil {
-			return err
-		}
+		gone = append(gone, doomed{key, 0})
 	}
-	return nil
+	return p.deleteAll(ctx, e, gone)
 }
 
 func (p *pass) clearJournal(ctx context.Context, e *evidence, t *journal.TimelineInfo) error {
@@ -526,13 +592,11 @@ func (p *pass) clearJournal(ctx context.Context, e *evidence, t *journal.Timelin
 	if err != nil {
 		return err
 	}
+	var gone []doomed
 	for _, in := range keys[:max(0, len(keys)-keepNewest)] {
-		if e.refused != nil || e.store.Sub(in.Modified) < journalAge {
-			continue
-		}
-		if err := p.delete(ctx, e, in.Key, in.Size); err != nil {
-			return err
+		if e.store.Sub(in.Modified) >= journalAge {
+			gone = append(gone, doomed{in.Key, in.Size})
 		}
 	}
-	return nil
+	return p.deleteAll(ctx, e, gone)
 }
