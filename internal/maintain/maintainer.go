@@ -22,6 +22,7 @@ type Maintainer struct {
 	opts     Options
 	clock    journal.Clock
 	log      *slog.Logger
+	gathers  gathering
 	broken   variant       // tests alone break rules
 	wake     chan struct{} // written by Wake, read by Run; never closed; room for one
 
@@ -75,6 +76,7 @@ type variant struct {
 	noBump      bool // orphans are swept without a manifest being written first
 	young       bool // orphans are swept whatever their age
 	eager       bool // what is dropped from the points is dropped from the index in the same pass
+	storeClock  bool // the store's clock alone tells an age
 	greedy      bool // a merge forgets a version that only the oldest checkpoint sees
 }
 
@@ -112,8 +114,9 @@ func New(ctx context.Context, c *journal.Container, opts Options) (*Maintainer, 
 		c: c, timeline: t, opts: opts, clock: opts.Clock,
 		log:  opts.Logger.With("timeline", t.String()),
 		wake: make(chan struct{}, 1), turn: make(chan struct{}, 1),
-		mem:   memory{deleted: make(map[string]bool), held: make(map[string]time.Time)},
-		state: Status{Timeline: t},
+		gathers: gathering{gatherLeast, gatherEvery},
+		mem:     memory{deleted: make(map[string]bool), held: make(map[string]time.Time)},
+		state:   Status{Timeline: t},
 	}
 	m.turn <- struct{}{}
 	return m, nil

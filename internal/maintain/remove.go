@@ -129,7 +129,7 @@ func (p *pass) gather(ctx context.Context, e *evidence, sweep bool) error {
 		if p.broken.noGrace {
 			break
 		}
-		if age(e.now, m.Created, e.store, e.infos[i].Modified) >= p.policy.Grace {
+		if p.age(e, m.Created, e.infos[i].Modified) >= p.policy.Grace {
 			e.old, e.oldest = m, m.Generation
 			break
 		}
@@ -162,7 +162,7 @@ func (p *pass) manifest(ctx context.Context, in journal.ManifestInfo) (*journal.
 	if in.Generation == p.base.Generation {
 		return p.base, nil
 	}
-	m, err := p.c.ReadManifestAt(ctx, p.timeline, in.Generation)
+	m, err := p.c.ReadListedManifest(ctx, p.timeline, in)
 	if errs.Is(err, errs.Corrupt) || errs.Is(err, errs.NotFound) {
 		return nil, nil
 	}
@@ -177,7 +177,7 @@ func (p *pass) others(ctx context.Context, e *evidence, t dr.TimelineID, all boo
 		return err
 	}
 	for i := len(infos) - 1; i >= 0; i-- {
-		m, err := p.c.ReadManifestAt(ctx, t, infos[i].Generation)
+		m, err := p.c.ReadListedManifest(ctx, t, infos[i])
 		switch {
 		case errs.Is(err, errs.Corrupt) || errs.Is(err, errs.NotFound):
 			continue
@@ -274,7 +274,7 @@ func (p *pass) mayDeleteJournal(e *evidence, id index.ObjectID, key string) bool
 		made = in.Modified
 	}
 	next := p.next.Anchor.Next
-	return !e.newest[key] && id.Number+keepNewest < next && age(e.now, made, e.store, in.Modified) >= journalAge
+	return !e.newest[key] && id.Number+keepNewest < next && p.age(e, made, in.Modified) >= journalAge
 }
 
 // doomed is an object that is to be deleted.
@@ -423,10 +423,18 @@ func (p *pass) sweep(ctx context.Context, e *evidence) error {
 	return nil
 }
 
+// age is the lesser of an object's ages by our clock and by the store's.
+func (p *pass) age(e *evidence, made, modified time.Time) time.Duration {
+	if p.broken.storeClock {
+		return e.store.Sub(modified)
+	}
+	return age(e.now, made, e.store, modified)
+}
+
 // old reports whether an object that says nothing of itself is old enough to
 // be an orphan, by both clocks.
 func (p *pass) old(e *evidence, in store.Info) bool {
-	return p.broken.young || age(e.now, in.Modified, e.store, in.Modified) >= orphanAge
+	return p.broken.young || p.age(e, in.Modified, in.Modified) >= orphanAge
 }
 
 func (p *pass) sweepPrefix(ctx context.Context, e *evidence, prefix string) error {
@@ -536,7 +544,7 @@ func (p *pass) clearDropped(ctx context.Context, e *evidence, t *journal.Timelin
 	if err != nil {
 		return err
 	}
-	if wait := max(p.policy.Grace, journalAge); age(e.now, *t.Dropped, e.store, end.Modified) < wait {
+	if wait := max(p.policy.Grace, journalAge); p.age(e, *t.Dropped, end.Modified) < wait {
 		return nil
 	}
 	infos, err := p.c.ListManifests(ctx, t.ID)
@@ -544,7 +552,7 @@ func (p *pass) clearDropped(ctx context.Context, e *evidence, t *journal.Timelin
 		return err
 	}
 	for i, in := range infos { // the oldest first: what is left can always be read on
-		m, err := p.c.ReadManifestAt(ctx, t.ID, in.Generation)
+		m, err := p.c.ReadListedManifest(ctx, t.ID, in)
 		if err == nil {
 			err = p.deleteReferred(ctx, e, m)
 		}
