@@ -2,6 +2,7 @@ package fault
 
 import (
 	"context"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -42,6 +43,8 @@ type Sky struct {
 	denied  int           // Deletes that are still denied
 	hold    bool          // every Create is late, until Land
 	late    []lateCall
+	held    map[string]bool // keys on hold
+	onHold  *sync.Cond      // len(held) has grown
 	counts  map[string]int
 }
 
@@ -58,7 +61,9 @@ var (
 // NewSky returns inner under a weather; all chance is drawn from seed. slowly,
 // if not nil, makes a slow call's time pass. The ability to lock is hidden.
 func NewSky(inner store.Store, seed uint64, w Weather, slowly func()) *Sky {
-	return &Sky{inner: inner, rng: rand.New(rand.NewPCG(seed, 17)), weather: w, slowly: slowly, counts: map[string]int{}}
+	s := &Sky{inner: inner, rng: rand.New(rand.NewPCG(seed, 17)), weather: w, slowly: slowly, held: map[string]bool{}, counts: map[string]int{}}
+	s.onHold = sync.NewCond(&s.mu)
+	return s
 }
 
 // Change sets the weather. Runs that were begun end.
@@ -75,11 +80,21 @@ func (s *Sky) Skew(d time.Duration) {
 	s.skew = d
 }
 
-// Hold makes every Create late until Land, or lets them be.
+// Hold makes every Create from now on late until Land, or lets them be.
 func (s *Sky) Hold(on bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hold = on
+	clear(s.held)
+}
+
+// AwaitHeld returns when so many different keys are on hold.
+func (s *Sky) AwaitHeld(keys int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.held) < keys {
+		s.onHold.Wait()
+	}
 }
 
 // Land lets all that is late have its effect, in an order of chance.
@@ -118,7 +133,7 @@ func (s *Sky) draw(op Op, key string) fate {
 	var due []func()
 	rest := s.late[:0]
 	for _, l := range s.late {
-		if l.left--; l.left <= 0 && !s.hold {
+		if l.left--; l.left <= 0 {
 			due = append(due, l.land)
 		} else {
 			rest = append(rest, l)
@@ -194,9 +209,7 @@ func (s *Sky) do(ctx context.Context, op Op, key string, call func(context.Conte
 	case f.refuse != nil:
 		return f, f.refuse
 	case f.late:
-		s.mu.Lock()
-		s.late = append(s.late, lateCall{1 + s.rng.IntN(maxLate), func() { _ = call(context.Background()) }}) // nobody is left to be told
-		s.mu.Unlock()
+		s.keep(key, func() { _ = call(context.Background()) }) // nobody is left to be told
 		return f, injected(op, errs.Transient, key, "request is stuck")
 	}
 	err := call(ctx)
@@ -204,6 +217,24 @@ func (s *Sky) do(ctx context.Context, op Op, key string, call func(context.Conte
 		return f, injected(op, errs.Transient, key, "answer lost")
 	}
 	return f, err
+}
+
+// keep keeps a late call; of a key on hold the first.
+func (s *Sky) keep(key string, land func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hold && s.held[key] {
+		return
+	}
+	left := 1 + s.rng.IntN(maxLate)
+	if s.hold {
+		left = math.MaxInt
+	}
+	s.late = append(s.late, lateCall{left, land})
+	if s.hold {
+		s.held[key] = true
+		s.onHold.Broadcast()
+	}
 }
 
 // Create implements store.Store.
