@@ -37,11 +37,12 @@ type Sky struct {
 	mu      sync.Mutex
 	rng     *rand.Rand
 	weather Weather
-	slowly  func()        // guarded by mu
-	skew    time.Duration // of the times the store shows
-	storm   int           // calls that are still refused
-	denied  int           // Deletes that are still denied
-	hold    bool          // every Create is late, until Land
+	slowly  func()                   // guarded by mu
+	skew    time.Duration            // of the store's clock
+	skewed  map[string]time.Duration // of what was created, by key
+	storm   int                      // calls that are still refused
+	denied  int                      // Deletes that are still denied
+	hold    bool                     // every Create is late, until Land
 	late    []lateCall
 	held    map[string]bool // keys on hold
 	onHold  *sync.Cond      // len(held) has grown
@@ -61,7 +62,7 @@ var (
 // NewSky returns inner under a weather; all chance is drawn from seed. slowly,
 // if not nil, makes a slow call's time pass. The ability to lock is hidden.
 func NewSky(inner store.Store, seed uint64, w Weather, slowly func()) *Sky {
-	s := &Sky{inner: inner, rng: rand.New(rand.NewPCG(seed, 17)), weather: w, slowly: slowly, held: map[string]bool{}, counts: map[string]int{}}
+	s := &Sky{inner: inner, rng: rand.New(rand.NewPCG(seed, 17)), weather: w, slowly: slowly, held: map[string]bool{}, skewed: map[string]time.Duration{}, counts: map[string]int{}}
 	s.onHold = sync.NewCond(&s.mu)
 	return s
 }
@@ -73,7 +74,8 @@ func (s *Sky) Change(w Weather) {
 	s.weather, s.storm, s.denied = w, 0, 0
 }
 
-// Skew makes all times the store shows later by d.
+// Skew makes the store's clock, by which it dates what is created from now on,
+// ahead by d; behind if it is negative.
 func (s *Sky) Skew(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -240,7 +242,15 @@ func (s *Sky) keep(key string, land func()) {
 // Create implements store.Store.
 func (s *Sky) Create(ctx context.Context, key string, body []byte) error {
 	body = append([]byte(nil), body...)
-	_, err := s.do(ctx, Create, key, func(ctx context.Context) error { return s.inner.Create(ctx, key, body) })
+	_, err := s.do(ctx, Create, key, func(ctx context.Context) error {
+		err := s.inner.Create(ctx, key, body)
+		if err == nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.skewed[key] = s.skew
+		}
+		return err
+	})
 	return err
 }
 
@@ -294,7 +304,7 @@ func (s *Sky) List(ctx context.Context, prefix, after string, limit int) (page [
 func (s *Sky) date(in *store.Info) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	in.Modified = in.Modified.Add(s.skew)
+	in.Modified = in.Modified.Add(s.skewed[in.Key])
 }
 
 // Delete implements store.Store.
@@ -304,6 +314,7 @@ func (s *Sky) Delete(ctx context.Context, key string) error {
 		if err == nil {
 			s.mu.Lock()
 			s.counts["deleted"]++
+			delete(s.skewed, key)
 			s.mu.Unlock()
 		}
 		return err
