@@ -26,9 +26,15 @@ const (
 	// is about 20 KiB.
 	guessTail = 64 << 10
 
-	// maxRecent and maxRecentBytes bound the ends of published objects that are
-	// kept for maintenance in the same process: over half an hour of 5 s
-	// objects, ten times what lies between two passes.
+	// wholeSize is up to which size in bytes maintenance takes an object whole
+	// where others take its ends: in the same one request, and its frames need
+	// not be asked for later. 180 of them, a quarter of an hour of 5 s objects,
+	// are within maxRecentBytes.
+	wholeSize = 160 << 10
+
+	// maxRecent and maxRecentBytes bound what of published objects is kept for
+	// maintenance in the same process, their ends and small ones whole: over
+	// half an hour of 5 s objects, twice what lies between two passes.
 	maxRecent      = 512
 	maxRecentBytes = 32 << 20
 

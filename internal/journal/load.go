@@ -25,7 +25,8 @@ type loaded struct {
 	bodyErr  error // the footer is not what was written
 	missing  bool  // gone, or not yet there
 	headRaw  []byte
-	frameEnd int64 // where the footer begins
+	frameEnd int64  // where the footer begins
+	whole    []byte // the object, when one read took all of it
 }
 
 // damaged says why the object's content cannot be used, or nil.
@@ -47,18 +48,28 @@ func (c *Container) load(ctx context.Context, t dr.TimelineID, n dr.ObjectNumber
 
 // loadRef is load for journal and data objects.
 func (c *Container) loadRef(ctx context.Context, id index.ObjectID, size int64) (*loaded, error) {
+	return c.loadEnds(ctx, id, size, 0)
+}
+
+// loadEnds is loadRef which takes objects of up to whole bytes with one read.
+func (c *Container) loadEnds(ctx context.Context, id index.ObjectID, size, whole int64) (*loaded, error) {
 	l := &loaded{number: id.Number, key: ObjectName(id), size: size}
 	if size < segment.HeaderSize+segment.TailSize || size > segment.MaxObjectSize {
 		err := errs.New("journal.load", errs.Corrupt, l.key, "the object's size is not one an object has")
 		l.headErr, l.tailErr = err, err
 		return l, nil
 	}
-	end := make([]byte, min(size, guessTail+segment.HeaderSize))
+	first := int64(guessTail + segment.HeaderSize)
+	if size <= whole {
+		first = size
+	}
+	end := make([]byte, min(size, first))
 	if err := l.read(ctx, c, end, size-int64(len(end))); err != nil || l.missing || l.headErr != nil {
 		return l, err
 	}
 	if int64(len(end)) == size {
 		l.headRaw = end[:segment.HeaderSize]
+		l.keepWhole(end)
 	} else {
 		l.headRaw = make([]byte, segment.HeaderSize)
 		if err := l.read(ctx, c, l.headRaw, 0); err != nil || l.missing || l.headErr != nil {
@@ -67,6 +78,13 @@ func (c *Container) loadRef(ctx context.Context, id index.ObjectID, size int64) 
 	}
 	l.parseHeader(c, id)
 	return l, l.parseEnd(ctx, c, end)
+}
+
+// keepWhole keeps the object's last bytes when they are all of it.
+func (l *loaded) keepWhole(end []byte) {
+	if int64(len(end)) == l.size {
+		l.whole = end
+	}
 }
 
 // read fills p; a store that says that the object is damaged is believed.

@@ -18,6 +18,11 @@ type TailObject struct {
 	Modified time.Time       // by the store's
 	Footer   *segment.Footer // nil of a fence; read-only
 	After    Anchor          // the anchor of a manifest that contains this object too
+	// Object and Body are the object of up to 160 KiB that has content, and all
+	// its bytes, which nothing verified yet but who opens or copies a frame;
+	// nil of others. Read-only.
+	Object *Object
+	Body   []byte
 }
 
 // Tail walks the accepted journal objects of t behind from, by the rule every
@@ -28,7 +33,7 @@ type TailObject struct {
 // missing while later ones exist, that is damaged or that does not continue
 // the history. That is kind Corrupt, and what came before was given to take.
 // An error of take ends the walk and comes back as it is. Memory: the footers
-// of walkBatch objects.
+// of walkBatch objects and, of those of up to 160 KiB, all of them.
 func (c *Container) Tail(ctx context.Context, t dr.TimelineID, from Anchor, limit int, take func(TailObject) error) (more bool, err error) {
 	if from.Next == 0 {
 		from.Next = FirstNumber
@@ -63,7 +68,8 @@ type tailWalk struct {
 }
 
 // page goes over one page of the store's list; moved is false when the tail
-// has ended.
+// has ended. A page that is not full was the last: what is published meanwhile
+// is for the next walk.
 func (w *tailWalk) page(ctx context.Context) (moved bool, err error) {
 	page, err := w.c.st.List(ctx, objectPrefix(w.timeline), objectKey(w.timeline, w.chain.next-1), listPage)
 	if err != nil {
@@ -90,7 +96,7 @@ func (w *tailWalk) page(ctx context.Context) (moved bool, err error) {
 			moved = true
 		}
 	}
-	return moved, nil
+	return moved && len(page) == listPage, nil
 }
 
 func (w *tailWalk) sizes(page []store.Info) []sized {
@@ -140,7 +146,15 @@ func (w *tailWalk) accept(l *loaded) error {
 	if l.footer != nil && l.footer.Checkpoint != nil && l.footer.Checkpoint.Seq > 0 {
 		w.at.LastSeq = max(w.at.LastSeq, l.footer.Checkpoint.Seq-1) // it holds all below, whether there was any or not
 	}
-	if err := w.take(TailObject{Number: l.number, Size: l.size, Created: l.header.Created, Modified: w.modified[l.number], Footer: l.footer, After: w.at}); err != nil {
+	t := TailObject{Number: l.number, Size: l.size, Created: l.header.Created, Modified: w.modified[l.number], Footer: l.footer, After: w.at}
+	if l.whole != nil && l.footer != nil && len(l.footer.Entries) > 0 {
+		o, err := w.c.object(l)
+		if err != nil {
+			return w.corrupt(err.Error())
+		}
+		t.Object, t.Body = o, l.whole
+	}
+	if err := w.take(t); err != nil {
 		return err
 	}
 	w.left--

@@ -90,6 +90,12 @@ func (c *Container) ReadManifestAt(ctx context.Context, t dr.TimelineID, generat
 	return c.loadManifest(ctx, t, ManifestInfo{generation, in.Key, in.Size, in.Modified})
 }
 
+// ReadListedManifest is ReadManifestAt of one that a list has shown: one
+// request less.
+func (c *Container) ReadListedManifest(ctx context.Context, t dr.TimelineID, in ManifestInfo) (*Manifest, error) {
+	return c.loadManifest(ctx, t, in)
+}
+
 // ownFault reports whether err is the object's fault and not the store's.
 func ownFault(err error) bool {
 	switch errs.KindOf(err) {

@@ -52,11 +52,16 @@ func (c *Container) OpenRef(ctx context.Context, id index.ObjectID) (*Object, er
 // OpenSized is OpenRef for an object whose size is known, as an Image knows
 // it: one request less.
 func (c *Container) OpenSized(ctx context.Context, id index.ObjectID, size int64) (*Object, error) {
-	const op = "journal.OpenRef"
 	l, err := c.loadRef(ctx, id, size)
 	if err != nil {
 		return nil, err
 	}
+	return c.opened(l)
+}
+
+// opened is the object that was loaded, if it can be used.
+func (c *Container) opened(l *loaded) (*Object, error) {
+	const op = "journal.OpenRef"
 	if l.missing {
 		return nil, errs.New(op, errs.NotFound, l.key, "the object is gone")
 	}
@@ -67,6 +72,17 @@ func (c *Container) OpenSized(ctx context.Context, id index.ObjectID, size int64
 		return nil, errs.New(op, errs.Invalid, l.key, "the object is a fence and has no content")
 	}
 	return c.object(l)
+}
+
+// OpenWhole is OpenSized that also returns all the object's bytes, by one
+// request. Nothing has verified them but who opens or copies a frame.
+func (c *Container) OpenWhole(ctx context.Context, id index.ObjectID, size int64) (*Object, []byte, error) {
+	l, err := c.loadEnds(ctx, id, size, size)
+	if err != nil {
+		return nil, nil, err
+	}
+	o, err := c.opened(l)
+	return o, l.whole, err
 }
 
 func (c *Container) object(l *loaded) (*Object, error) {

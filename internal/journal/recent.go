@@ -10,7 +10,7 @@ import (
 	"holdfast/internal/segment"
 )
 
-// recentEnds keeps header and footer of objects that were just published from
+// recentEnds keeps header and footer of objects (all of small ones) that were just published from
 // this very Container, for the maintenance that runs beside the publisher: it
 // would otherwise read each of them from the store again, with as many requests
 // as publishing takes. Memory is bounded; what was dropped is read. Safe for
@@ -27,7 +27,7 @@ type recentEnds struct {
 type objectEnds struct {
 	size int64 // of the whole object
 	head []byte
-	end  []byte // sealed footer and tail
+	end  []byte // sealed footer and tail; of an object up to wholeSize all of it
 }
 
 func (e *objectEnds) bytes() int { return len(e.head) + len(e.end) }
@@ -52,6 +52,9 @@ func (r *recentEnds) add(key string, body []byte) {
 	if err != nil || off > int64(len(body)) {
 		return
 	}
+	if len(body) <= wholeSize {
+		off = 0
+	}
 	e := objectEnds{int64(len(body)), bytes.Clone(body[:segment.HeaderSize]), bytes.Clone(body[off:])}
 	r.ends[key] = e
 	r.order = append(r.order, key)
@@ -72,14 +75,15 @@ func (r *recentEnds) get(key string, size int64) (objectEnds, bool) {
 }
 
 // loadRecent is load for maintenance: of what was just published from here it
-// needs no read.
+// needs no read, and small objects come whole.
 func (c *Container) loadRecent(ctx context.Context, t dr.TimelineID, n dr.ObjectNumber, size int64) (*loaded, error) {
 	id := index.ObjectID{Timeline: t, Number: n}
 	l := &loaded{number: n, key: ObjectName(id), size: size}
 	e, ok := c.recent.get(l.key, size)
 	if !ok {
-		return c.loadRef(ctx, id, size)
+		return c.loadEnds(ctx, id, size, wholeSize)
 	}
+	l.keepWhole(e.end)
 	l.headRaw = e.head
 	l.parseHeader(c, id)
 	return l, l.parseEnd(ctx, c, e.end)

@@ -85,7 +85,7 @@ func synthetic(ctx context.Context, c *journal.Container, gib, runs, entries int
 		}
 		run.Last = seq
 		w := p.writer(ctx, cat, &run, nil)
-		if err := copyRun(w, s.Source()); err != nil {
+		if err := copyRun(w, s.Source(), nil); err != nil {
 			return err
 		}
 		m.Runs = slices.Insert(m.Runs, 0, run)

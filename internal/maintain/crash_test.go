@@ -11,9 +11,9 @@ import (
 // script is a short history with everything in it, then one pass against a
 // store that dies at the k-th call, before it has its effect or after. What is
 // left must be whole at once, and after others went on. It returns how many
-// calls a pass takes when nothing dies.
-func script(t *testing.T, seed uint64, v variant, at int, late, once bool) (calls int, fault string) {
-	w := newWorld(t, seed, testPolicy(), nil)
+// calls a pass takes when nothing dies. back is as of newWorld.
+func script(t *testing.T, back func(*clock) backing, seed uint64, v variant, at int, late, once bool) (calls int, fault string) {
+	w := newWorld(t, seed, testPolicy(), back)
 	defer w.close()
 	l := w.lines[0]
 	w.prepare(l)
@@ -66,7 +66,7 @@ func script(t *testing.T, seed uint64, v variant, at int, late, once bool) (call
 // crash, and as one lost answer to a maintainer that lives on.
 func TestCrashAtEveryCall(t *testing.T) {
 	base := seed(t)
-	calls, fault := script(t, base, variant{}, -1, false, false)
+	calls, fault := script(t, nil, base, variant{}, -1, false, false)
 	if fault != "" {
 		t.Fatal(fault)
 	}
@@ -74,7 +74,7 @@ func TestCrashAtEveryCall(t *testing.T) {
 	tried := 0
 	for k := int(base) % step; k < calls; k += step {
 		for mode := range 4 {
-			if _, fault := script(t, base, variant{}, k, mode&1 != 0, mode&2 != 0); fault != "" {
+			if _, fault := script(t, nil, base, variant{}, k, mode&1 != 0, mode&2 != 0); fault != "" {
 				t.Fatalf("HOLDFAST_SEED=%d, call %d of %d, answer lost %v, lives on %v: %s", base, k, calls, mode&1 != 0, mode&2 != 0, fault)
 			}
 			tried++
@@ -87,9 +87,9 @@ func TestCrashAtEveryCall(t *testing.T) {
 // manifest is never written.
 func TestCrashesCatchBrokenRules(t *testing.T) {
 	base := seed(t)
-	calls, _ := script(t, base, variant{early: true}, -1, false, false)
+	calls, _ := script(t, nil, base, variant{early: true}, -1, false, false)
 	for k := calls / 3; k < calls; k++ {
-		if _, fault := script(t, base, variant{early: true}, k, false, false); fault != "" {
+		if _, fault := script(t, nil, base, variant{early: true}, k, false, false); fault != "" {
 			t.Logf("caught at call %d of %d: %s", k, calls, fault)
 			return
 		}

@@ -8,7 +8,8 @@
 // tags, pins and forks, into one [Decision] for each checkpoint. A pass reads
 // the newest manifest and what was published behind it, and writes the next
 // manifest. A victim is an object whose live frames are copied, sealed as they
-// are, into a data object. A tombstone is an object that the newest manifest
+// are, into a data object. Gathering does so with small objects at once, while
+// their bytes are at hand. A tombstone is an object that the newest manifest
 // refers to no more.
 //
 // # The rules

@@ -19,7 +19,9 @@ type flusher struct {
 	sorter *index.Sorter
 	at     journal.Anchor // behind what was gathered
 	cell   Cell
-	states []journal.ObjectState // of the objects that were taken
+	states []journal.ObjectState // of the objects that were taken, and of those they were gathered in
+	small  []smallObject         // whose frames the run being made may refer to elsewhere
+	held   int                   // bytes of small
 }
 
 // flush takes what was published behind the manifest into the index: footers
@@ -49,6 +51,7 @@ func (p *pass) flush(ctx context.Context) error {
 func (f *flusher) reset() {
 	f.cat = &index.Catalog{}
 	f.sorter = index.NewSorter(f.cat)
+	f.small, f.held = nil, 0
 }
 
 // room closes the run when the footer's entries may not fit it any more.
@@ -77,6 +80,7 @@ func (f *flusher) take(o *journal.TailObject) error {
 		p.report.Changed = p.report.Changed || len(o.Footer.Entries)+len(o.Footer.Zeros) > 0
 		f.observe(o)
 	}
+	f.keepSmall(o)
 	f.states = append(f.states, state)
 	return nil
 }
@@ -179,8 +183,12 @@ func (f *flusher) close(ctx context.Context) error {
 		return nil
 	}
 	run := journal.RunRef{First: from, Last: f.at.LastSeq}
+	moved, err := f.gather(ctx)
+	if err != nil {
+		return err
+	}
 	w := f.writer(ctx, f.cat, &run, nil)
-	if err := copyRun(w, f.sorter.Source()); err != nil {
+	if err := copyRun(w, f.sorter.Source(), moved); err != nil {
 		return err
 	}
 	p.next.Runs = slices.Insert(p.next.Runs, 0, run)
@@ -188,8 +196,13 @@ func (f *flusher) close(ctx context.Context) error {
 	return nil
 }
 
-func copyRun(w *index.Writer, src index.Source) error {
-	if err := eachOf(src, w.Add); err != nil {
+// copyRun writes a whole run, with frames where they were moved to.
+func copyRun(w *index.Writer, src index.Source, moved *moves) error {
+	err := eachOf(src, func(e *index.Entry) error {
+		moved.applyFrame(e)
+		return w.Add(e)
+	})
+	if err != nil {
 		return err
 	}
 	return w.Finish()

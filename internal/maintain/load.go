@@ -91,7 +91,7 @@ func (p *pass) readBase(ctx context.Context) error {
 	const op = "maintain.load"
 	for i := len(p.infos) - 1; i >= 0; i-- {
 		in := p.infos[i]
-		m, err := p.c.ReadManifestAt(ctx, p.timeline, in.Generation)
+		m, err := p.c.ReadListedManifest(ctx, p.timeline, in)
 		switch {
 		case err == nil:
 			p.base = m

@@ -22,6 +22,7 @@ type Maintainer struct {
 	opts     Options
 	clock    journal.Clock
 	log      *slog.Logger
+	gathers  gathering
 	broken   variant       // tests alone break rules
 	wake     chan struct{} // written by Wake, read by Run; never closed; room for one
 
@@ -52,11 +53,12 @@ func (r request) or(o request) request {
 // memory is what a Maintainer knows besides the container: nothing is lost
 // with it but time.
 type memory struct {
-	deleted  map[string]bool // tombstones of the newest manifest whose objects are gone
-	full     time.Time       // of the last full merge, own clock
-	swept    time.Time       // of the last look for orphans, own clock
-	removed  time.Time       // of the last look for what is due, own clock
-	locked   time.Time       // of the last look at the index locks, own clock
+	deleted  map[string]bool      // tombstones of the newest manifest whose objects are gone
+	held     map[string]time.Time // objects to be deleted that a lock was seen on, and until when
+	full     time.Time            // of the last full merge, own clock
+	swept    time.Time            // of the last look for orphans, own clock
+	removed  time.Time            // of the last look for what is due, own clock
+	locked   time.Time            // of the last look at the index locks, own clock
 	detector Detector
 	suspect  time.Time // newest suspect checkpoint
 	sizes    *Sizes    // of the last full merge
@@ -74,6 +76,7 @@ type variant struct {
 	noBump      bool // orphans are swept without a manifest being written first
 	young       bool // orphans are swept whatever their age
 	eager       bool // what is dropped from the points is dropped from the index in the same pass
+	storeClock  bool // the store's clock alone tells an age
 	greedy      bool // a merge forgets a version that only the oldest checkpoint sees
 }
 
@@ -111,8 +114,9 @@ func New(ctx context.Context, c *journal.Container, opts Options) (*Maintainer, 
 		c: c, timeline: t, opts: opts, clock: opts.Clock,
 		log:  opts.Logger.With("timeline", t.String()),
 		wake: make(chan struct{}, 1), turn: make(chan struct{}, 1),
-		mem:   memory{deleted: make(map[string]bool)},
-		state: Status{Timeline: t},
+		gathers: gathering{gatherLeast, gatherEvery},
+		mem:     memory{deleted: make(map[string]bool), held: make(map[string]time.Time)},
+		state:   Status{Timeline: t},
 	}
 	m.turn <- struct{}{}
 	return m, nil

@@ -197,9 +197,7 @@ func (p *pass) mergeInto(ctx context.Context, cat *index.Catalog, sources []inde
 	if moved != nil {
 		dst = index.NewWriter(cat, func(part index.Part) error {
 			return eachEntry(cat, part.Bytes, func(e *index.Entry) error {
-				if !e.Zero {
-					moved.apply(e)
-				}
+				moved.applyFrame(e)
 				return final.Add(e)
 			})
 		}, index.WriterOptions{Entries: throughEntries})

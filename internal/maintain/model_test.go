@@ -11,7 +11,6 @@ import (
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
-	"holdfast/internal/store/dir"
 )
 
 func envInt(t testing.TB, name string, def int) int {
@@ -331,21 +330,6 @@ func TestModel(t *testing.T) {
 	t.Logf("%d histories from seed %d: %d passes, %d checkpoints dropped, %d objects packed, %d deleted", n, base, passes, dropped, packed, deleted)
 	if dropped < 20*n || packed < 10*n || deleted < 50*n {
 		t.Fatal("too little happened to prove anything")
-	}
-}
-
-// TestModelOnDisk plays a shorter one on a file system.
-func TestModelOnDisk(t *testing.T) {
-	base := seed(t)
-	w := newWorld(t, base, testPolicy(), func(c *clock) backing {
-		st, err := dir.Open(t.TempDir())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return &dated{Store: st, clock: c}
-	})
-	if why := w.play(40); why != "" {
-		t.Fatalf("HOLDFAST_SEED=%d: %s", base, why)
 	}
 }
 

@@ -95,9 +95,9 @@ func (m *moves) adopt(cat *index.Catalog) error {
 	return nil
 }
 
-// apply makes an entry point to where its frame was moved.
-func (m *moves) apply(e *index.Entry) {
-	if m == nil {
+// applyFrame makes an entry point to where its frame was moved, if it has one.
+func (m *moves) applyFrame(e *index.Entry) {
+	if m == nil || e.Zero {
 		return
 	}
 	victim, ok := m.at[e.Object]
@@ -156,12 +156,7 @@ func (p *pass) move(ctx context.Context, victims []journal.ObjectState) (*moves,
 		}
 		from = to
 	}
-	if m.packer.Frames() > 0 {
-		if err := m.finish(ctx); err != nil {
-			return nil, err
-		}
-	}
-	p.report.Packed = len(victims) - len(m.failed)
+	p.report.Packed += len(victims) - len(m.failed)
 	return m.out, nil
 }
 
@@ -202,7 +197,7 @@ func (m *mover) find(ctx context.Context) error {
 // loadedVictim is a victim in memory.
 type loadedVictim struct {
 	object *journal.Object
-	body   []byte // header and frames
+	body   []byte // header and frames, at least
 }
 
 // batch copies the frames of victims from..to.
@@ -219,6 +214,12 @@ func (m *mover) batch(ctx context.Context, from, to int) error {
 		}
 		loaded[uint32(i)] = v
 	}
+	return m.copyAll(ctx, loaded)
+}
+
+// copyAll copies the frames of those victims that are loaded, and stores what
+// it made of them: the next batch begins at the first disk again.
+func (m *mover) copyAll(ctx context.Context, loaded map[uint32]loadedVictim) error {
 	for _, id := range m.order {
 		v, ok := loaded[id.object]
 		if !ok {
@@ -233,13 +234,17 @@ func (m *mover) batch(ctx context.Context, from, to int) error {
 			return err
 		}
 	}
-	if m.packer.Frames() > 0 { // the next batch begins at the first disk again
+	if m.packer.Frames() > 0 {
 		return m.finish(ctx)
 	}
 	return nil
 }
 
 func (m *mover) load(ctx context.Context, state *journal.ObjectState) (loadedVictim, error) {
+	if state.Size < packSize {
+		o, body, err := m.c.OpenWhole(ctx, state.ID, state.Size)
+		return loadedVictim{o, body}, err
+	}
 	o, err := m.c.OpenSized(ctx, state.ID, state.Size)
 	if err != nil {
 		return loadedVictim{}, err

@@ -1,10 +1,8 @@
 package maintain
 
 import (
+	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -128,7 +126,7 @@ func (p *pass) gather(ctx context.Context, e *evidence, sweep bool) error {
 		if p.broken.noGrace {
 			break
 		}
-		if age(e.now, m.Created, e.store, e.infos[i].Modified) >= p.policy.Grace {
+		if p.age(e, m.Created, e.infos[i].Modified) >= p.policy.Grace {
 			e.old, e.oldest = m, m.Generation
 			break
 		}
@@ -161,7 +159,7 @@ func (p *pass) manifest(ctx context.Context, in journal.ManifestInfo) (*journal.
 	if in.Generation == p.base.Generation {
 		return p.base, nil
 	}
-	m, err := p.c.ReadManifestAt(ctx, p.timeline, in.Generation)
+	m, err := p.c.ReadListedManifest(ctx, p.timeline, in)
 	if errs.Is(err, errs.Corrupt) || errs.Is(err, errs.NotFound) {
 		return nil, nil
 	}
@@ -176,7 +174,7 @@ func (p *pass) others(ctx context.Context, e *evidence, t dr.TimelineID, all boo
 		return err
 	}
 	for i := len(infos) - 1; i >= 0; i-- {
-		m, err := p.c.ReadManifestAt(ctx, t, infos[i].Generation)
+		m, err := p.c.ReadListedManifest(ctx, t, infos[i])
 		switch {
 		case errs.Is(err, errs.Corrupt) || errs.Is(err, errs.NotFound):
 			continue
@@ -242,21 +240,17 @@ func (p *pass) deleteDue(ctx context.Context, e *evidence) error {
 			was[t.Key] = true
 		}
 	}
+	var due []doomed
 	for _, t := range p.next.Tombstones {
-		if e.refused != nil {
-			return nil
-		}
 		if !p.broken.noGrace && (!was[t.Key] || e.now.Sub(t.Since) < p.policy.Grace) || e.needed[t.Key] {
 			continue
 		}
 		if id, ok := journal.ParseObjectName(t.Key); ok && id.Data.IsZero() && !p.mayDeleteJournal(e, id, t.Key) {
 			continue
 		}
-		if err := p.delete(ctx, e, t.Key, t.Bytes); err != nil {
-			return err
-		}
+		due = append(due, doomed{t.Key, t.Bytes})
 	}
-	return nil
+	return p.deleteAll(ctx, e, due)
 }
 
 // mayDeleteJournal applies what holds for journal objects alone: contained in
@@ -277,38 +271,101 @@ func (p *pass) mayDeleteJournal(e *evidence, id index.ObjectID, key string) bool
 		made = in.Modified
 	}
 	next := p.next.Anchor.Next
-	return !e.newest[key] && id.Number+keepNewest < next && age(e.now, made, e.store, in.Modified) >= journalAge
+	return !e.newest[key] && id.Number+keepNewest < next && p.age(e, made, in.Modified) >= journalAge
 }
 
-// delete deletes one object unless a lock holds it. What the store refuses is
-// noted, and ends deletion in this pass.
-func (p *pass) delete(ctx context.Context, e *evidence, key string, bytes int64) error {
-	if locker, ok := store.AsLocker(p.c.Store()); ok {
-		lock, err := locker.ReadLock(ctx, key)
-		switch {
-		case errs.Is(err, errs.NotFound):
-			p.mem.deleted[key] = true
-			return nil
-		case err != nil:
-			return err
-		case lock.Until.After(e.now.Add(-pinSkew)) || lock.Until.After(e.store):
-			if len(p.report.Held) < maxHeld {
-				p.report.Held = append(p.report.Held, Held{Reason: "lock", Name: key, Bytes: bytes, Until: lock.Until})
-			}
+// doomed is an object that is to be deleted.
+type doomed struct {
+	key   string
+	bytes int64
+}
+
+// deleteAll deletes objects in no order, many with a request. It asks for no
+// lock first, which would be a request for each: what a lock holds the store
+// refuses to delete.
+func (p *pass) deleteAll(ctx context.Context, e *evidence, list []doomed) error {
+	list = slices.DeleteFunc(list, func(d doomed) bool { return p.knownHeld(e, d) })
+	for batch := range slices.Chunk(list, store.MaxBatch) {
+		if e.refused != nil {
 			return nil
 		}
+		keys := make([]string, len(batch))
+		for i, d := range batch {
+			keys[i] = d.key
+		}
+		var failed error
+		for i, err := range store.DeleteAll(ctx, p.c.Store(), keys) {
+			failed = cmp.Or(failed, p.deleted(ctx, e, batch[i], err))
+		}
+		if failed != nil {
+			return failed
+		}
 	}
-	err := p.c.Store().Delete(ctx, key)
+	return nil
+}
+
+// delete is deleteAll of one: where the order matters.
+func (p *pass) delete(ctx context.Context, e *evidence, key string, bytes int64) error {
+	return p.deleteAll(ctx, e, []doomed{{key, bytes}})
+}
+
+// knownHeld reports whether a lock was seen on an object that has not run out:
+// locks never end earlier than they were seen to.
+func (p *pass) knownHeld(e *evidence, d doomed) bool {
+	until, ok := p.mem.held[d.key]
+	if !ok || !until.After(e.now.Add(-pinSkew)) && !until.After(e.store) {
+		delete(p.mem.held, d.key)
+		return false
+	}
+	p.held(d, until)
+	return true
+}
+
+func (p *pass) held(d doomed, until time.Time) {
+	if len(p.report.Held) < maxHeld {
+		p.report.Held = append(p.report.Held, Held{Reason: "lock", Name: d.key, Bytes: d.bytes, Until: until})
+	}
+}
+
+// deleted notes what came of a deletion. What a lock refuses is held; what the
+// store refuses for another reason ends deletion in this pass.
+func (p *pass) deleted(ctx context.Context, e *evidence, d doomed, err error) error {
 	switch {
+	case err == nil:
+		p.report.Deleted++
+		p.report.Freed += d.bytes
 	case errs.Is(err, errs.Denied):
-		e.refused = err
-		return nil
-	case err != nil && !errs.Is(err, errs.NotFound):
+		return p.refused(ctx, e, d, err)
+	case !errs.Is(err, errs.NotFound):
 		return err
 	}
-	p.mem.deleted[key] = true
-	p.report.Deleted++
-	p.report.Freed += bytes
+	p.mem.deleted[d.key] = true
+	return nil
+}
+
+// refused finds out whether a refusal is a lock's.
+func (p *pass) refused(ctx context.Context, e *evidence, d doomed, refusal error) error {
+	if e.refused != nil {
+		return nil
+	}
+	locker, ok := store.AsLocker(p.c.Store())
+	if !ok {
+		e.refused = refusal
+		return nil
+	}
+	lock, err := locker.ReadLock(ctx, d.key)
+	switch {
+	case errs.Is(err, errs.NotFound):
+		p.mem.deleted[d.key] = true
+		return nil
+	case err != nil:
+		return err
+	case lock.Until.After(e.now.Add(-pinSkew)) || lock.Until.After(e.store):
+		p.mem.held[d.key] = lock.Until
+		p.held(d, lock.Until)
+	default:
+		e.refused = refusal
+	}
 	return nil
 }
 
@@ -334,205 +391,4 @@ func (p *pass) deleteEarly(ctx context.Context) {
 			_ = p.c.Store().Delete(ctx, t.Key) // a broken rule handles no errors
 		}
 	}
-}
-
-var errStop = errors.New("enough")
-
-// sweep deletes what no manifest of any timeline knows: what crashes and lost
-// races left, and everything of timelines that were given up.
-func (p *pass) sweep(ctx context.Context, e *evidence) error {
-	for _, prefix := range []string{journal.DataPrefix, journal.PartPrefix} {
-		if err := p.sweepPrefix(ctx, e, prefix); err != nil {
-			return err
-		}
-	}
-	if err := p.sweepJournal(ctx, e); err != nil {
-		return err
-	}
-	if err := p.sweepPins(ctx, e); err != nil {
-		return err
-	}
-	for i := range e.others {
-		t := &e.others[i]
-		if t.ID != p.timeline && t.Dropped != nil && !needed(e.others, t, 0) {
-			if err := p.clearDropped(ctx, e, t); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// old reports whether an object that says nothing of itself is old enough to
-// be an orphan, by both clocks.
-func (p *pass) old(e *evidence, in store.Info) bool {
-	return p.broken.young || age(e.now, in.Modified, e.store, in.Modified) >= orphanAge
-}
-
-func (p *pass) sweepPrefix(ctx context.Context, e *evidence, prefix string) error {
-	err := store.Walk(ctx, p.c.Store(), prefix, func(in store.Info) error {
-		if e.refused != nil {
-			return errStop
-		}
-		if e.needed[in.Key] || e.known[in.Key] || !p.old(e, in) {
-			return nil
-		}
-		ours, err := p.sweepable(ctx, e, in)
-		if err != nil || !ours {
-			return err
-		}
-		p.report.Swept++
-		return p.delete(ctx, e, in.Key, in.Size)
-	})
-	if errors.Is(err, errStop) {
-		return nil
-	}
-	return err
-}
-
-// sweepable reports whether an orphan is of this timeline, or of one that was
-// given up. Those of others are for their own maintainers, whose manifests
-// alone keep a slower maintainer of theirs from referring to them yet.
-func (p *pass) sweepable(ctx context.Context, e *evidence, in store.Info) (bool, error) {
-	h, err := p.c.ReadHeader(ctx, in.Key)
-	switch {
-	case errs.Is(err, errs.NotFound):
-		return false, nil
-	case errs.Is(err, errs.Corrupt) || errs.Is(err, errs.Invalid):
-		p.report.alarm("%s is in no manifest and cannot be read: it is left for somebody to look at", in.Key)
-		return false, nil
-	case err != nil:
-		return false, err
-	}
-	if h.Timeline == p.timeline {
-		return true, nil
-	}
-	i := slices.IndexFunc(e.others, func(t journal.TimelineInfo) bool { return t.ID == h.Timeline })
-	return i >= 0 && e.others[i].Dropped != nil && !needed(e.others, &e.others[i], 0), nil
-}
-
-// sweepJournal deletes journal objects below the anchor that no manifest
-// lists: names a FENCE made dead, and what landed late on names deleted before.
-func (p *pass) sweepJournal(ctx context.Context, e *evidence) error {
-	for _, key := range slices.Sorted(maps.Keys(e.listed)) {
-		in := e.listed[key]
-		id, ok := journal.ParseObjectName(key)
-		if _, ours := e.states[key]; !ok || ours || e.known[key] || e.needed[key] || e.refused != nil || !p.old(e, in) {
-			continue
-		}
-		if !p.mayDeleteJournal(e, id, key) {
-			continue
-		}
-		p.report.Swept++
-		if err := p.delete(ctx, e, key, in.Size); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// sweepPins tidies up pins that hold nothing any more.
-func (p *pass) sweepPins(ctx context.Context, e *evidence) error {
-	for i := range e.pins {
-		pin := &e.pins[i]
-		ended := pin.Created
-		if !pin.Released {
-			ended = later(ended, pin.Expires)
-		}
-		if e.refused != nil || pin.Active(e.now) || e.now.Sub(ended) < orphanAge {
-			continue
-		}
-		key, release := journal.PinNames(pin.ID)
-		if err := p.delete(ctx, e, key, 0); err != nil {
-			return err
-		}
-		if !pin.Released {
-			continue
-		}
-		if err := p.delete(ctx, e, release, 0); err != nil { // the pin first: a release alone releases nothing
-			return err
-		}
-	}
-	return nil
-}
-
-// clearDropped deletes what a timeline that was given up held, once its end is
-// older than the grace. Its head, its end and its claims stay: its name is
-// never used again, and whoever still publishes there must find out.
-func (p *pass) clearDropped(ctx context.Context, e *evidence, t *journal.TimelineInfo) error {
-	for i := range e.pins {
-		if e.pins[i].Timeline == t.ID && e.pins[i].Active(e.now.Add(-pinSkew)) || e.pins[i].Damaged != "" {
-			return nil
-		}
-	}
-	end, err := p.c.Store().Stat(ctx, journal.DroppedName(t.ID))
-	if err != nil {
-		return err
-	}
-	if wait := max(p.policy.Grace, journalAge); age(e.now, *t.Dropped, e.store, end.Modified) < wait {
-		return nil
-	}
-	infos, err := p.c.ListManifests(ctx, t.ID)
-	if err != nil {
-		return err
-	}
-	for i, in := range infos { // the oldest first: what is left can always be read on
-		m, err := p.c.ReadManifestAt(ctx, t.ID, in.Generation)
-		if err == nil {
-			err = p.deleteReferred(ctx, e, m)
-		}
-		if err != nil && !errs.Is(err, errs.Corrupt) && !errs.Is(err, errs.NotFound) {
-			return err
-		}
-		if i < len(infos)-1 && e.refused == nil {
-			if err := p.delete(ctx, e, in.Key, in.Size); err != nil {
-				return err
-			}
-		}
-	}
-	return p.clearJournal(ctx, e, t)
-}
-
-// deleteReferred deletes what a dropped timeline's manifest refers to.
-func (p *pass) deleteReferred(ctx context.Context, e *evidence, m *journal.Manifest) error {
-	mine := make(map[string]bool)
-	refer(mine, m)
-	for _, t := range m.Tombstones {
-		mine[t.Key] = true
-	}
-	own := make(map[string]bool)
-	refer(own, p.next)
-	for _, key := range slices.Sorted(maps.Keys(mine)) {
-		id, isObject := journal.ParseObjectName(key)
-		if e.refused != nil || own[key] || isObject && id.Data.IsZero() {
-			continue
-		}
-		if err := p.delete(ctx, e, key, 0); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (p *pass) clearJournal(ctx context.Context, e *evidence, t *journal.TimelineInfo) error {
-	var keys []store.Info
-	err := store.Walk(ctx, p.c.Store(), journal.JournalPrefix(t.ID), func(in store.Info) error {
-		keys = append(keys, in)
-		if len(keys) > maxListed {
-			return errs.E("maintain.remove", errs.Full, t.ID.String(), fmt.Errorf("more than %d journal objects", maxListed))
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, in := range keys[:max(0, len(keys)-keepNewest)] {
-		if e.refused != nil || e.store.Sub(in.Modified) < journalAge {
-			continue
-		}
-		if err := p.delete(ctx, e, in.Key, in.Size); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -97,6 +97,15 @@ func (h *hooked) Delete(ctx context.Context, key string) error {
 	return h.do("delete", key, func() error { return h.inner.Delete(ctx, key) })
 }
 
+// DeleteBatch implements store.BatchDeleter. Where a hook looks at each key, it
+// is a call for each.
+func (h *hooked) DeleteBatch(ctx context.Context, keys []string) []error {
+	if h.before != nil || h.after != nil {
+		return store.DeleteEach(ctx, h, keys)
+	}
+	return store.DeleteAll(ctx, h.inner, keys)
+}
+
 func (h *hooked) Capabilities() store.Capabilities { return h.inner.Capabilities() }
 
 // killer makes a store stop answering at the k-th call from now on: before or
@@ -177,6 +186,11 @@ func (d *dated) Create(ctx context.Context, key string, body []byte) error {
 		d.made[key] = d.clock.Wall()
 	}
 	return err
+}
+
+// DeleteBatch implements store.BatchDeleter.
+func (d *dated) DeleteBatch(ctx context.Context, keys []string) []error {
+	return store.DeleteAll(ctx, d.Store, keys)
 }
 
 func (d *dated) date(in *store.Info) {

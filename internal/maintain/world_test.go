@@ -192,6 +192,9 @@ func (w *world) maintainer(c *journal.Container, l *line, clk journal.Clock) *Ma
 		w.t.Fatal(err)
 	}
 	m.broken = w.broken
+	if w.rng.IntN(2) == 0 {
+		m.gathers = gathering{1 + w.rng.IntN(3), day}
+	}
 	return m
 }
 
@@ -338,45 +341,72 @@ func (l *line) frames(t testing.TB) {
 	}
 }
 
+// cut is a cell that is to be published.
+type cut struct {
+	cp    *dr.Checkpoint // nil: none
+	first dr.Seq
+	last  dr.Seq
+}
+
+// cut ends the cell, with a checkpoint or without.
+func (w *world) cut(l *line, checkpoint bool) cut {
+	c := cut{first: l.first, last: l.seq}
+	if !checkpoint {
+		return c
+	}
+	if w.rng.IntN(2) == 0 {
+		l.seq++ // a checkpoint's record may have a seq of its own, among the object's or behind them
+		if w.rng.IntN(2) == 0 {
+			c.last = l.seq
+		}
+	}
+	l.cp++
+	cp := dr.Checkpoint{ID: l.cp, Seq: max(l.seq, c.last), Time: w.clock.Wall(), Scope: dr.Group, Disks: slices.Clone(l.disks)}
+	cp.Seq = max(cp.Seq, l.top+1) // it holds what lies below
+	l.seq = max(l.seq, cp.Seq-1)
+	switch w.rng.IntN(12) {
+	case 0:
+		cp.Scope = dr.Partial
+	case 1:
+		cp.Kind, cp.Tag = dr.UserTagged, "by hand"
+	case 2:
+		cp.Disks[0].Synced = false
+	}
+	c.cp = &cp
+	return c
+}
+
+// send gives the cell to the timeline's publisher.
+func (w *world) send(l *line, c cut) (*journal.Pending, error) {
+	l.frames(w.t)
+	if c.cp != nil {
+		l.b.SetCheckpoint(*c.cp)
+	}
+	l.b.SetSeqs(c.first, c.last)
+	return l.pub.Publish(w.t.Context(), l.b)
+}
+
+// published begins the next cell.
+func (l *line) published(c cut) {
+	l.cell, l.first = map[dr.DiskID]map[uint64]state{}, l.seq+1
+	if c.cp != nil {
+		l.truths = append(l.truths, truth{*c.cp, l.head.clone()})
+	}
+}
+
 // publish publishes the cell, with a checkpoint at its end or without.
 func (w *world) publish(l *line, checkpoint bool) {
 	w.t.Helper()
-	l.frames(w.t)
-	last := l.seq
-	var cp dr.Checkpoint
-	if checkpoint {
-		if w.rng.IntN(2) == 0 {
-			l.seq++ // a checkpoint's record may have a seq of its own, among the object's or behind them
-			if w.rng.IntN(2) == 0 {
-				last = l.seq
-			}
-		}
-		l.cp++
-		cp = dr.Checkpoint{ID: l.cp, Seq: max(l.seq, last), Time: w.clock.Wall(), Scope: dr.Group, Disks: slices.Clone(l.disks)}
-		cp.Seq = max(cp.Seq, l.top+1) // it holds what lies below
-		l.seq = max(l.seq, cp.Seq-1)
-		switch w.rng.IntN(12) {
-		case 0:
-			cp.Scope = dr.Partial
-		case 1:
-			cp.Kind, cp.Tag = dr.UserTagged, "by hand"
-		case 2:
-			cp.Disks[0].Synced = false
-		}
-		l.b.SetCheckpoint(cp)
-	}
-	l.b.SetSeqs(l.first, last)
-	q, err := l.pub.Publish(w.t.Context(), l.b)
+	c := w.cut(l, checkpoint)
+	q, err := w.send(l, c)
 	if err == nil {
 		err = q.Wait(w.t.Context())
 	}
 	if err != nil {
-		w.t.Fatal(err)
+		w.fail("publish on %s: %v", l.id, err)
+		return
 	}
-	l.cell, l.first = map[dr.DiskID]map[uint64]state{}, l.seq+1
-	if checkpoint {
-		l.truths = append(l.truths, truth{cp, l.head.clone()})
-	}
+	l.published(c)
 }
 
 // truthOf finds a checkpoint where it was taken: on the line or, up to the

@@ -11,6 +11,9 @@ const (
 	MaxElement = 200
 	// MaxList bounds one answer of List: what S3 gives at most.
 	MaxList = 1000
+	// MaxBatch bounds the keys of one DeleteBatch: what Azure takes. S3 takes
+	// 1000.
+	MaxBatch = 256
 	// MaxLockYear bounds a lock's end: four digits are what dates in S3 have,
 	// and a lock nobody can take back must not be for ever by a slip.
 	MaxLockYear = 9999

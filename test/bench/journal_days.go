@@ -126,9 +126,10 @@ func (b *bench) countDay(ctx context.Context, dir, name string, vms int, every t
 	}
 	day := time.Duration(b.sized(int(24*time.Hour), int(time.Hour)))
 	var before meter.Counts
+	var stored int64
 	passes := 0
 	for range b.sized(countDays, 2) {
-		before, passes = d.bill.Counts(), d.passes
+		before, passes, stored = d.bill.Counts(), d.passes, d.stored
 		for range int(day / every) {
 			if err := d.scribble(vms); err != nil {
 				return 0, err
@@ -142,8 +143,9 @@ func (b *bench) countDay(ctx context.Context, dir, name string, vms int, every t
 	if made := c.Creates - before.Creates; made < uint64(day/every) {
 		return 0, fmt.Errorf("%d objects were created in a day of checkpoints every %v: the count is wrong", made, every)
 	}
-	b.remark("%s: the last %v of a domain of %d VMs, a checkpoint every %v, all requests counted: %d creates, %d reads, %d stats, %d lists, %d deletes; %d passes of maintenance",
-		name, day, vms, every, c.Creates-before.Creates, c.Reads-before.Reads, c.Stats-before.Stats, c.Lists-before.Lists, c.Deletes-before.Deletes, d.passes-passes)
+	b.remark("%s: the last %v of a domain of %d VMs, a checkpoint every %v, all requests counted: %d creates, %d reads, %d stats, %d lists, %d deletes, %d locks looked at; %d passes of maintenance; %.2f bytes written for each of a journal object",
+		name, day, vms, every, c.Creates-before.Creates, c.Reads-before.Reads, c.Stats-before.Stats, c.Lists-before.Lists, c.Deletes-before.Deletes, c.Locks-before.Locks, d.passes-passes,
+		float64(c.BytesIn-before.BytesIn)/float64(d.stored-stored))
 	return float64(c.Requests() - before.Requests()), d.verify(ctx, "latest", filepath.Join(dir, name), d.head)
 }
 

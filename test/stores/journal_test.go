@@ -244,8 +244,7 @@ func TestStoreRestartsWhilePublishing(t *testing.T) {
 }
 
 func versityServer(v *versitygw.Server) *server {
-	return &server{"versitygw", store.URL{Scheme: store.SchemeS3, Bucket: "trial", Prefix: "erp", Endpoint: v.Endpoint, Region: versitygw.Region, PathStyle: true, CA: v.CA},
-		map[string]string{"AWS_ACCESS_KEY_ID": v.AccessKey, "AWS_SECRET_ACCESS_KEY": v.SecretKey}}
+	return &server{"versitygw", v.URL("trial", "erp"), v.Env()}
 }
 
 // TestAttack: who has every credential deletes all he can. What was locked

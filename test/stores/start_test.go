@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"holdfast/internal/store"
 	"holdfast/internal/store/storetest/azurite"
 	"holdfast/internal/store/storetest/versitygw"
 )
@@ -152,9 +151,7 @@ func TestStartWhileTheStoreIsAway(t *testing.T) {
 		down func()
 		up   func() error
 	}{
-		{&server{"versitygw", store.URL{Scheme: store.SchemeS3, Bucket: "trial", Endpoint: v.Endpoint, Region: versitygw.Region, PathStyle: true, CA: v.CA},
-			map[string]string{"AWS_ACCESS_KEY_ID": v.AccessKey, "AWS_SECRET_ACCESS_KEY": v.SecretKey}},
-			v.Kill, func() error { return v.Restart(t.Context()) }},
+		{&server{"versitygw", v.URL("trial", ""), v.Env()}, v.Kill, func() error { return v.Restart(t.Context()) }},
 		{&server{"azurite", a.URL("trial", ""), map[string]string{"AZURE_STORAGE_KEY": azurite.Key}},
 			a.Quit, func() error { return a.Restart(t.Context()) }},
 	} {

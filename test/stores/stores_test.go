@@ -102,8 +102,7 @@ func startVersity(t *testing.T, tls, lock bool) *server {
 	if err := v.MakeBucket(t.Context(), "trial", lock); err != nil {
 		t.Fatal(err)
 	}
-	u := store.URL{Scheme: store.SchemeS3, Bucket: "trial", Prefix: "erp", Endpoint: v.Endpoint, Region: versitygw.Region, PathStyle: true, CA: v.CA}
-	return &server{"versitygw", u, map[string]string{"AWS_ACCESS_KEY_ID": v.AccessKey, "AWS_SECRET_ACCESS_KEY": v.SecretKey}}
+	return versityServer(v)
 }
 
 func startS3rver(t *testing.T) *server {

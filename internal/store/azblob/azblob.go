@@ -3,6 +3,7 @@ package azblob
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/crc64"
 	"net/http"
 	"os"
@@ -218,6 +219,62 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 		return nil
 	}
 	return s.explain(ctx, op, key, err)
+}
+
+// DeleteBatch implements store.BatchDeleter. Containers that lock, and
+// credentials or servers that do not take batches, go key by key.
+func (s *Store) DeleteBatch(ctx context.Context, keys []string) []error {
+	const op = "azblob.DeleteBatch"
+	for _, key := range keys {
+		if s.locks.Load() || store.CheckKey(op, key) != nil {
+			return store.DeleteEach(ctx, s, keys)
+		}
+	}
+	out := make([]error, len(keys))
+	err := s.submit(ctx, op, keys, out)
+	if errs.Is(err, errs.Invalid) || errs.Is(err, errs.Denied) || errs.Is(err, errs.NotFound) {
+		return store.DeleteEach(ctx, s, keys)
+	}
+	for i := range out {
+		if err != nil {
+			out[i] = err
+		}
+	}
+	return out
+}
+
+// submit sends a batch and notes in out what came of each key. The failure is
+// of the batch as a whole.
+func (s *Store) submit(ctx context.Context, op string, keys []string, out []error) error {
+	if err := store.Canceled(ctx, op, keys[0]); err != nil {
+		return err
+	}
+	batch, err := s.container.NewBatchBuilder()
+	for i := 0; i < len(keys) && err == nil; i++ {
+		err = batch.Delete(s.prefix+keys[i], nil)
+	}
+	if err != nil {
+		return errs.E(op, errs.Invalid, keys[0], err)
+	}
+	answer, err := s.container.SubmitBatch(ctx, batch, nil)
+	if err != nil {
+		return s.explain(ctx, op, keys[0], err)
+	}
+	said := 0
+	for _, item := range answer.Responses {
+		if item.ContentID == nil || *item.ContentID < 0 || *item.ContentID >= len(keys) {
+			return errs.New(op, errs.Transient, keys[0], "the service answers for no key of the batch")
+		}
+		i := *item.ContentID
+		said++
+		if item.Error != nil && !bloberror.HasCode(item.Error, bloberror.BlobNotFound) {
+			out[i] = s.explain(ctx, op, keys[i], item.Error)
+		}
+	}
+	if said != len(keys) {
+		return errs.E(op, errs.Transient, keys[0], fmt.Errorf("the service says something of %d of %d keys", said, len(keys)))
+	}
+	return nil
 }
 
 // Capabilities implements store.Store. Lock is what Check found.

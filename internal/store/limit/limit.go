@@ -54,8 +54,9 @@ type Store struct {
 }
 
 var (
-	_ store.Store  = (*Store)(nil)
-	_ store.Locker = (*Store)(nil)
+	_ store.Store        = (*Store)(nil)
+	_ store.Locker       = (*Store)(nil)
+	_ store.BatchDeleter = (*Store)(nil)
 )
 
 // New returns inner with its traffic limited by l.
@@ -104,6 +105,11 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]st
 
 // Delete implements store.Store.
 func (s *Store) Delete(ctx context.Context, key string) error { return s.inner.Delete(ctx, key) }
+
+// DeleteBatch implements store.BatchDeleter.
+func (s *Store) DeleteBatch(ctx context.Context, keys []string) []error {
+	return store.DeleteAll(ctx, s.inner, keys)
+}
 
 // Capabilities implements store.Store.
 func (s *Store) Capabilities() store.Capabilities { return s.inner.Capabilities() }

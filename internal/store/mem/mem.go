@@ -41,8 +41,9 @@ func New() *Store { return NewAt(time.Now) }
 func NewAt(now func() time.Time) *Store { return &Store{now: now, objects: map[string]object{}} }
 
 var (
-	_ store.Store  = (*Store)(nil)
-	_ store.Locker = (*Store)(nil)
+	_ store.Store        = (*Store)(nil)
+	_ store.Locker       = (*Store)(nil)
+	_ store.BatchDeleter = (*Store)(nil)
 )
 
 // Create implements store.Store.
@@ -173,6 +174,11 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 		s.keys = slices.Delete(s.keys, at, at+1)
 	}
 	return nil
+}
+
+// DeleteBatch implements store.BatchDeleter.
+func (s *Store) DeleteBatch(ctx context.Context, keys []string) []error {
+	return store.DeleteEach(ctx, s, keys)
 }
 
 // Damage replaces an object's content, as a failing store would. For tests of

@@ -5,6 +5,7 @@
 package meter
 
 import (
+	"cmp"
 	"context"
 	"sync/atomic"
 
@@ -14,7 +15,7 @@ import (
 
 // Counts are totals since the Store was made.
 type Counts struct {
-	Creates, Reads, Stats, Lists, Deletes uint64 // requests made; Creates with and without a lock
+	Creates, Reads, Stats, Lists, Deletes uint64 // requests made; Creates with and without a lock, a batch of Deletes is one
 	Locks                                 uint64 // locks read or extended
 	Listed                                uint64 // objects listed
 	Failed                                uint64 // requests that failed; Exists and NotFound are answers, not failures
@@ -35,8 +36,9 @@ type Store struct {
 }
 
 var (
-	_ store.Store  = (*Store)(nil)
-	_ store.Locker = (*Store)(nil)
+	_ store.Store        = (*Store)(nil)
+	_ store.Locker       = (*Store)(nil)
+	_ store.BatchDeleter = (*Store)(nil)
 )
 
 // New returns inner with its calls counted.
@@ -99,6 +101,18 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	err := s.inner.Delete(ctx, key)
 	s.note(&s.deletes, err)
 	return err
+}
+
+// DeleteBatch implements store.BatchDeleter. It counts as one request where
+// the store beneath takes it as one.
+func (s *Store) DeleteBatch(ctx context.Context, keys []string) []error {
+	b, ok := s.inner.(store.BatchDeleter)
+	if !ok {
+		return store.DeleteEach(ctx, s, keys)
+	}
+	out := b.DeleteBatch(ctx, keys)
+	s.note(&s.deletes, cmp.Or(out...))
+	return out
 }
 
 // CreateLocked implements store.Locker.

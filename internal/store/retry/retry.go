@@ -51,8 +51,9 @@ type Store struct {
 }
 
 var (
-	_ store.Store  = (*Store)(nil)
-	_ store.Locker = (*Store)(nil)
+	_ store.Store        = (*Store)(nil)
+	_ store.Locker       = (*Store)(nil)
+	_ store.BatchDeleter = (*Store)(nil)
 )
 
 // New returns inner with its passing failures repeated.
@@ -154,6 +155,35 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) (page
 // Delete implements store.Store.
 func (s *Store) Delete(ctx context.Context, key string) error {
 	return s.do(ctx, "retry.Delete", key, func() error { return s.inner.Delete(ctx, key) })
+}
+
+// DeleteBatch implements store.BatchDeleter. Only the keys that failed for a
+// passing reason are tried again.
+func (s *Store) DeleteBatch(ctx context.Context, keys []string) []error {
+	out := make([]error, len(keys))
+	left := make([]int, len(keys)) // places in keys
+	for i := range left {
+		left[i] = i
+	}
+	err := s.do(ctx, "retry.DeleteBatch", keys[0], func() (failed error) {
+		batch := make([]string, len(left))
+		for i, at := range left {
+			batch[i] = keys[at]
+		}
+		var again []int
+		for i, err := range store.DeleteAll(ctx, s.inner, batch) {
+			at := left[i]
+			if out[at] = err; passing(err) {
+				again, failed = append(again, at), err
+			}
+		}
+		left = again
+		return failed
+	})
+	for _, at := range left {
+		out[at] = err
+	}
+	return out
 }
 
 // CreateLocked implements store.Locker; what the package comment says of

@@ -202,3 +202,32 @@ func TestPauseGrowsAndIsBounded(t *testing.T) {
 		}
 	}
 }
+
+// TestBatchRepeatsWhatFailed: of a batch only the keys that failed for a
+// passing reason are tried again, and every other failure is reported as it is.
+func TestBatchRepeatsWhatFailed(t *testing.T) {
+	f := fault.New(mem.New())
+	s := New(f, Options{First: time.Microsecond, Most: time.Microsecond})
+	keys := []string{"a", "b", "c", "d"}
+	for _, key := range keys {
+		if err := s.Create(t.Context(), key, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.Add(fault.Rule{Op: fault.Delete, Prefix: "b", Do: fault.LoseAnswer()}, fault.Rule{Op: fault.Delete, Prefix: "c", Times: 2, Do: fault.Fail(errs.Unavailable)},
+		fault.Rule{Op: fault.Delete, Prefix: "d", Do: fault.Fail(errs.Denied)})
+	out := s.DeleteBatch(t.Context(), keys)
+	if out[0] != nil || out[1] != nil || out[2] != nil || !errs.Is(out[3], errs.Denied) {
+		t.Fatalf("%v", out)
+	}
+	if n := f.Calls(fault.Delete); n != 4+2+1 {
+		t.Errorf("%d deletions for four keys, of which one fails once and one twice", n)
+	}
+	f.Add(fault.Rule{Op: fault.Delete, Times: -1, Do: fault.Fail(errs.Transient)})
+	s = New(f, Options{First: time.Microsecond, Most: time.Microsecond, Elapsed: time.Millisecond})
+	for _, err := range s.DeleteBatch(t.Context(), keys[:2]) {
+		if !errs.Is(err, errs.Transient) {
+			t.Errorf("after all tries: %v", err)
+		}
+	}
+}

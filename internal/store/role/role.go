@@ -51,8 +51,9 @@ type Store struct {
 }
 
 var (
-	_ store.Store  = (*Store)(nil)
-	_ store.Locker = (*Store)(nil)
+	_ store.Store        = (*Store)(nil)
+	_ store.Locker       = (*Store)(nil)
+	_ store.BatchDeleter = (*Store)(nil)
 )
 
 // New returns inner with the rights of role.
@@ -120,6 +121,14 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 		return err
 	}
 	return s.inner.Delete(ctx, key)
+}
+
+// DeleteBatch implements store.BatchDeleter.
+func (s *Store) DeleteBatch(ctx context.Context, keys []string) []error {
+	if !rights[s.role][Delete] {
+		return store.DeleteEach(ctx, s, keys) // each is refused, and counted
+	}
+	return store.DeleteAll(ctx, s.inner, keys)
 }
 
 // Capabilities implements store.Store. A driver does not know what its

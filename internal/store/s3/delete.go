@@ -1,7 +1,9 @@
 package s3
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -29,6 +31,64 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	}
 	return s.deleted(ctx, op, key, s.core.RemoveObject(c, s.bucket, s.prefix+key, minio.RemoveObjectOptions{}))
 }
+
+// DeleteBatch implements store.BatchDeleter. Buckets that keep versions, and
+// stores that do not know the request, go key by key.
+func (s *Store) DeleteBatch(ctx context.Context, keys []string) []error {
+	const op = "s3.DeleteBatch"
+	if s.versions.Load() {
+		return store.DeleteEach(ctx, s, keys)
+	}
+	out := make([]error, len(keys))
+	place := make(map[string]int, len(keys)) // of what the store is asked to delete
+	var ask []minio.ObjectInfo
+	for i, key := range keys {
+		if out[i] = store.CheckKey(op, key); out[i] == nil {
+			place[s.prefix+key] = i
+			ask = append(ask, minio.ObjectInfo{Key: s.prefix + key})
+		}
+	}
+	if len(ask) == 0 {
+		return out
+	}
+	if err := s.deleteMany(ctx, op, ask, place, out); errs.Is(err, errs.Invalid) || errs.Is(err, errs.Denied) {
+		return store.DeleteEach(ctx, s, keys)
+	} else if err != nil {
+		for _, i := range place {
+			out[i] = err
+		}
+	}
+	return out
+}
+
+// deleteMany asks for many deletions at once and notes in out what came of
+// each. The failure is of the request as a whole.
+func (s *Store) deleteMany(ctx context.Context, op string, ask []minio.ObjectInfo, place map[string]int, out []error) error {
+	c, done, err := s.begin(ctx, op, ask[0].Key, 0)
+	if err != nil {
+		return err
+	}
+	defer done()
+	answers, err := s.core.RemoveObjectsWithIter(c, s.bucket, slices.Values(ask), minio.RemoveObjectsOptions{})
+	if err != nil {
+		return s.fail(ctx, op, ask[0].Key, err)
+	}
+	for a := range answers {
+		i, asked := place[a.ObjectName]
+		var answer minio.ErrorResponse
+		if !asked || a.Err != nil && (!errors.As(a.Err, &answer) || answer.StatusCode != 0) {
+			return s.fail(ctx, op, ask[0].Key, cmp.Or(a.Err, errUnasked)) // of no single key
+		}
+		out[i] = s.deleted(ctx, op, a.ObjectName, a.Err)
+		delete(place, a.ObjectName)
+	}
+	if len(place) > 0 {
+		return errs.E(op, errs.Transient, ask[0].Key, fmt.Errorf("the store says nothing of %d of %d keys", len(place), len(ask)))
+	}
+	return nil
+}
+
+var errUnasked = errors.New("the store answers for a key that nobody asked it to delete")
 
 // deleted is the failure of a deletion; what is gone already is none.
 func (s *Store) deleted(ctx context.Context, op, key string, err error) error {

@@ -499,3 +499,36 @@ func FuzzAnswered(f *testing.F) {
 		}
 	})
 }
+
+// TestBatchAnswers: each key of a batch gets the answer that is its own; a key
+// the store says nothing of is not taken for deleted, and a store that knows no
+// batches gets single requests.
+func TestBatchAnswers(t *testing.T) {
+	const head = `<?xml version="1.0"?><DeleteResult>`
+	s, sc := scripted(t, say(200, head+`<Deleted><Key>a</Key></Deleted><Error><Key>b</Key><Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>`))
+	out := s.DeleteBatch(t.Context(), []string{"a", "b", "c", "Bad Key"})
+	if out[0] != nil || !errs.Is(out[1], errs.Denied) || !errs.Is(out[2], errs.Transient) || !errs.Is(out[3], errs.Invalid) || sc.seen() != 1 {
+		t.Errorf("%v after %d requests", out, sc.seen())
+	}
+	s, _ = scripted(t, say(200, head+`<Deleted><Key>elsewhere</Key></Deleted></DeleteResult>`))
+	for _, err := range s.DeleteBatch(t.Context(), []string{"a", "b"}) {
+		if err == nil {
+			t.Error("an answer for another key counts")
+		}
+	}
+	s, _ = scripted(t, refuse(503, "SlowDown"))
+	for _, err := range s.DeleteBatch(t.Context(), []string{"a", "b"}) {
+		if !errs.Is(err, errs.Transient) {
+			t.Errorf("slow down: %v", err)
+		}
+	}
+	s, sc = scripted(t, refuse(501, "NotImplemented"), say(204, ""))
+	for _, err := range s.DeleteBatch(t.Context(), []string{"a", "b"}) {
+		if err != nil {
+			t.Errorf("one by one: %v", err)
+		}
+	}
+	if sc.seen() != 3 {
+		t.Errorf("%d requests for two keys one by one", sc.seen())
+	}
+}

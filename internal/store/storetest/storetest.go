@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"keys that are directories of others", nestedKeys},
 		{"longest keys", longestKeys},
 		{"delete", deletes},
+		{"delete many", deletesMany},
 		{"ended context", endedContext},
 		{"concurrent use", concurrent},
 		{"capabilities", capabilities},
@@ -226,6 +227,43 @@ func missing(t *testing.T, st store.Store) {
 	}
 	if got := list(t, st, "nothing", "", 10); len(got) != 0 {
 		t.Fatalf("listed %q", got)
+	}
+}
+
+// deletesMany: a batch deletes what it names and nothing else, a key that is
+// missing is no failure and one that is none fails alone.
+func deletesMany(t *testing.T, st store.Store) {
+	var keys []string
+	for i := range 40 {
+		keys = append(keys, fmt.Sprintf("m/%03d", i))
+		mustCreate(t, st, keys[i], []byte("x"))
+	}
+	doomed := append(slices.Clone(keys[:30]), "m/missing", "Bad Key")
+	out := store.DeleteAll(t.Context(), st, doomed)
+	if len(out) != len(doomed) {
+		t.Fatalf("%d answers for %d keys", len(out), len(doomed))
+	}
+	for i, err := range out[:31] {
+		if err != nil {
+			t.Errorf("%s: %v", doomed[i], err)
+		}
+	}
+	wantKind(t, "a bad key", out[31], errs.Invalid)
+	if got := list(t, st, "m/", "", 100); !slices.Equal(got, keys[30:]) {
+		t.Fatalf("left %q", got)
+	}
+	for _, err := range store.DeleteAll(t.Context(), st, append(slices.Clone(keys), "n/1")) { // a second time
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := list(t, st, "m/", "", 100); len(got) != 0 {
+		t.Fatalf("left %q", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, err := range store.DeleteAll(ctx, st, keys[:2]) {
+		wantKind(t, "ended context", err, errs.Canceled)
 	}
 }
 

@@ -102,8 +102,9 @@ type Store struct {
 }
 
 var (
-	_ store.Store  = (*Store)(nil)
-	_ store.Locker = (*Store)(nil)
+	_ store.Store        = (*Store)(nil)
+	_ store.Locker       = (*Store)(nil)
+	_ store.BatchDeleter = (*Store)(nil)
 )
 
 // New returns inner with no faults yet.
@@ -277,6 +278,12 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) (page
 func (s *Store) Delete(ctx context.Context, key string) error {
 	_, err := s.do(ctx, Delete, key, func(ctx context.Context) error { return s.inner.Delete(ctx, key) })
 	return err
+}
+
+// DeleteBatch implements store.BatchDeleter. To the script it is a Delete of
+// each key: a batch of which a part fails is the rule.
+func (s *Store) DeleteBatch(ctx context.Context, keys []string) []error {
+	return store.DeleteEach(ctx, s, keys)
 }
 
 // CreateLocked implements store.Locker. To the script it is a Create.

@@ -29,6 +29,7 @@ import (
 
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
+	"holdfast/internal/store"
 	"holdfast/internal/store/storetest/emulator"
 )
 
@@ -148,6 +149,16 @@ func (s *Server) Restart(ctx context.Context) error {
 		s.process = p
 	}
 	return err
+}
+
+// URL is the address of a container in a bucket.
+func (s *Server) URL(bucket, prefix string) store.URL {
+	return store.URL{Scheme: store.SchemeS3, Bucket: bucket, Prefix: prefix, Endpoint: s.Endpoint, Region: Region, PathStyle: true, CA: s.CA}
+}
+
+// Env are the variables with the owner's credentials.
+func (s *Server) Env() map[string]string {
+	return map[string]string{"AWS_ACCESS_KEY_ID": s.AccessKey, "AWS_SECRET_ACCESS_KEY": s.SecretKey}
 }
 
 // MakeBucket makes a bucket, with Object Lock (and therefore versions) if
