@@ -16,6 +16,7 @@ type TailObject struct {
 	Size     int64           // bytes
 	Created  time.Time       // by its writer's clock
 	Modified time.Time       // by the store's
+	Object   dr.UUID         // its own, from its header
 	Footer   *segment.Footer // nil of a fence; read-only
 	After    Anchor          // the anchor of a manifest that contains this object too
 }
@@ -36,7 +37,7 @@ func (c *Container) Tail(ctx context.Context, t dr.TimelineID, from Anchor, limi
 	c.recent.want()
 	w := &tailWalk{c: c, timeline: t, at: from, left: limit, take: take}
 	w.chain = newChain(Window)
-	w.chain.next, w.chain.epoch, w.chain.prev = from.Next, from.Epoch, from.Digest
+	w.chain.next, w.chain.epoch, w.chain.prev, w.chain.at = from.Next, from.Epoch, from.Digest, from.Number
 	for {
 		moved, err := w.page(ctx)
 		if err != nil {
@@ -122,8 +123,7 @@ func (w *tailWalk) accept(l *loaded) error {
 	if err := l.damaged(); err != nil {
 		return w.corrupt(err.Error())
 	}
-	k := link{number: l.number, kind: l.header.Kind, epoch: l.header.Epoch, prev: l.header.Prev, digest: l.digest}
-	if refused := w.chain.step(k); refused != "" {
+	if refused := w.chain.step(l.link()); refused != "" {
 		return w.corrupt("it does not continue the history: " + refused)
 	}
 	w.at.Number, w.at.Digest, w.at.Epoch, w.at.Next = l.number, l.digest, l.header.Epoch, w.chain.next
@@ -140,7 +140,7 @@ func (w *tailWalk) accept(l *loaded) error {
 	if l.footer != nil && l.footer.Checkpoint != nil && l.footer.Checkpoint.Seq > 0 {
 		w.at.LastSeq = max(w.at.LastSeq, l.footer.Checkpoint.Seq-1) // it holds all below, whether there was any or not
 	}
-	if err := w.take(TailObject{Number: l.number, Size: l.size, Created: l.header.Created, Modified: w.modified[l.number], Footer: l.footer, After: w.at}); err != nil {
+	if err := w.take(TailObject{Number: l.number, Size: l.size, Created: l.header.Created, Modified: w.modified[l.number], Object: l.header.Object, Footer: l.footer, After: w.at}); err != nil {
 		return err
 	}
 	w.left--

@@ -87,6 +87,9 @@ func (c *Container) object(l *loaded) (*Object, error) {
 // another size all together.
 func (o *Object) Entries(m *Image, io *ImageObject) ([]*segment.Entry, error) {
 	const op = "journal.Entries"
+	if io.Print.differs(o.Header.Object) {
+		return nil, swapped(op, o.Key)
+	}
 	out := make([]*segment.Entry, len(io.Frames))
 	var stored int64
 	for i, t := range io.Frames {
