@@ -242,10 +242,11 @@ func (p *pass) deleteDue(ctx context.Context, e *evidence) error {
 			was[t.Key] = true
 		}
 	}
-	for _, t := range p.next.Tombstones {
+	for i, t := range p.next.Tombstones {
 		if e.refused != nil {
 			return nil
 		}
+		p.tell("deleting", int64(i), int64(len(p.next.Tombstones)), false)
 		if !p.broken.noGrace && (!was[t.Key] || e.now.Sub(t.Since) < p.policy.Grace) || e.needed[t.Key] {
 			continue
 		}
