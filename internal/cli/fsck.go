@@ -129,17 +129,9 @@ func (f *fsckFlags) run(cmd *cobra.Command, url string) error {
 
 // check runs a check with a bar for each of its stages.
 func check(cmd *cobra.Command, c *journal.Container, opts journal.FsckOptions) (*journal.Report, error) {
-	stage := ""
-	bar := newProgress(cmd.ErrOrStderr(), "checking", false)
-	defer func() { bar.finish() }()
-	opts.Progress = func(p journal.FsckProgress) {
-		if p.Stage != stage {
-			bar.finish()
-			stage = p.Stage
-			bar = newProgress(cmd.ErrOrStderr(), "checking "+stage, false)
-		}
-		bar.set(int64(p.Objects), int64(p.Total))
-	}
+	bars := &stages{out: cmd.ErrOrStderr()}
+	defer bars.finish()
+	opts.Progress = func(p journal.FsckProgress) { bars.set("checking "+p.Stage, false, int64(p.Objects), int64(p.Total)) }
 	return c.Fsck(cmd.Context(), opts)
 }
 

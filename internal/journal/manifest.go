@@ -105,6 +105,7 @@ func (f Fingerprint) differs(id dr.UUID) bool { return f != 0 && f != Fingerprin
 // frame while the whole index was merged.
 type Counted struct {
 	At     time.Time      `json:"at"`     // retention's time then
+	Made   time.Time      `json:"made"`   // when that was, by the maintainer's clock
 	Points []CountedPoint `json:"points"` // retained then, by number
 	Head   int64          `json:"head"`   // bytes of frames that only the open head sees
 }

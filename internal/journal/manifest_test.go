@@ -84,7 +84,7 @@ func sampleManifest(rng *rand.Rand, objects, points, parts int) *Manifest {
 	}
 	m.Children = []Child{{Timeline: dr.TimelineID{UUID: dr.UUID{1}}, Checkpoint: 2, Seq: 200}, {Timeline: dr.TimelineID{UUID: dr.UUID{2}}, Checkpoint: 1, Seq: 100}}
 	m.Policy.TagFor, m.Policy.LockMode, m.Policy.LockWindow = 90*24*time.Hour, store.LockCompliance, 720*time.Hour
-	m.Counted = &Counted{At: testNow.Add(720 * time.Hour).UTC(), Head: 12, Points: []CountedPoint{}}
+	m.Counted = &Counted{At: testNow.Add(720 * time.Hour).UTC(), Made: testNow.Add(721 * time.Hour).UTC(), Head: 12, Points: []CountedPoint{}}
 	for i := range m.Points {
 		m.Counted.Points = append(m.Counted.Points, CountedPoint{m.Points[i].ID, m.Points[i].Time, int64(4096 * i), int64(17 * i)})
 	}

@@ -347,7 +347,7 @@ func (d *decoder) added(m *Manifest) {
 		return
 	}
 	const pointLeast = 4
-	n := &Counted{At: d.time(), Head: d.size()}
+	n := &Counted{At: d.time(), Made: d.time(), Head: d.size()}
 	n.Points = make([]CountedPoint, d.count(maxPoints, pointLeast))
 	uncolumn(d, n.Points, func(p *CountedPoint, v uint64) { p.ID = dr.CheckpointID(v) })
 	uncolumn(d, n.Points, func(p *CountedPoint, v uint64) { p.Time = fromNanos(int64(v)) })

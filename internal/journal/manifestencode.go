@@ -145,6 +145,7 @@ func (c *columns) added(m *Manifest) {
 	}
 	ps := m.Counted.Points
 	c.time(m.Counted.At)
+	c.time(m.Counted.Made)
 	c.uint(uint64(m.Counted.Head))
 	c.uint(uint64(len(ps)))
 	column(c, ps, func(p *CountedPoint) uint64 { return uint64(p.ID) })

@@ -168,6 +168,7 @@ func (p *pass) mergeAll(ctx context.Context, moved *moves) error {
 	}
 	p.recount(cat, live, moved)
 	p.mem.sizes = s.finish()
+	p.mem.sizes.Made = p.began.wall.UTC()
 	p.next.Counted = p.mem.sizes.stored()
 	p.next.Runs = []journal.RunRef{out}
 	p.report.Merged += n

@@ -15,6 +15,7 @@ import (
 // counted frame by frame while runs are merged. The zero value knows nothing.
 type Sizes struct {
 	At   time.Time         // retention's time when it was counted
+	Made time.Time         // when that was, by the maintainer's clock
 	IDs  []dr.CheckpointID // of each retained point, oldest first
 	Time []time.Time       // of each retained point
 	Last []int64           // bytes, one more than Time: the open head's at the end
@@ -24,7 +25,7 @@ type Sizes struct {
 
 // stored is s as a manifest keeps it.
 func (s *Sizes) stored() *journal.Counted {
-	c := &journal.Counted{At: s.At, Head: s.Last[len(s.Time)], Points: make([]journal.CountedPoint, len(s.Time))}
+	c := &journal.Counted{At: s.At, Made: s.Made, Head: s.Last[len(s.Time)], Points: make([]journal.CountedPoint, len(s.Time))}
 	for i := range c.Points {
 		c.Points[i] = journal.CountedPoint{ID: s.IDs[i], Time: s.Time[i], Last: s.Last[i], Alone: s.Alone[i]}
 	}
@@ -36,7 +37,7 @@ func sizesOf(m *journal.Manifest) *Sizes {
 	if m.Counted == nil {
 		return nil
 	}
-	s := &Sizes{At: m.Counted.At}
+	s := &Sizes{At: m.Counted.At, Made: m.Counted.Made}
 	for _, p := range m.Counted.Points {
 		s.IDs, s.Time = append(s.IDs, p.ID), append(s.Time, p.Time)
 		s.Last, s.Alone = append(s.Last, p.Last), append(s.Alone, p.Alone)
