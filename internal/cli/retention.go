@@ -147,7 +147,11 @@ func printRetention(w io.Writer, v *retentionView) {
 	fmt.Fprintf(w, "in force\tsince generation %d at %s, by %s, or earlier\n", v.Generation, timeOf(v.At), dash(v.By))
 	fmt.Fprintf(w, "checkpoints\t%d, the oldest of %s\n", v.Checkpoints, timeOf(v.Oldest))
 	for _, k := range slices.Sorted(maps.Keys(v.Reasons)) {
-		fmt.Fprintf(w, "  by %s\t%d\n", k, v.Reasons[k])
+		word := k
+		if k == string(journal.ByNewest) && v.Reasons[k] > 1 {
+			word += ", or too new to be thinned" // what no manifest had shown yet stays for one
+		}
+		fmt.Fprintf(w, "  by %s\t%d\n", word, v.Reasons[k])
 	}
 	fmt.Fprintf(w, "history\t%s live, %s stored\n", sizeOf(v.Live), sizeOf(v.Stored))
 	if v.Paused != "" {
