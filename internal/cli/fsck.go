@@ -131,7 +131,13 @@ func (f *fsckFlags) run(cmd *cobra.Command, url string) error {
 func check(cmd *cobra.Command, c *journal.Container, opts journal.FsckOptions) (*journal.Report, error) {
 	bars := &stages{out: cmd.ErrOrStderr()}
 	defer bars.finish()
-	opts.Progress = func(p journal.FsckProgress) { bars.set("checking "+p.Stage, false, int64(p.Objects), int64(p.Total)) }
+	opts.Progress = func(p journal.FsckProgress) {
+		if p.ToRead > 0 {
+			bars.set("checking "+p.Stage, true, min(p.Bytes, p.ToRead), p.ToRead)
+			return
+		}
+		bars.set("checking "+p.Stage, false, int64(p.Objects), int64(p.Total))
+	}
 	return c.Fsck(cmd.Context(), opts)
 }
 

@@ -62,6 +62,10 @@ func (k *checker) content(ctx context.Context) error {
 		budget = int64(float64(total) * k.opts.Share)
 	}
 	k.progress = FsckProgress{Stage: "content", Total: len(all), Objects: from}
+	for _, s := range all[from:] {
+		k.progress.ToRead += s.size
+	}
+	k.progress.ToRead = min(k.progress.ToRead, budget)
 	began, read := time.Now(), int64(0)
 	for from < len(all) {
 		if k.opts.Share > 0 && read > 0 && read >= budget {
@@ -75,10 +79,14 @@ func (k *checker) content(ctx context.Context) error {
 		for _, s := range batch {
 			read += s.bytes
 			next.Bytes += s.bytes
-			k.tell()
+			k.progress.Objects++
 			if err := k.judge(ctx, s); err != nil {
 				return err
 			}
+		}
+		if k.opts.Progress != nil { // objects are large
+			k.progress.Problems = len(k.report.Problems) + k.report.More
+			k.opts.Progress(k.progress)
 		}
 		from += len(batch)
 		next.After, next.Objects = batch[len(batch)-1].key, next.Objects+len(batch)
