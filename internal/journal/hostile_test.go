@@ -60,6 +60,31 @@ func publishOverwrites(t *testing.T, c *Container, o *oracle, n int) {
 	}
 }
 
+// overwritesAsBefore is publishOverwrites as the first release did it: objects do
+// not name the one before.
+func overwritesAsBefore(t *testing.T, c *Container, o *oracle, n int) {
+	t.Helper()
+	tl := c.Domain().Timeline
+	e := must[dr.Epoch](t)(c.claimEpoch(t.Context(), tl, "old", testNow))
+	at := must[*History](t)(c.History(t.Context(), HistoryOptions{})).chain
+	h := segment.Header{Kind: segment.Journal, Domain: c.domain.ID, Timeline: tl, Epoch: e, Number: at.next, Prev: at.prev,
+		Key: c.current().id, Window: Window, Created: testNow}
+	body, d, err := segment.SealFence(h)
+	check(t, err)
+	check(t, c.st.Create(t.Context(), objectKey(tl, h.Number), body))
+	h.Number += Window
+	for range n {
+		h.Prev = d
+		body, d, err = o.overwrite().build(t, o, c.NewBuilder(segment.BuilderOptions{})).Finish(h)
+		check(t, err)
+		check(t, c.st.Create(t.Context(), objectKey(tl, h.Number), bytes.Clone(body)))
+		h.Number++
+	}
+}
+
+// publishers are the ways to publish overwrites, by name.
+var publishers = map[string]func(*testing.T, *Container, *oracle, int){"now": publishOverwrites, "as before": overwritesAsBefore}
+
 func bodyOf(t *testing.T, st store.Store, key string) []byte {
 	t.Helper()
 	in := must[store.Info](t)(st.Stat(t.Context(), key))
@@ -213,12 +238,18 @@ func TestAnObjectOfAnotherFutureIsNoticedBelowTheAnchor(t *testing.T) {
 // TestForgedFencesHideNothing: where an epoch was claimed and never used, a
 // store could make the fences of it, and of the next one, and so skip objects.
 func TestForgedFencesHideNothing(t *testing.T) {
+	for name, publish := range publishers {
+		t.Run(name, func(t *testing.T) { forgedFences(t, publish) })
+	}
+}
+
+func forgedFences(t *testing.T, publish func(*testing.T, *Container, *oracle, int)) {
 	st, o := mem.New(), newOracle(seeded(t), 2*dr.ChunkSize)
 	c := newTestContainer(t, st)
 	tl := c.Domain().Timeline
-	publishOverwrites(t, c, o, 2)                                     // fence 1, objects 9 and 10
+	publish(t, c, o, 2)                                               // fence 1, objects 9 and 10
 	must[dr.Epoch](t)(c.claimEpoch(t.Context(), tl, "died", testNow)) // epoch 2
-	publishOverwrites(t, c, o, 12)                                    // epoch 3: fence 11, objects 19 to 30
+	publish(t, c, o, 12)                                              // epoch 3: fence 11, objects 19 to 30
 	last := headerOf(t, bodyOf(t, st, objectKey(tl, 10)))
 	end := bodyOf(t, st, objectKey(tl, 27))
 	fence := func(n dr.ObjectNumber, e dr.Epoch, prev segment.Digest) ([]byte, segment.Digest) {
@@ -264,10 +295,16 @@ func TestAForgedFenceAtTheEndIsDenialAlone(t *testing.T) {
 // TestATailAloneProvesNoFence: an object whose header is garbage was not a
 // fence because its tail, and the object 8 beyond, seem to say so.
 func TestATailAloneProvesNoFence(t *testing.T) {
+	for name, publish := range publishers {
+		t.Run(name, func(t *testing.T) { tailAlone(t, publish) })
+	}
+}
+
+func tailAlone(t *testing.T, publish func(*testing.T, *Container, *oracle, int)) {
 	st, o := mem.New(), newOracle(seeded(t), 2*dr.ChunkSize)
 	c := newTestContainer(t, st)
 	tl := c.Domain().Timeline
-	publishOverwrites(t, c, o, 12) // fence 1, objects 9 to 20
+	publish(t, c, o, 12) // fence 1, objects 9 to 20
 	beyond := bodyOf(t, st, objectKey(tl, 18))
 	garbage := claimDigest(bodyOf(t, st, objectKey(tl, 10)), headerOf(t, beyond).Prev)
 	clear(garbage[16:segment.HeaderSize])
