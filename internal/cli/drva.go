@@ -34,10 +34,10 @@ type drvaConfig struct {
 	Limit      string `json:"history-limit,omitempty"`   // of the history's size
 	Grace      string `json:"history-grace,omitempty"`   // before what nothing needs is deleted
 	TagTime    string `json:"tag-time,omitempty"`        // how long tagged checkpoints stay
-	Lock       string `json:"object-lock,omitempty"`     // against deletion by anybody
+	Lock       string `json:"lock,omitempty"`            // how long nobody can delete what the history needs
 	Maintain   *bool  `json:"maintain,omitempty"`        // false: somebody else does
-	LockMode   string `json:"lock,omitempty"`            // of what is published: governance or compliance
-	LockFor    string `json:"lock-for,omitempty"`        // how long each object is held
+	OldLock    string `json:"object-lock,omitempty"`     // what lock was before; refused
+	OldLockFor string `json:"lock-for,omitempty"`        // likewise
 	Status     string `json:"status,omitempty"`          // unix socket for "holdfast status"
 }
 
@@ -108,16 +108,18 @@ The appliance also maintains the history it writes: thins it, packs it, and give
 room back; replication never waits for that. retention is its schedule,
 history-limit its size ("500GB": the oldest go; "500GB alarm": only an alarm),
 history-grace how long what nothing needs stays (default 24h), tag-time how long
-tagged checkpoints stay, object-lock what holds the history against deletion by
-anybody ("compliance for 30d"). What is left out is what the container remembers
-when the appliance starts (see "holdfast retention set"), or the default. With
-"maintain": false it is done elsewhere, by "holdfast gc run --watch", and the
-appliance needs no right to delete.
+tagged checkpoints stay ("365d"), lock how long nobody, with whatever credentials,
+can delete what the history needs ("governance for 30d", "compliance for 30d",
+"none"). What is left out is what the container remembers when the appliance starts
+(see "holdfast retention"), or the default; what is named, the container remembers
+from then on. With "maintain": false it is done elsewhere, by "holdfast gc run
+--watch", and the appliance needs no right to delete; of these settings it then
+takes lock alone, for what it publishes.
 
-lock ("governance" or "compliance") holds every object the appliance creates against
-deletion from its first moment, for lock-for (default 26h, at least 24h), and keeps
-held what else a recovery needs; the store must have Object Lock. object-lock then
-holds on to what the history needs for longer.
+With a lock, every object the appliance creates is held against deletion from its
+first moment, for 26h (24h, if the lock is for less), and maintenance extends that
+to the lock's time for as long as the history needs it, and holds what else a
+recovery needs. The store must have Object Lock.
 
 The appliance comes up while the store is away, says so in its log and status, and
 goes on trying; hosts track what changes meanwhile.
@@ -146,8 +148,7 @@ func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
 	if err != nil {
 		return err
 	}
-	locks, err := cfg.locks()
-	if err != nil {
+	if err := cfg.refuseOldLock(); err != nil {
 		return err
 	}
 	if _, err := cfg.policy(); err != nil {
@@ -180,7 +181,7 @@ func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
 		name = "unknown"
 	}
 	a := &appliance{cfg: cfg, identity: identity, stack: st, limiter: limiter, log: log, address: ln.Addr(), config: drva.Config{
-		Host: name, LogDir: cfg.Log, Quota: cfg.Quota, Interval: interval, Lock: locks,
+		Host: name, LogDir: cfg.Log, Quota: cfg.Quota, Interval: interval,
 		Listener: ln, Authenticate: hostOf(cmd.Context()), Logger: log,
 	}}
 	return serve(cmd.Context(), log, cfg.Status, a.calls(), a.run)
@@ -189,11 +190,12 @@ func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
 // policy is what the configuration says of the history's maintenance. Kind
 // Invalid when it is done elsewhere and it says something.
 func (cfg *drvaConfig) policy() (policyText, error) {
-	text := policyText{schedule: cfg.Retention, limit: cfg.Limit, grace: cfg.Grace, tagTime: cfg.TagTime, lock: cfg.Lock}
+	text := policyText{schedule: cfg.Retention, limit: cfg.Limit, grace: cfg.Grace, tagTime: cfg.TagTime}
 	if cfg.Maintain != nil && !*cfg.Maintain && !text.empty() {
 		return text, errs.New("drva", errs.Invalid, "maintain", "the configuration says how the history is maintained, and that it is not").
-			WithRemedy(`take "maintain": false out, or retention, history-limit, history-grace, tag-time and object-lock`)
+			WithRemedy(`take "maintain": false out, or retention, history-limit, history-grace and tag-time`)
 	}
+	text.lock = cfg.Lock
 	return text, text.apply(&maintain.Policy{})
 }
 

@@ -13,6 +13,7 @@ import (
 	"holdfast/internal/drva"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
+	"holdfast/internal/maintain"
 	"holdfast/internal/store"
 	"holdfast/internal/store/limit"
 )
@@ -30,23 +31,63 @@ const (
 // stateWaiting is an appliance's state before it has reached its container.
 const stateWaiting = "waiting for the store"
 
-// defaultLockFor is how long what the appliance publishes is held when a lock
-// is asked for and no time: a day to notice, and some to act.
-const defaultLockFor = 26 * time.Hour
+// firstHold is how long what the appliance publishes is held at first: a day
+// to notice that somebody deletes, and some to act. Most of it is thinned out
+// again soon; maintenance extends the lock of the rest within minutes.
+const firstHold = 26 * time.Hour
 
-// locks reads lock and lock-for.
-func (cfg *drvaConfig) locks() (journal.LockOptions, error) {
-	o := journal.LockOptions{Mode: store.LockMode(cfg.LockMode)}
-	if o.Mode != "" {
-		o.For = defaultLockFor
+// refuseOldLock refuses the settings that became one, and says what to write
+// instead. Kind Invalid.
+func (cfg *drvaConfig) refuseOldLock() error {
+	mode, bare := cfg.Lock, cfg.Lock == string(store.LockGovernance) || cfg.Lock == string(store.LockCompliance)
+	if cfg.OldLock == "" && cfg.OldLockFor == "" && !bare {
+		return nil
 	}
-	if cfg.LockFor != "" {
-		var err error
-		if o.For, err = time.ParseDuration(cfg.LockFor); err != nil {
-			return o, errs.E("drva", errs.Invalid, "lock-for", err).WithRemedy("write it as in 26h")
+	say := cfg.OldLock
+	if say == "" {
+		if !bare {
+			mode = string(store.LockGovernance)
+		}
+		say = mode + " for 30d"
+	}
+	return errs.New("drva", errs.Invalid, "lock", "lock, lock-for and object-lock are one setting now, which says how long nobody can delete what the history needs").
+		WithRemedy(fmt.Sprintf(`take lock-for and object-lock out, and write "lock": %q: what is published is held for 26h at first, and by maintenance for that long while it is needed`, say))
+}
+
+// lock is how what is published is held: by what the configuration names, else
+// by what the container remembers. Kinds: Invalid, the store's.
+func (cfg *drvaConfig) lock(ctx context.Context, c *journal.Container, log *slog.Logger) (o journal.LockOptions, err error) {
+	var l maintain.LockPolicy
+	if cfg.Lock != "" {
+		l, err = parseLock(cfg.Lock)
+	} else {
+		l, err = lockOf(ctx, c)
+		if errs.Is(err, errs.Corrupt) {
+			log.Warn("the lock that the container remembers cannot be read; nothing that is published is locked", "err", err,
+				"remedy", `name it in the configuration, as "lock": "governance for 30d" or "none", and run fsck`)
+			return o, nil
 		}
 	}
+	if err != nil || l.Mode == "" {
+		return o, err
+	}
+	o = journal.LockOptions{Mode: l.Mode, For: min(firstHold, max(l.Window, journal.LeastLock))}
 	return o, o.Validate()
+}
+
+// lockOf is the lock that the current timeline's newest manifest remembers.
+func lockOf(ctx context.Context, c *journal.Container) (l maintain.LockPolicy, err error) {
+	all, err := c.Timelines(ctx)
+	if err != nil {
+		return l, err
+	}
+	for _, t := range all {
+		if t.Current {
+			p, _, err := policyOf(ctx, c, t.ID)
+			return p.Lock, err
+		}
+	}
+	return l, nil
 }
 
 // appliance is a DRVA from the moment it can answer for itself, which is
@@ -73,12 +114,12 @@ type appliance struct {
 // What the store answers, that there is no such bucket or that the credentials
 // are wrong, ends it at once.
 func (a *appliance) run(ctx context.Context) error {
-	c, err := a.reach(ctx)
+	c, lock, err := a.reach(ctx)
 	if err != nil {
 		return err
 	}
 	cfg := a.config
-	cfg.Container = c
+	cfg.Container, cfg.Lock = c, lock
 	s, err := drva.New(cfg)
 	if err != nil {
 		return err
@@ -98,19 +139,20 @@ func (a *appliance) run(ctx context.Context) error {
 	return main(ctx)
 }
 
-// reach opens the container, trying on while the store is away.
-func (a *appliance) reach(ctx context.Context) (*journal.Container, error) {
+// reach opens the container and finds out how what is published is to be
+// locked, trying on while the store is away.
+func (a *appliance) reach(ctx context.Context) (*journal.Container, journal.LockOptions, error) {
 	var told time.Time
 	for pause := startFirst; ; pause = min(2*pause, startMost) {
-		c, err := a.open(ctx)
+		c, lock, err := a.open(ctx)
 		if err == nil {
 			if !told.IsZero() {
 				a.log.Info("the store is there")
 			}
-			return c, nil
+			return c, lock, nil
 		}
 		if ctx.Err() != nil || !errs.Is(err, errs.Transient) && !errs.Is(err, errs.Unavailable) {
-			return nil, err
+			return nil, lock, err
 		}
 		a.mu.Lock()
 		a.away = []drva.TimedError{{Time: time.Now().UTC(), Kind: errs.KindOf(err).String(), Error: err.Error(), Remedy: errs.RemedyOf(err)}}
@@ -124,17 +166,22 @@ func (a *appliance) reach(ctx context.Context) (*journal.Container, error) {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
-			return nil, errs.E("drva", errs.Canceled, a.cfg.Container, context.Cause(ctx))
+			return nil, lock, errs.E("drva", errs.Canceled, a.cfg.Container, context.Cause(ctx))
 		}
 	}
 }
 
 // open tries once.
-func (a *appliance) open(ctx context.Context) (*journal.Container, error) {
+func (a *appliance) open(ctx context.Context) (*journal.Container, journal.LockOptions, error) {
 	if err := a.stack.check(ctx); err != nil {
-		return nil, err
+		return nil, journal.LockOptions{}, err
 	}
-	return journal.Open(ctx, a.stack.store, a.identity)
+	c, err := journal.Open(ctx, a.stack.store, a.identity)
+	if err != nil {
+		return nil, journal.LockOptions{}, err
+	}
+	lock, err := a.cfg.lock(ctx, c, a.log)
+	return c, lock, err
 }
 
 // running returns the server and what maintains; kind Unavailable while the

@@ -129,16 +129,14 @@ func (f *fsckFlags) run(cmd *cobra.Command, url string) error {
 
 // check runs a check with a bar for each of its stages.
 func check(cmd *cobra.Command, c *journal.Container, opts journal.FsckOptions) (*journal.Report, error) {
-	stage := ""
-	bar := newProgress(cmd.ErrOrStderr(), "checking", false)
-	defer func() { bar.finish() }()
+	bars := &stages{out: cmd.ErrOrStderr()}
+	defer bars.finish()
 	opts.Progress = func(p journal.FsckProgress) {
-		if p.Stage != stage {
-			bar.finish()
-			stage = p.Stage
-			bar = newProgress(cmd.ErrOrStderr(), "checking "+stage, false)
+		if p.ToRead > 0 {
+			bars.set("checking "+p.Stage, true, min(p.Bytes, p.ToRead), p.ToRead)
+			return
 		}
-		bar.set(int64(p.Objects), int64(p.Total))
+		bars.set("checking "+p.Stage, false, int64(p.Objects), int64(p.Total))
 	}
 	return c.Fsck(cmd.Context(), opts)
 }

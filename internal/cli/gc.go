@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -50,9 +51,11 @@ type gcStatus struct {
 	Branches    []gcFork  `json:"branches"`     // that need what this timeline holds
 	Locked      int64     `json:"locked_bytes"` // held by the store against deletion
 	LockedCount int       `json:"locked_objects"`
-	LockedUntil time.Time `json:"locked_until"` // when the last of these runs out
-	Tombstones  int       `json:"tombstones"`   // objects that nothing needs any more
-	Due         time.Time `json:"next_due"`     // when the oldest of them may be deleted
+	LockedUntil time.Time `json:"locked_until"`      // when the last of these runs out
+	LockedIdle  int64     `json:"locked_idle_bytes"` // of them needed by nothing, and kept for the lock alone
+	Counted     time.Time `json:"counted"`           // when the bytes for each alone were; zero: not yet
+	Tombstones  int       `json:"tombstones"`        // objects that nothing needs any more
+	Due         time.Time `json:"next_due"`          // when the oldest of them may be deleted
 }
 
 // gcPin is a pin that holds.
@@ -74,23 +77,33 @@ type gcFork struct {
 func newGCStatus() *cobra.Command {
 	var id identityFlags
 	var tl timelineFlag
+	var anew bool
 	cmd := &cobra.Command{
 		Use:   "status URL",
 		Short: "Show how the room is used, what holds it, and how maintenance stands",
 		Long: `Shows, as of the newest maintenance pass: bytes stored, live (needed by what is
 retained) and reclaimable (needed by nothing, and waiting for the grace); what
-besides the schedule holds checkpoints, by name; what the store holds locked; when
-maintenance last ran, and why it rests if it does. Changes nothing, and needs no
-right but to read.
+besides the schedule holds checkpoints, by name, and how many bytes are there for
+each alone; what the store holds locked; when maintenance last ran, and why it
+rests if it does. Changes nothing, and needs no right but to read.
+
+The bytes for each alone are counted whenever the whole index is merged, and as old
+as "counted" says; --fresh counts them now, by what "gc run --full" does.
 
 When the next pass runs is known by whoever runs it: "holdfast status SOCKET".`,
 		Example: `  holdfast gc status file:///srv/dr/erp --key recovery.key
   holdfast gc status file:///srv/dr/erp --key recovery.key --timeline drill -o json`,
 		Args: exactArgs("URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, m, err := openMaintainer(cmd.Context(), args[0], &id, &tl, maintain.Options{})
+			bars := &stages{out: cmd.ErrOrStderr()}
+			c, m, err := openMaintainer(cmd.Context(), args[0], &id, &tl, maintain.Options{By: maintainerName("gc status"), Progress: bars.tell})
 			if err != nil {
 				return err
+			}
+			if anew {
+				if _, err := counted(cmd, m, true, bars); err != nil {
+					return err
+				}
 			}
 			s, err := statusOfGC(cmd.Context(), c, m, time.Now())
 			if err != nil {
@@ -102,6 +115,7 @@ When the next pass runs is known by whoever runs it: "holdfast status SOCKET".`,
 	id.add(cmd)
 	tl.add(cmd)
 	addOutputFlag(cmd)
+	cmd.Flags().BoolVar(&anew, "fresh", false, "count anew first, by a full maintenance pass")
 	return cmd
 }
 
@@ -127,7 +141,11 @@ func statusOfGC(ctx context.Context, c *journal.Container, m *maintain.Maintaine
 	for _, t := range all {
 		if t.Fork != nil && t.Parent == m.Timeline() && t.Dropped == nil {
 			s.Branches = append(s.Branches, gcFork{t.ID, t.Label, t.Fork.ID})
+			s.nameBranch(&t)
 		}
+	}
+	if st.Forecasts != nil {
+		s.Counted = st.Forecasts.Made
 	}
 	man, ok, err := c.ReadManifest(ctx, m.Timeline())
 	if err != nil || !ok {
@@ -140,6 +158,9 @@ func statusOfGC(ctx context.Context, c *journal.Container, m *maintain.Maintaine
 	for i := range man.Objects {
 		if o := &man.Objects[i]; o.Retain.After(now) {
 			s.Locked += o.Size
+			if o.Live == 0 {
+				s.LockedIdle += o.Size
+			}
 			s.LockedCount++
 			if o.Retain.After(s.LockedUntil) {
 				s.LockedUntil = o.Retain
@@ -149,8 +170,27 @@ func statusOfGC(ctx context.Context, c *journal.Container, m *maintain.Maintaine
 	return s, nil
 }
 
+// nameBranch calls what a branch holds by the branch's label, if it has one.
+func (s *gcStatus) nameBranch(t *journal.TimelineInfo) {
+	s.Held = slices.Clone(s.Held) // shared with the maintainer
+	for i := range s.Held {
+		if h := &s.Held[i]; h.Reason == string(journal.ByFork) && h.Name == t.ID.String() && t.Label != "" {
+			h.Name = t.Label
+		}
+	}
+}
+
 func printGC(w io.Writer, s *gcStatus) {
 	printUpkeep(w, &s.Status)
+	switch {
+	case !s.Counted.IsZero():
+		fmt.Fprintf(w, "counted\t%s\n", countedAt(s.Counted, time.Now()))
+	case s.Generation > 0:
+		fmt.Fprintln(w, "counted\tnot yet: the next merge of the whole index does, or --fresh now")
+	}
+	if s.NextRun.IsZero() {
+		fmt.Fprintln(w, "next run\twhoever maintains it knows: holdfast status SOCKET")
+	}
 	if s.By != "" {
 		fmt.Fprintf(w, "last run by\t%s\n", s.By)
 	}
@@ -164,7 +204,8 @@ func printGC(w io.Writer, s *gcStatus) {
 		fmt.Fprintf(w, "to delete\t%d object(s), the first from %s on\n", s.Tombstones, timeOf(s.Due))
 	}
 	if s.LockedCount > 0 {
-		fmt.Fprintf(w, "locked\t%s in %d object(s), the last until %s\n", sizeOf(s.Locked), s.LockedCount, timeOf(s.LockedUntil))
+		fmt.Fprintf(w, "locked\t%s in %d object(s), the last until %s; %s of it is kept for the lock alone\n",
+			sizeOf(s.Locked), s.LockedCount, timeOf(s.LockedUntil), sizeOf(s.LockedIdle))
 	}
 }
 
@@ -330,8 +371,10 @@ what each did. With --watch it goes on until it is stopped: for a machine that
 maintains with credentials of its own, while the DRVA's have no right to delete
 ("maintain": false in its configuration). Interrupting it loses nothing.
 
-The policy is the one the container remembers; --tag-time and --lock, which it
-does not remember, are to be given to each run.`,
+The policy is the one the container remembers, see "holdfast retention"; what
+--tag-time and --lock name is in force from this run on, and remembered. With
+--watch, a rotation of the data key is noticed within half an hour and said in the
+log and the status: restart it then, with the key it has.`,
 		Example: `  holdfast gc run file:///srv/dr/erp --key gc.key
   holdfast gc run file:///srv/dr/erp --key gc.key --full
   holdfast gc run s3://dr-erp?region=eu-central-1 --key gc.key --watch --status /run/holdfast/gc.sock`,
@@ -341,7 +384,7 @@ does not remember, are to be given to each run.`,
 	f.id.add(cmd)
 	f.timeline.add(cmd)
 	f.request.add(cmd)
-	f.policy.addLasting(cmd.Flags())
+	f.policy.addHolding(cmd.Flags())
 	addOutputFlag(cmd)
 	cmd.Flags().BoolVar(&f.watch, "watch", false, "go on until stopped")
 	cmd.Flags().DurationVar(&f.interval, "interval", maintain.DefaultInterval, "with --watch: between passes, 1m to 1h")
@@ -366,28 +409,35 @@ func (f *gcRun) run(cmd *cobra.Command, url string) error {
 	if err != nil {
 		return err
 	}
-	u := newUpkeep(c, f.policy, maintain.Options{Timeline: t, By: maintainerName("gc run"), Interval: f.interval, Logger: log})
+	opts := maintain.Options{Timeline: t, By: maintainerName("gc run"), Interval: f.interval, Logger: log}
+	bars := &stages{out: cmd.ErrOrStderr()}
+	if !f.watch {
+		opts.Progress = bars.tell
+	}
+	u := newUpkeep(c, f.policy, opts)
 	if err := u.open(ctx); err != nil {
 		return err
 	}
 	f.request.ask(u.maintainer())
 	if f.watch {
-		return serve(ctx, log, f.status, u.calls(), u.run)
+		u.keys = newKeyWatch(c, log)
+		return serve(ctx, log, f.status, u.calls(), u.keys.beside(u.run))
 	}
-	r, err := passes(cmd, u.maintainer())
+	r, err := passes(cmd, u.maintainer(), bars)
 	if err != nil {
 		return err
 	}
 	return print(cmd, r, func(w io.Writer) { printPasses(w, r) })
 }
 
-// passes makes passes until no backlog is left. The report is of all of them:
-// what was done is added up, how things stand is of the last.
-func passes(cmd *cobra.Command, m *maintain.Maintainer) (*maintain.Report, error) {
+// passes makes passes until no backlog is left, which bars show. The report is
+// of all of them: what was done is added up, how things stand is of the last.
+func passes(cmd *cobra.Command, m *maintain.Maintainer, bars *stages) (*maintain.Report, error) {
 	var sum *maintain.Report
 	for n := 1; ; n++ {
 		fmt.Fprintf(cmd.ErrOrStderr(), "maintaining %s, pass %d\n", m.Timeline(), n)
 		r, err := m.Pass(cmd.Context())
+		bars.finish()
 		if err != nil {
 			return nil, err
 		}

@@ -271,12 +271,41 @@ func TestRetention(t *testing.T) {
 		t.Errorf("%d of %d checkpoints kept: %v\n%+v", len(left), ch.Keep, left, ch)
 	}
 	has(t, "size limit", must(t, set("--size-limit", "2TB alarm", "--grace", "48h")...), "1.8 TiB, then an alarm", "2d")
+	// A shorter schedule takes no tags along; naming their time does.
+	v = jsonOf[retentionView](t, append([]string{"retention", "show", b.url}, k...)...)
+	if v.Policy.TagTime != (40*24*time.Hour).Seconds() || v.Policy.Follows || v.Policy.Lock != wordNone {
+		t.Errorf("tags: %+v", v.Policy)
+	}
+	must(t, set("--tag-time", "400d")...)
+	has(t, "retention show", must(t, append([]string{"retention", "show", b.url}, k...)...), "tag time", "400d", "lock", "none")
+	if code, out, _ := call(t, set("--tag-time", "schedule")...); code != exitUsage || !strings.Contains(out, "stay 1h instead of 400d") {
+		t.Errorf("a shorter time of tags: exit %d, %s", code, out)
+	}
+	if code, _, said := call(t, set("--lock", "governance for 30d")...); code != exitUsage || !strings.Contains(said, "cannot hold") {
+		t.Errorf("a lock on a directory: exit %d, %s", code, said)
+	}
 
 	f := jsonOf[retentionForecast](t, append([]string{"retention", "forecast", b.url, "--size", "1B", "--size", "1TB"}, k...)...)
 	if f.Live == 0 || len(f.Forecasts) != 2 || f.Forecasts[0].Keeps != 0 || !f.Forecasts[0].Measured || f.Forecasts[1].Keeps < 50 {
 		t.Errorf("forecast: %+v", f)
 	}
-	has(t, "forecast", must(t, append([]string{"retention", "forecast", b.url}, k...)...), "you keep", "reaches back")
+	has(t, "forecast", must(t, append([]string{"retention", "forecast", b.url}, k...)...), "you keep", "reaches back", "counted")
+	before := b.generation(t)
+	f = jsonOf[retentionForecast](t, append([]string{"retention", "forecast", b.url, "--fresh"}, k...)...)
+	if f.Live == 0 || f.Counted.IsZero() || b.generation(t) == before {
+		t.Errorf("counted anew: %+v", f)
+	}
+	before = b.generation(t)
+	must(t, append([]string{"retention", "forecast", b.url}, k...)...)
+	if b.generation(t) != before {
+		t.Error("a forecast from what is remembered wrote a manifest")
+	}
+}
+
+// generation is that of the newest manifest.
+func (b *box) generation(t *testing.T) uint64 {
+	t.Helper()
+	return jsonOf[retentionView](t, "retention", "show", b.url, "--key", b.key).Generation
 }
 
 func TestGCPlanRunStatus(t *testing.T) {
@@ -570,7 +599,7 @@ func TestDRVAMaintains(t *testing.T) {
 
 	for word, change := range map[string]func(map[string]any){
 		"10s":               func(c map[string]any) { c["retention"] = "10s" },
-		"cannot hold":       func(c map[string]any) { c["object-lock"] = "governance for 2d" },
+		"cannot hold":       func(c map[string]any) { c["lock"] = "governance for 2d" },
 		`"maintain": false`: func(c map[string]any) { c["maintain"], c["history-limit"] = false, "1TB" },
 	} {
 		configure(change)

@@ -273,7 +273,7 @@ func TestApplianceNoticesARotation(t *testing.T) {
 		}
 		time.Sleep(3*keyWatchEvery + time.Second) // of the test's own clock
 		synctest.Wait()
-		if s := k.status(); s.Generation != 1 || s.Newer.IsZero() || strings.Count(log.String(), "restart the appliance") != 1 {
+		if s := k.status(); s.Generation != 1 || s.Newer.IsZero() || strings.Count(log.String(), restartWords) != 1 {
 			t.Errorf("after: %+v %s", s, &log)
 		}
 		var shown bytes.Buffer

@@ -21,7 +21,7 @@ type keyStatus struct {
 }
 
 // restartWords is what to do about a newer data key.
-const restartWords = "restart the appliance: it seals under the newest data key from its start on"
+const restartWords = "restart it: it seals under the newest data key, and opens what is sealed under it, from its start on"
 
 // keyWatch looks for rotations of the data key beside what seals. It is safe
 // for concurrent use and never fails what it runs beside.
@@ -85,7 +85,7 @@ func (k *keyWatch) look(ctx context.Context) {
 	k.newer = id
 	k.mu.Unlock()
 	if newer && was != id {
-		k.log.Warn("the data key was rotated; this appliance seals under the old one", "generation", k.generation, "newer", id.String(), "remedy", restartWords)
+		k.log.Warn("the data key was rotated; this process seals under the old one", "generation", k.generation, "newer", id.String(), "remedy", restartWords)
 	}
 }
 

@@ -20,7 +20,7 @@ type policyText struct {
 	schedule string // "5s for 1h, 1m for 24h, 1h for 30d"
 	limit    string // "500GB", "500GB alarm", "none"
 	grace    string
-	tagTime  string
+	tagTime  string // "90d", or "schedule": as long as that reaches back
 	lock     string // "governance for 30d", "compliance for 30d", "none"
 }
 
@@ -28,13 +28,18 @@ const (
 	limitShorten = "shorten"
 	limitAlarm   = "alarm"
 	wordNone     = "none"
+	wordSchedule = "schedule"
 )
 
 // apply changes the named parts of a policy.
 func (t *policyText) apply(p *maintain.Policy) (err error) {
 	if t.schedule != "" {
+		follows := p.TagFor == p.Schedule.Span()
 		if p.Schedule, err = maintain.ParseSchedule(t.schedule); err != nil {
 			return err
+		}
+		if follows && p.Schedule.Span() > p.TagFor {
+			p.TagFor = 0 // as long as the new one; a shorter one takes no tags along unasked
 		}
 	}
 	if t.limit != "" {
@@ -47,7 +52,9 @@ func (t *policyText) apply(p *maintain.Policy) (err error) {
 			return err
 		}
 	}
-	if t.tagTime != "" {
+	if t.tagTime == wordSchedule {
+		p.TagFor = 0
+	} else if t.tagTime != "" {
 		if p.TagFor, err = parseSpan("tag time", t.tagTime); err != nil {
 			return err
 		}
@@ -80,7 +87,7 @@ func parseLimit(text string) (bytes int64, mode maintain.LimitMode, err error) {
 	return bytes, mode, err
 }
 
-// parseLock reads how objects are held against deletion.
+// parseLock reads how what is needed is held against deletion.
 func parseLock(text string) (maintain.LockPolicy, error) {
 	if text == wordNone {
 		return maintain.LockPolicy{}, nil
@@ -88,7 +95,7 @@ func parseLock(text string) (maintain.LockPolicy, error) {
 	mode, span, ok := strings.Cut(text, " for ")
 	l := maintain.LockPolicy{Mode: store.LockMode(strings.TrimSpace(mode))}
 	if !ok || l.Mode != store.LockGovernance && l.Mode != store.LockCompliance {
-		return l, usageError{fmt.Errorf(`lock %q: write it as "governance for 30d" or "compliance for 30d"`, text)}
+		return l, usageError{fmt.Errorf(`lock %q: write it as "governance for 30d", "compliance for 30d" or "none"`, text)}
 	}
 	var err error
 	l.Window, err = parseSpan("lock", strings.TrimSpace(span))
@@ -100,12 +107,13 @@ func (t *policyText) add(f *pflag.FlagSet) {
 	f.StringVar(&t.schedule, "schedule", "", `how dense history is kept: "5s for 1h, 1m for 24h, 1h for 30d"`)
 	f.StringVar(&t.limit, "size-limit", "", `bound of the history: "500GB" (then the oldest go), "500GB alarm" (then only an alarm), or "none"`)
 	f.StringVar(&t.grace, "grace", "", "how long what nothing needs any more stays in the store, at least 1h")
+	t.addHolding(f)
 }
 
-// addLasting gives a command flags for what a container cannot remember.
-func (t *policyText) addLasting(f *pflag.FlagSet) {
-	f.StringVar(&t.tagTime, "tag-time", "", "how long tagged and quiesced checkpoints stay (default: as long as the schedule)")
-	f.StringVar(&t.lock, "lock", "", `hold what history needs against deletion by anybody: "governance for 30d" or "compliance for 30d"`)
+// addHolding gives a command flags for what keeps longer than the schedule.
+func (t *policyText) addHolding(f *pflag.FlagSet) {
+	f.StringVar(&t.tagTime, "tag-time", "", `how long tagged and quiesced checkpoints stay: "90d", or "schedule": as long as that reaches back`)
+	f.StringVar(&t.lock, "lock", "", `how long nobody can delete what the history needs: "governance for 30d", "compliance for 30d" or "none"`)
 }
 
 // policyView is a policy for people and scripts.
@@ -115,10 +123,17 @@ type policyView struct {
 	SizeLimit int64   `json:"size_limit_bytes"` // 0: none
 	Beyond    string  `json:"beyond_limit"`     // shorten or alarm
 	Grace     float64 `json:"grace_seconds"`
+	TagTime   float64 `json:"tag_time_seconds"`
+	Follows   bool    `json:"tag_time_is_schedule"` // and changes with it
+	Lock      string  `json:"lock"`                 // "governance for 30d", or none
 }
 
 func viewPolicy(p *maintain.Policy) policyView {
-	v := policyView{Schedule: p.Schedule.String(), Span: p.Schedule.Span().Seconds(), SizeLimit: p.SizeLimit, Beyond: limitShorten, Grace: p.Grace.Seconds()}
+	v := policyView{Schedule: p.Schedule.String(), Span: p.Schedule.Span().Seconds(), SizeLimit: p.SizeLimit, Beyond: limitShorten, Grace: p.Grace.Seconds(),
+		TagTime: p.TagFor.Seconds(), Follows: p.TagFor == 0 || p.TagFor == p.Schedule.Span(), Lock: lockText(p.Lock)}
+	if v.Follows {
+		v.TagTime = v.Span
+	}
 	if p.Limit == maintain.AlarmOnly {
 		v.Beyond = limitAlarm
 	}
@@ -135,10 +150,33 @@ func (v *policyView) limitText() string {
 	return sizeOf(v.SizeLimit) + ", then the oldest go"
 }
 
+// lockText is how people write a lock.
+func lockText(l maintain.LockPolicy) string {
+	if l.Mode == "" {
+		return wordNone
+	}
+	return string(l.Mode) + " for " + spanOf(l.Window)
+}
+
+func (v *policyView) tagText() string {
+	if v.Follows {
+		return "as long as the schedule"
+	}
+	return spanOf(secondsOf(v.TagTime))
+}
+
+// rows are the policy's parts by name, in the order they are shown.
+func (v *policyView) rows() [][2]string {
+	return [][2]string{
+		{"schedule", v.Schedule}, {"size limit", v.limitText()}, {"grace", spanOf(secondsOf(v.Grace))},
+		{"tag time", v.tagText()}, {"lock", v.Lock},
+	}
+}
+
 func printPolicy(w io.Writer, v *policyView) {
-	fmt.Fprintf(w, "schedule\t%s\n", v.Schedule)
-	fmt.Fprintf(w, "size limit\t%s\n", v.limitText())
-	fmt.Fprintf(w, "grace\t%s\n", spanOf(secondsOf(v.Grace)))
+	for _, r := range v.rows() {
+		fmt.Fprintf(w, "%s\t%s\n", r[0], r[1])
+	}
 }
 
 func secondsOf(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
@@ -150,6 +188,12 @@ func shortens(before, after *maintain.Policy, live int64) (ways []string) {
 	}
 	if after.Grace < before.Grace {
 		ways = append(ways, fmt.Sprintf("what is not needed is deleted after %s instead of %s", spanOf(after.Grace), spanOf(before.Grace)))
+	}
+	if b, a := viewPolicy(before), viewPolicy(after); a.TagTime < b.TagTime {
+		ways = append(ways, fmt.Sprintf("tagged checkpoints stay %s instead of %s", spanOf(secondsOf(a.TagTime)), spanOf(secondsOf(b.TagTime))))
+	}
+	if b, a := before.Lock, after.Lock; a.Window < b.Window || b.Mode == store.LockCompliance && a.Mode == store.LockGovernance {
+		ways = append(ways, fmt.Sprintf("what is needed is held against deletion: %s instead of %s", lockText(a), lockText(b)))
 	}
 	bounded := func(p *maintain.Policy) bool { return p.SizeLimit > 0 && p.Limit == maintain.Shorten }
 	if bounded(after) && (!bounded(before) || after.SizeLimit < before.SizeLimit) && live > after.SizeLimit {

@@ -1,89 +1,76 @@
 package cli
 
 import (
-	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+
+	"holdfast/internal/maintain"
 )
 
-// progressEvery is how often progress is printed where there is no terminal.
-const progressEvery = 5 * time.Second
-
-// progress shows long work on stderr: a bar with rate and time left on a
-// terminal, a line every few seconds elsewhere. Safe for concurrent use.
+// progress shows long work on stderr, where that is a terminal: a bar with rate
+// and time left. Elsewhere it is quiet: what comes of the work is said at its
+// end, and logs stay short. Safe for concurrent use.
 type progress struct {
-	what  string
 	bytes bool
-	out   io.Writer
 	start time.Time
+	from  atomic.Int64 // where set began: the rate is of what was done since
 
-	bars *mpb.Progress
+	bars *mpb.Progress // nil: no terminal
 	bar  *mpb.Bar
-
-	mu   sync.Mutex
-	last time.Time // guarded by mu
-	done int64     // guarded by mu
+	once sync.Once
 }
 
 // newProgress starts showing work called what. Values are bytes, or items.
 func newProgress(out io.Writer, what string, bytes bool) *progress {
-	p := &progress{what: what, bytes: bytes, out: out, start: time.Now(), last: time.Now()}
+	p := &progress{bytes: bytes, start: time.Now()}
 	if f, ok := out.(*os.File); ok && isTerminal(f) {
 		p.bars = mpb.New(mpb.WithOutput(out), mpb.WithWidth(40), mpb.WithRefreshRate(150*time.Millisecond))
 		p.bar = p.bars.AddBar(0,
 			mpb.PrependDecorators(decor.Name(what+" ")),
-			mpb.AppendDecorators(p.counters(), decor.Name("  "), p.rate(), decor.Name("  ETA "), decor.AverageETA(decor.ET_STYLE_GO)))
+			mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string {
+				return p.line(s.Current, s.Total, time.Since(p.start))
+			})))
 	}
 	return p
 }
 
-func (p *progress) counters() decor.Decorator {
-	if p.bytes {
-		return decor.CountersKibiByte("% .1f / % .1f")
-	}
-	return decor.CountersNoUnit("%d / %d")
-}
-
-func (p *progress) rate() decor.Decorator {
-	if p.bytes {
-		return decor.AverageSpeed(decor.SizeB1024(0), "% .1f")
-	}
-	return decor.AverageSpeed(0, "%.0f/s")
-}
-
-// set tells how far the work is.
+// set tells how far the work is; a total of 0 is not known.
 func (p *progress) set(done, total int64) {
-	if p.bar != nil {
-		p.bar.SetTotal(total, false)
-		p.bar.SetCurrent(done)
+	if p.bar == nil {
 		return
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Now()
-	if now.Sub(p.last) < progressEvery || done == p.done {
-		return
-	}
-	p.last, p.done = now, done
-	fmt.Fprintln(p.out, p.line(done, total, now.Sub(p.start)))
+	p.once.Do(func() { p.from.Store(done) })
+	p.bar.SetTotal(total, false)
+	p.bar.SetCurrent(done)
 }
 
-// line renders progress for a log file.
+// line says how far the work is, how fast it goes and how long it takes yet.
 func (p *progress) line(done, total int64, elapsed time.Duration) string {
-	rate := float64(done) / max(elapsed.Seconds(), 0.001)
-	eta := "?"
-	if rate > 0 && total >= done {
-		eta = time.Duration(float64(total-done) / rate * float64(time.Second)).Round(time.Second).String()
-	}
+	count := func(n int64) string { return strconv.FormatInt(n, 10) }
 	if p.bytes {
-		return fmt.Sprintf("%s %s of %s, %s/s, ETA %s", p.what, sizeOf(done), sizeOf(total), sizeOf(int64(rate)), eta)
+		count = sizeOf
 	}
-	return fmt.Sprintf("%s %d of %d, %.0f/s, ETA %s", p.what, done, total, rate, eta)
+	rate := float64(max(0, done-p.from.Load())) / max(elapsed.Seconds(), 0.001)
+	text := count(done)
+	if total > 0 {
+		text += " / " + count(total)
+	}
+	text += "  " + count(int64(rate)) + "/s"
+	if total > 0 {
+		eta := "?"
+		if rate > 0 && total >= done {
+			eta = time.Duration(float64(total-done) / rate * float64(time.Second)).Round(time.Second).String()
+		}
+		text += "  ETA " + eta
+	}
+	return text
 }
 
 // finish removes the bar.
@@ -91,6 +78,34 @@ func (p *progress) finish() {
 	if p.bar != nil {
 		p.bar.Abort(true)
 		p.bars.Wait()
+	}
+}
+
+// stages shows work that has several, one bar after the other. The zero value
+// with out set is ready. It is used by one goroutine.
+type stages struct {
+	out   io.Writer
+	stage string
+	bar   *progress
+}
+
+// set tells how far a stage is; the one before has ended then.
+func (s *stages) set(stage string, bytes bool, done, total int64) {
+	if s.bar == nil || stage != s.stage {
+		s.finish()
+		s.stage, s.bar = stage, newProgress(s.out, stage, bytes)
+	}
+	s.bar.set(done, total)
+}
+
+// tell is set for a maintenance pass.
+func (s *stages) tell(p maintain.Progress) { s.set(p.Stage, p.Bytes, p.Done, p.Total) }
+
+// finish removes the bar of the last stage.
+func (s *stages) finish() {
+	if s.bar != nil {
+		s.bar.finish()
+		s.bar = nil
 	}
 }
 

@@ -22,9 +22,11 @@ func newRetentionCommand() *cobra.Command {
 		Short: "Show, change and forecast how much history is kept",
 		Long: `Retention is a schedule ("5s for 1h, 1m for 24h, 1h for 30d": one checkpoint of
 every 5 seconds for an hour, then of every minute for a day, …), beside which tags,
-holds and branches keep their own; a limit of the history's size; and a grace, for
-which what nothing needs any more stays in the store. The container remembers it.
-An appliance whose configuration names a part of it decides that part.
+holds and branches keep their own; how long tags last; a limit of the history's
+size; a grace, for which what nothing needs any more stays in the store; and a
+lock, for which nobody can delete what is needed. The container remembers it, for
+whoever maintains it next. An appliance whose configuration names a part of it
+decides that part.
 
 However the size is limited, replication is never stopped by it, and the newest
 hour is never given up for it.`,
@@ -101,7 +103,9 @@ func policyOf(ctx context.Context, c *journal.Container, t dr.TimelineID) (p mai
 		return p, nil, err
 	}
 	if !ok {
-		return maintain.PolicyOf(&journal.Manifest{}), nil, nil
+		p = maintain.PolicyOf(&journal.Manifest{})
+		p.TagFor = 0 // nobody has said that it is to stay when the schedule changes
+		return p, nil, nil
 	}
 	return maintain.PolicyOf(m), m, nil
 }
@@ -143,7 +147,11 @@ func printRetention(w io.Writer, v *retentionView) {
 	fmt.Fprintf(w, "in force\tsince generation %d at %s, by %s, or earlier\n", v.Generation, timeOf(v.At), dash(v.By))
 	fmt.Fprintf(w, "checkpoints\t%d, the oldest of %s\n", v.Checkpoints, timeOf(v.Oldest))
 	for _, k := range slices.Sorted(maps.Keys(v.Reasons)) {
-		fmt.Fprintf(w, "  by %s\t%d\n", k, v.Reasons[k])
+		word := k
+		if k == string(journal.ByNewest) && v.Reasons[k] > 1 {
+			word += ", or too new to be thinned" // what no manifest had shown yet stays for one
+		}
+		fmt.Fprintf(w, "  by %s\t%d\n", word, v.Reasons[k])
 	}
 	fmt.Fprintf(w, "history\t%s live, %s stored\n", sizeOf(v.Live), sizeOf(v.Stored))
 	if v.Paused != "" {
@@ -181,7 +189,8 @@ What goes can not be had back: its room is given back later, the grace after the
 pass that needs it no more. Needs the rights of maintenance: create, and delete.`,
 		Example: `  holdfast retention set file:///srv/dr/erp --key gc.key --schedule "5s for 2h, 1m for 48h, 1h for 90d"
   holdfast retention set file:///srv/dr/erp --key gc.key --size-limit "2TB alarm" --dry-run
-  holdfast retention set file:///srv/dr/erp --key gc.key --size-limit 500GB --yes`,
+  holdfast retention set file:///srv/dr/erp --key gc.key --size-limit 500GB --yes
+  holdfast retention set s3://dr-erp?region=eu-central-1 --key gc.key --tag-time 365d --lock "governance for 30d"`,
 		Args: exactArgs("URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := notEmpty(&text, "retention set"); err != nil {
@@ -279,9 +288,10 @@ func (ch *retentionChange) foretell(ctx context.Context, now, next *maintain.Mai
 
 func (ch *retentionChange) print(w io.Writer) {
 	fmt.Fprintln(w, "POLICY\tBEFORE\tAFTER")
-	fmt.Fprintf(w, "schedule\t%s\t%s\n", ch.Before.Schedule, ch.After.Schedule)
-	fmt.Fprintf(w, "size limit\t%s\t%s\n", ch.Before.limitText(), ch.After.limitText())
-	fmt.Fprintf(w, "grace\t%s\t%s\n", spanOf(secondsOf(ch.Before.Grace)), spanOf(secondsOf(ch.After.Grace)))
+	after := ch.After.rows()
+	for i, r := range ch.Before.rows() {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", r[0], r[1], after[i][1])
+	}
 	fmt.Fprintf(w, "checkpoints\t%d\t%d\n", ch.Keep+len(ch.Lost), ch.Keep)
 	for _, s := range ch.Shortens {
 		fmt.Fprintf(w, "shorter\t%s\n", s)
@@ -308,6 +318,7 @@ type retentionForecast struct {
 	Checkpoints int            `json:"checkpoints"`
 	Reaches     float64        `json:"reaches_seconds"`
 	Promised    float64        `json:"promised_seconds"`
+	Counted     time.Time      `json:"counted"` // when it was
 	Forecasts   []forecastView `json:"forecasts"`
 }
 
@@ -315,17 +326,20 @@ func newRetentionForecast() *cobra.Command {
 	var id identityFlags
 	var tl timelineFlag
 	var sizes []string
+	var anew bool
 	cmd := &cobra.Command{
 		Use:   "forecast URL",
 		Short: "Tell how far back a history of so many bytes reaches",
-		Long: `Counts, frame by frame, what each checkpoint still needs, and tells how far back
-the history reaches with so much room. Up to what is kept now that is exact; beyond
-it is the growth of the older half carried on.
+		Long: `Tells how far back the history reaches with so much room. What each checkpoint
+needs is counted, frame by frame, whenever maintenance merges the whole index; the
+container remembers it, and the answer says how old it is. Up to what was kept then
+it is exact; beyond that it is the growth of the older half carried on.
 
-Counting is part of merging the whole index, so this does what "gc run --full"
-does, and needs its rights and its time.`,
-		Example: `  holdfast retention forecast file:///srv/dr/erp --key gc.key
-  holdfast retention forecast file:///srv/dr/erp --key gc.key --size 500GB --size 1TB`,
+This changes nothing, and needs no right but to read. --fresh counts anew: it does
+what "gc run --full" does, and needs its rights and its time.`,
+		Example: `  holdfast retention forecast file:///srv/dr/erp --key recovery.key
+  holdfast retention forecast file:///srv/dr/erp --key recovery.key --size 500GB --size 1TB
+  holdfast retention forecast file:///srv/dr/erp --key gc.key --fresh`,
 		Args: exactArgs("URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var asked []int64
@@ -336,12 +350,12 @@ does, and needs its rights and its time.`,
 				}
 				asked = append(asked, n)
 			}
-			_, m, err := openMaintainer(cmd.Context(), args[0], &id, &tl, maintain.Options{By: maintainerName("retention forecast")})
+			bars := &stages{out: cmd.ErrOrStderr()}
+			_, m, err := openMaintainer(cmd.Context(), args[0], &id, &tl, maintain.Options{By: maintainerName("retention forecast"), Progress: bars.tell})
 			if err != nil {
 				return err
 			}
-			m.Compact()
-			r, err := passes(cmd, m)
+			r, err := counted(cmd, m, anew, bars)
 			if err != nil {
 				return err
 			}
@@ -356,7 +370,26 @@ does, and needs its rights and its time.`,
 	tl.add(cmd)
 	addOutputFlag(cmd)
 	cmd.Flags().StringSliceVar(&sizes, "size", nil, "room to tell about, as 500GB (repeatable; default: half to four times of what is needed now)")
+	cmd.Flags().BoolVar(&anew, "fresh", false, "count anew, by a full maintenance pass")
 	return cmd
+}
+
+// counted is how things stand with what the last full merge counted, or with
+// what one counts now.
+func counted(cmd *cobra.Command, m *maintain.Maintainer, anew bool, bars *stages) (*maintain.Report, error) {
+	if anew {
+		m.Compact()
+		return passes(cmd, m, bars)
+	}
+	s, err := m.Status(cmd.Context())
+	if err != nil {
+		return nil, err
+	}
+	if s.Generation == 0 || s.Forecasts == nil {
+		return nil, errs.New("retention forecast", errs.Unavailable, m.Timeline().String(), "maintenance has not counted this history yet").
+			WithRemedy("it does within a day; or count now, with the rights of maintenance: repeat with --fresh")
+	}
+	return &s.Report, nil
 }
 
 // forecast reads a forecast out of a pass that counted.
@@ -374,7 +407,7 @@ func forecast(r *maintain.Report, asked []int64) (*retentionForecast, error) {
 		}
 	}
 	f := &retentionForecast{Timeline: r.Timeline, Live: live, Checkpoints: len(r.Forecasts.Time),
-		Reaches: max(0, r.Forecasts.At.Sub(r.Forecasts.Time[0]).Seconds()), Promised: r.Promised.Seconds()}
+		Reaches: max(0, r.Forecasts.At.Sub(r.Forecasts.Time[0]).Seconds()), Promised: r.Promised.Seconds(), Counted: r.Forecasts.Made}
 	for _, n := range asked {
 		v := r.Forecasts.Forecast(n)
 		f.Forecasts = append(f.Forecasts, forecastView{v.Bytes, v.Keeps.Seconds(), v.Measured})
@@ -385,6 +418,7 @@ func forecast(r *maintain.Report, asked []int64) (*retentionForecast, error) {
 func printForecast(w io.Writer, f *retentionForecast) {
 	fmt.Fprintf(w, "history\t%s in %d checkpoints, reaches back %s of %s\n", sizeOf(f.Live), f.Checkpoints,
 		spanOf(secondsOf(f.Reaches)), spanOf(secondsOf(f.Promised)))
+	fmt.Fprintf(w, "counted\t%s\n", countedAt(f.Counted, time.Now()))
 	for _, v := range f.Forecasts {
 		how := "counted"
 		if !v.Measured {
@@ -392,6 +426,15 @@ func printForecast(w io.Writer, f *retentionForecast) {
 		}
 		fmt.Fprintf(w, "with %s\t%s\t%s\n", sizeOf(v.Bytes), v.keeps(), how)
 	}
+}
+
+// countedAt says when a full merge counted, and how long ago that is.
+func countedAt(at, now time.Time) string {
+	ago := now.Sub(at).Truncate(time.Second)
+	if ago < 0 {
+		return timeOf(at)
+	}
+	return timeOf(at) + ", " + spanOf(ago) + " ago"
 }
 
 // keeps says how far back the history then reaches.

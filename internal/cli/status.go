@@ -53,9 +53,12 @@ func printStatus(w io.Writer, raw json.RawMessage) {
 			return
 		}
 	case kind.Maintenance != nil:
-		var s upkeepStatus
-		if json.Unmarshal(kind.Maintenance, &s) == nil {
-			printMaintenance(w, &s)
+		var s gcWatchStatus
+		if json.Unmarshal(raw, &s) == nil {
+			printMaintenance(w, s.Maintenance)
+			if s.DataKey != nil {
+				printDataKey(w, s.DataKey)
+			}
 			return
 		}
 	}
@@ -83,11 +86,7 @@ func printDRVA(w io.Writer, s *drvaStatus) {
 	t := &s.Store
 	fmt.Fprintf(w, "store\t%d requests, %d failed, %s up, %s down, allowed now %s up, %s down\n", t.Requests(), t.Failed,
 		sizeOf(int64(t.BytesIn)), sizeOf(int64(t.BytesOut)), t.Up, t.Down)
-	rotated := ""
-	if !s.DataKey.Newer.IsZero() {
-		rotated = ", but there is a newer one: " + restartWords
-	}
-	fmt.Fprintf(w, "data key\tgeneration %d%s\n", s.DataKey.Generation, rotated)
+	printDataKey(w, &s.DataKey)
 	for _, h := range s.Hosts {
 		fmt.Fprintf(w, "host %s\t%s\t%s\n", h.Name, h.State, h.Ack)
 	}
@@ -98,6 +97,14 @@ func printDRVA(w io.Writer, s *drvaStatus) {
 	for _, e := range s.Errors {
 		fmt.Fprintf(w, "error %s\t%s\n", timeOf(e.Time), e.Error)
 	}
+}
+
+func printDataKey(w io.Writer, k *keyStatus) {
+	rotated := ""
+	if !k.Newer.IsZero() {
+		rotated = ", but there is a newer one: " + restartWords
+	}
+	fmt.Fprintf(w, "data key\tgeneration %d%s\n", k.Generation, rotated)
 }
 
 func printHost(w io.Writer, s *iofilter.Status) {

@@ -31,6 +31,7 @@ type upkeep struct {
 	text policyText
 	opts maintain.Options
 	log  *slog.Logger
+	keys *keyWatch // of a process that does nothing else; nil: somebody else's
 
 	mu  sync.Mutex // guards all below
 	m   *maintain.Maintainer
@@ -180,11 +181,22 @@ func (u *upkeep) ask(body []byte) (any, error) {
 	return map[string]bool{"asked": true}, nil
 }
 
+// gcWatchStatus is what "gc run --watch" answers on its status socket.
+type gcWatchStatus struct {
+	Maintenance *upkeepStatus `json:"maintenance"`
+	DataKey     *keyStatus    `json:"data_key,omitempty"`
+}
+
 // calls are the local calls of a process that does nothing but maintain.
 func (u *upkeep) calls() map[string]control.Handler {
 	return map[string]control.Handler{
 		"/status": func(ctx context.Context, _ []byte) (any, error) {
-			return map[string]*upkeepStatus{"maintenance": u.status(ctx)}, nil
+			s := gcWatchStatus{Maintenance: u.status(ctx)}
+			if u.keys != nil {
+				k := u.keys.status()
+				s.DataKey = &k
+			}
+			return s, nil
 		},
 		"/gc": func(_ context.Context, body []byte) (any, error) { return u.ask(body) },
 	}

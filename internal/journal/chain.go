@@ -10,8 +10,11 @@ type link struct {
 	number dr.ObjectNumber
 	kind   segment.Kind
 	epoch  dr.Epoch
-	prev   segment.Digest // of the object before, as this one names it
-	digest segment.Digest // of this one
+	prev   segment.Digest  // of the object before, as this one names it
+	digest segment.Digest  // of this one
+	before dr.UUID         // the object before, as this one names it; zero: it does not
+	object dr.UUID         // this one
+	behind dr.ObjectNumber // number of the object before, likewise
 }
 
 // chain is the accepted history of a timeline up to, and without, number next.
@@ -22,6 +25,8 @@ type chain struct {
 	epoch dr.Epoch        // reign of the last accepted object
 	prev  segment.Digest  // digest of the last accepted object
 	gap   dr.ObjectNumber // how far a FENCE jumps: W
+	last  dr.UUID         // the last accepted object; zero: not known
+	at    dr.ObjectNumber // its number
 }
 
 func newChain(gap dr.ObjectNumber) chain { return chain{next: FirstNumber, gap: gap} }
@@ -40,13 +45,16 @@ func (c *chain) step(l link) (refused string) {
 		return "it is not a journal object"
 	case l.prev != c.prev:
 		return "it does not follow the object before it"
+	case l.behind != 0 && l.behind != c.at, l.before != c.last && !l.before.IsZero() && !c.last.IsZero():
+		// A digest stands in a tail, which whoever has the store can write anew.
+		return "it follows another object than the one before it"
 	}
 	c.accept(l)
 	return ""
 }
 
 func (c *chain) accept(l link) {
-	c.epoch, c.prev = l.epoch, l.digest
+	c.epoch, c.prev, c.last, c.at = l.epoch, l.digest, l.object, l.number
 	if l.kind == segment.Fence {
 		c.next += c.gap
 	} else {

@@ -50,6 +50,7 @@ type FsckProgress struct {
 	Objects  int    // looked at in this stage
 	Total    int    // to look at in this stage; 0: not known
 	Bytes    int64  // of content read
+	ToRead   int64  // bytes of content this call reads, about; 0 but in the last stage
 	Problems int
 }
 

@@ -22,11 +22,12 @@ const deepParallel = 4
 
 // scan is one whole object to check, and what was found.
 type scan struct {
-	id   index.ObjectID
-	key  string
-	size int64
-	kind segment.Kind // 0: of an object below the anchor, not known
-	hist *History     // one that needs it
+	print Fingerprint // which object it must be
+	id    index.ObjectID
+	key   string
+	size  int64
+	kind  segment.Kind // 0: of an object below the anchor, not known
+	hist  *History     // one that needs it
 
 	gone   bool
 	whole  string            // why none of its frames can be used
@@ -61,6 +62,10 @@ func (k *checker) content(ctx context.Context) error {
 		budget = int64(float64(total) * k.opts.Share)
 	}
 	k.progress = FsckProgress{Stage: "content", Total: len(all), Objects: from}
+	for _, s := range all[from:] {
+		k.progress.ToRead += s.size
+	}
+	k.progress.ToRead = min(k.progress.ToRead, budget)
 	began, read := time.Now(), int64(0)
 	for from < len(all) {
 		if k.opts.Share > 0 && read > 0 && read >= budget {
@@ -74,10 +79,14 @@ func (k *checker) content(ctx context.Context) error {
 		for _, s := range batch {
 			read += s.bytes
 			next.Bytes += s.bytes
-			k.tell()
+			k.progress.Objects++
 			if err := k.judge(ctx, s); err != nil {
 				return err
 			}
+		}
+		if k.opts.Progress != nil { // objects are large
+			k.progress.Problems = len(k.report.Problems) + k.report.More
+			k.opts.Progress(k.progress)
 		}
 		from += len(batch)
 		next.After, next.Objects = batch[len(batch)-1].key, next.Objects+len(batch)
@@ -106,13 +115,13 @@ func (k *checker) wanted() []*scan {
 		if h.manifest != nil {
 			for i := range h.manifest.Objects {
 				if o := &h.manifest.Objects[i]; o.Live > 0 {
-					add(&scan{id: o.ID, size: o.Size, hist: h})
+					add(&scan{id: o.ID, size: o.Size, print: o.Print, hist: h})
 				}
 			}
 		}
 		for _, o := range h.objects {
 			if !o.lost && o.size >= segment.HeaderSize+segment.TailSize && o.size <= segment.MaxObjectSize {
-				add(&scan{id: index.ObjectID{Timeline: h.timeline, Number: o.number}, size: o.size, kind: o.kind, hist: h})
+				add(&scan{id: index.ObjectID{Timeline: h.timeline, Number: o.number}, size: o.size, kind: o.kind, print: o.print, hist: h})
 			}
 		}
 	}
@@ -184,6 +193,10 @@ func (c *Container) scan(ctx context.Context, s *scan) error {
 		if err := l.damaged(); err != nil {
 			s.whole = err.Error()
 		}
+		return nil
+	}
+	if s.print.differs(l.header.Object) {
+		s.whole = swapped("journal.Fsck", s.key).Error()
 		return nil
 	}
 	o, err := c.object(l)

@@ -115,6 +115,10 @@ const (
 )
 
 const (
+	// maxFences is how many fences in a row are followed to find what proves the
+	// first: publishers that came one after the other and published nothing.
+	maxFences = 64
+
 	// maxDepth bounds how many timelines reading falls through.
 	maxDepth = 32
 

@@ -29,6 +29,20 @@ type loaded struct {
 	whole    []byte // the object, when one read took all of it
 }
 
+// link is what the chain needs to know of it. The digest of a fence is taken
+// from its header and not from its tail, which anybody can write: what follows
+// names the digest under a seal, so that no forged fence has anything behind it.
+func (l *loaded) link() link {
+	k := link{
+		number: l.number, kind: l.header.Kind, epoch: l.header.Epoch, prev: l.header.Prev, digest: l.digest,
+		before: l.header.PrevObject, behind: l.header.PrevNumber, object: l.header.Object,
+	}
+	if k.kind == segment.Fence {
+		k.digest = segment.FenceDigest(l.headRaw)
+	}
+	return k
+}
+
 // damaged says why the object's content cannot be used, or nil.
 func (l *loaded) damaged() error {
 	for _, err := range []error{l.headErr, l.tailErr, l.bodyErr} {
@@ -172,7 +186,13 @@ func (l *loaded) parseEnd(ctx context.Context, c *Container, end []byte) error {
 		return nil
 	}
 	l.digest, l.frameEnd = digest, off
-	if l.headErr != nil || l.header.Kind == segment.Fence {
+	if l.headErr != nil {
+		return nil
+	}
+	if l.header.Kind == segment.Fence {
+		if digest != segment.FenceDigest(l.headRaw) || l.size != segment.HeaderSize+segment.TailSize {
+			l.tailErr = errs.New(op, errs.Corrupt, l.key, "the fence is not the one its tail was written for")
+		}
 		return nil
 	}
 	var sealed []byte

@@ -16,13 +16,14 @@ type TailObject struct {
 	Size     int64           // bytes
 	Created  time.Time       // by its writer's clock
 	Modified time.Time       // by the store's
+	Object   dr.UUID         // its own, from its header
 	Footer   *segment.Footer // nil of a fence; read-only
 	After    Anchor          // the anchor of a manifest that contains this object too
-	// Object and Body are the object of up to 160 KiB that has content, and all
+	// Small and Body are the object of up to 160 KiB that has content, and all
 	// its bytes, which nothing verified yet but who opens or copies a frame;
 	// nil of others. Read-only.
-	Object *Object
-	Body   []byte
+	Small *Object
+	Body  []byte
 }
 
 // Tail walks the accepted journal objects of t behind from, by the rule every
@@ -41,7 +42,7 @@ func (c *Container) Tail(ctx context.Context, t dr.TimelineID, from Anchor, limi
 	c.recent.want()
 	w := &tailWalk{c: c, timeline: t, at: from, left: limit, take: take}
 	w.chain = newChain(Window)
-	w.chain.next, w.chain.epoch, w.chain.prev = from.Next, from.Epoch, from.Digest
+	w.chain.next, w.chain.epoch, w.chain.prev, w.chain.at = from.Next, from.Epoch, from.Digest, from.Number
 	for {
 		moved, err := w.page(ctx)
 		if err != nil {
@@ -128,8 +129,7 @@ func (w *tailWalk) accept(l *loaded) error {
 	if err := l.damaged(); err != nil {
 		return w.corrupt(err.Error())
 	}
-	k := link{number: l.number, kind: l.header.Kind, epoch: l.header.Epoch, prev: l.header.Prev, digest: l.digest}
-	if refused := w.chain.step(k); refused != "" {
+	if refused := w.chain.step(l.link()); refused != "" {
 		return w.corrupt("it does not continue the history: " + refused)
 	}
 	w.at.Number, w.at.Digest, w.at.Epoch, w.at.Next = l.number, l.digest, l.header.Epoch, w.chain.next
@@ -146,13 +146,13 @@ func (w *tailWalk) accept(l *loaded) error {
 	if l.footer != nil && l.footer.Checkpoint != nil && l.footer.Checkpoint.Seq > 0 {
 		w.at.LastSeq = max(w.at.LastSeq, l.footer.Checkpoint.Seq-1) // it holds all below, whether there was any or not
 	}
-	t := TailObject{Number: l.number, Size: l.size, Created: l.header.Created, Modified: w.modified[l.number], Footer: l.footer, After: w.at}
+	t := TailObject{Number: l.number, Size: l.size, Created: l.header.Created, Modified: w.modified[l.number], Object: l.header.Object, Footer: l.footer, After: w.at}
 	if l.whole != nil && l.footer != nil && len(l.footer.Entries) > 0 {
 		o, err := w.c.object(l)
 		if err != nil {
 			return w.corrupt(err.Error())
 		}
-		t.Object, t.Body = o, l.whole
+		t.Small, t.Body = o, l.whole
 	}
 	if err := w.take(t); err != nil {
 		return err

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/index"
 	"holdfast/internal/segment"
+	"holdfast/internal/store"
 )
 
 // Manifest is what a timeline's history is up to its anchor: which index runs
@@ -38,6 +40,9 @@ type Manifest struct {
 	Children []Child `json:"children"`
 	Policy   Policy  `json:"policy"`
 	Stats    Stats   `json:"stats"`
+	// Counted is what the last merge of the whole index counted; nil when none has
+	// yet, as in manifests of version 1.
+	Counted *Counted `json:"counted,omitempty"`
 }
 
 // Anchor is the place in a timeline's chain up to which a manifest speaks.
@@ -80,6 +85,37 @@ type ObjectState struct {
 	Live    int64          `json:"live"`    // bytes of the frames that Runs refer to
 	Created time.Time      `json:"created"` // from its header
 	Retain  time.Time      `json:"retain"`  // the store refuses to delete it before; zero: no lock
+	// Print tells a journal object from any other that was sealed under its name;
+	// a data object's name does that. 0: not known, as from manifests of version 1.
+	Print Fingerprint `json:"-"`
+}
+
+// Fingerprint is the second half of an object's uuid, which its key is derived
+// from: who has no data key cannot make another object with it.
+type Fingerprint uint64
+
+// FingerprintOf is the fingerprint of the object with a uuid.
+func FingerprintOf(id dr.UUID) Fingerprint { return Fingerprint(binary.LittleEndian.Uint64(id[8:])) }
+
+// differs reports whether the object with a uuid is another than f is of. The
+// zero Fingerprint is of any.
+func (f Fingerprint) differs(id dr.UUID) bool { return f != 0 && f != FingerprintOf(id) }
+
+// Counted is how much of the store each checkpoint needs, counted frame by
+// frame while the whole index was merged.
+type Counted struct {
+	At     time.Time      `json:"at"`     // retention's time then
+	Made   time.Time      `json:"made"`   // when that was, by the maintainer's clock
+	Points []CountedPoint `json:"points"` // retained then, by number
+	Head   int64          `json:"head"`   // bytes of frames that only the open head sees
+}
+
+// CountedPoint is what was counted of one checkpoint.
+type CountedPoint struct {
+	ID    dr.CheckpointID `json:"id"`
+	Time  time.Time       `json:"time"`
+	Last  int64           `json:"last"`  // bytes of frames whose newest viewer it is
+	Alone int64           `json:"alone"` // bytes of frames that it sees and no other does
 }
 
 // ReasonKind says why a checkpoint is retained.
@@ -142,7 +178,17 @@ type Policy struct {
 	AlarmOnly bool          `json:"alarm_only"` // beyond SizeLimit: alarm instead of a shorter history
 	Floor     time.Duration `json:"floor"`      // SizeLimit never shortens history below
 	Grace     time.Duration `json:"grace"`      // how long what nothing needs is kept
+	// TagFor is how long tagged and quiesced checkpoints stay; 0: as long as the
+	// schedule.
+	TagFor time.Duration `json:"tag_for"`
+	// LockMode and LockWindow say how what is needed is held against deletion; ""
+	// and 0: it is not. Manifests of version 1 tell none of these three.
+	LockMode   store.LockMode `json:"lock_mode,omitempty"`
+	LockWindow time.Duration  `json:"lock_window,omitempty"`
 }
+
+// lockModes are the modes by number in the format.
+var lockModes = []store.LockMode{"", store.LockGovernance, store.LockCompliance}
 
 // Slot keeps one checkpoint every so often, for so long.
 type Slot struct {
@@ -302,6 +348,25 @@ func (m *Manifest) checkRest() string {
 	for _, s := range m.Policy.Schedule {
 		if s.Every <= 0 || s.For <= 0 {
 			return "its schedule has an empty slot"
+		}
+	}
+	p := &m.Policy
+	if p.TagFor < 0 || !slices.Contains(lockModes, p.LockMode) || p.LockWindow < 0 || (p.LockMode == "") != (p.LockWindow == 0) {
+		return "its policy has times or a lock that make no sense"
+	}
+	return m.checkCounted()
+}
+
+func (m *Manifest) checkCounted() string {
+	if m.Counted == nil {
+		return ""
+	}
+	if len(m.Counted.Points) > maxPoints || m.Counted.Head < 0 {
+		return "what was counted is out of bounds"
+	}
+	for i, p := range m.Counted.Points {
+		if p.Last < 0 || p.Alone < 0 || i > 0 && m.Counted.Points[i-1].ID >= p.ID {
+			return fmt.Sprintf("what was counted of checkpoint #%d is out of order or below nothing", p.ID)
 		}
 	}
 	return ""

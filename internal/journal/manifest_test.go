@@ -15,6 +15,7 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/index"
 	"holdfast/internal/segment"
+	"holdfast/internal/store"
 	"holdfast/internal/store/mem"
 	"holdfast/internal/store/storetest/fault"
 )
@@ -59,7 +60,7 @@ func sampleManifest(rng *rand.Rand, objects, points, parts int) *Manifest {
 		o.Live = o.Size - rng.Int64N(o.Size/2)
 		if o.ID.Data = uuidOf(rng); i%10 == 0 {
 			o.ID = index.ObjectID{Timeline: m.Timeline, Number: dr.ObjectNumber(1 + i)}
-			o.Retain = at()
+			o.Retain, o.Print = at(), Fingerprint(1000+i)
 		}
 		m.Objects = append(m.Objects, o)
 	}
@@ -82,6 +83,20 @@ func sampleManifest(rng *rand.Rand, objects, points, parts int) *Manifest {
 		{ObjectName(index.ObjectID{Timeline: m.Timeline, Number: 3}), at(), 9},
 	}
 	m.Children = []Child{{Timeline: dr.TimelineID{UUID: dr.UUID{1}}, Checkpoint: 2, Seq: 200}, {Timeline: dr.TimelineID{UUID: dr.UUID{2}}, Checkpoint: 1, Seq: 100}}
+	m.Policy.TagFor, m.Policy.LockMode, m.Policy.LockWindow = 90*24*time.Hour, store.LockCompliance, 720*time.Hour
+	m.Counted = &Counted{At: testNow.Add(720 * time.Hour).UTC(), Made: testNow.Add(721 * time.Hour).UTC(), Head: 12, Points: []CountedPoint{}}
+	for i := range m.Points {
+		m.Counted.Points = append(m.Counted.Points, CountedPoint{m.Points[i].ID, m.Points[i].Time, int64(4096 * i), int64(17 * i)})
+	}
+	return m
+}
+
+// asFirst is m as version 1 told it.
+func asFirst(m *Manifest) *Manifest {
+	m.Policy.TagFor, m.Policy.LockMode, m.Policy.LockWindow, m.Counted = 0, "", 0, nil
+	for i := range m.Objects {
+		m.Objects[i].Print = 0
+	}
 	return m
 }
 
@@ -131,7 +146,32 @@ func TestManifestOfALargeDomain(t *testing.T) {
 	}
 }
 
-const goldenManifest = "manifest1.hex"
+// The bytes of a manifest with everything in it, by version. The first is of a
+// release that wrote it.
+const (
+	goldenManifest = "manifest2.hex"
+	goldenFirst    = "manifest1.hex"
+)
+
+// TestManifestOfVersion1IsRead: containers have them for as long as their
+// timelines are not maintained.
+func TestManifestOfVersion1IsRead(t *testing.T) {
+	text := must[[]byte](t)(os.ReadFile(filepath.Join("testdata", goldenFirst)))
+	raw := must[[]byte](t)(hex.DecodeString(strings.TrimSpace(string(text))))
+	got := must[*Manifest](t)(decodeManifest(raw))
+	if want := asFirst(sampleManifest(rand.New(rand.NewPCG(1, 2)), 12, 60, 3)); !reflect.DeepEqual(got, want) {
+		t.Fatalf("the manifest of version 1 is read as\n%+v, not as\n%+v", got, want)
+	}
+	for n := range raw {
+		if _, err := decodeManifest(raw[:n]); err == nil {
+			t.Fatalf("cut at %d: read", n)
+		}
+	}
+	raw[0] = manifestVersion + 1
+	if _, err := decodeManifest(raw); !errs.Is(err, errs.Invalid) || errs.RemedyOf(err) == "" {
+		t.Fatalf("a version to come: %v", err)
+	}
+}
 
 // TestManifestGolden: the bytes of this format version never change.
 func TestManifestGolden(t *testing.T) {
@@ -155,6 +195,11 @@ func FuzzDecodeManifest(f *testing.F) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	f.Add(sampleManifest(rng, 3, 2, 3).encode())
 	f.Add((&Manifest{Timeline: dr.TimelineID{UUID: dr.UUID{1}}, Generation: 1, Anchor: Anchor{Next: 1}}).encode())
+	f.Add(asFirst(sampleManifest(rng, 3, 2, 3)).encode())
+	if text, err := os.ReadFile(filepath.Join("testdata", goldenFirst)); err == nil {
+		raw, _ := hex.DecodeString(strings.TrimSpace(string(text)))
+		f.Add(raw)
+	}
 	f.Add([]byte{1})
 	f.Fuzz(func(t *testing.T, plain []byte) {
 		m, err := decodeManifest(plain)
@@ -207,6 +252,11 @@ func TestManifestRefuses(t *testing.T) {
 		"own child":           func(m *Manifest) { m.Children[0].Timeline = m.Timeline },
 		"anchor nowhere":      func(m *Manifest) { m.Anchor.Next += 2 },
 		"empty slot":          func(m *Manifest) { m.Policy.Schedule[0].Every = 0 },
+		"tags below nothing":  func(m *Manifest) { m.Policy.TagFor = -1 },
+		"a lock for no time":  func(m *Manifest) { m.Policy.LockWindow = 0 },
+		"a time and no lock":  func(m *Manifest) { m.Policy.LockMode = "" },
+		"counts out of order": func(m *Manifest) { m.Counted.Points[1].ID = 1 },
+		"counts below zero":   func(m *Manifest) { m.Counted.Points[1].Alone = -1 },
 	} {
 		m := sampleManifest(rng, 20, 10, 6)
 		check(t, m.Check())

@@ -115,8 +115,9 @@ func uncolumn[T any](d *decoder, list []T, f func(*T, uint64)) {
 func decodeManifest(plain []byte) (*Manifest, error) {
 	const op = "journal.ReadManifest"
 	d := &decoder{b: plain}
-	if v := d.uint(); d.err == nil && v != manifestVersion {
-		return nil, errs.New(op, errs.Invalid, "", fmt.Sprintf("the manifest has version %d; this release reads version %d", v, manifestVersion)).
+	version := d.uint()
+	if d.err == nil && (version < manifestFirst || version > manifestVersion) {
+		return nil, errs.New(op, errs.Invalid, "", fmt.Sprintf("the manifest has version %d; this release reads versions %d to %d", version, manifestFirst, manifestVersion)).
 			WithRemedy("use a newer release of Holdfast")
 	}
 	m := &Manifest{Timeline: dr.TimelineID{UUID: d.uuid()}, Generation: d.uint(), Created: d.time(), By: d.text(maxName)}
@@ -136,6 +137,9 @@ func decodeManifest(plain []byte) (*Manifest, error) {
 	m.Points = d.points(d.diskLists(disks))
 	m.Tombstones = d.tombstones(timelines)
 	m.Children = d.children()
+	if version > manifestFirst {
+		d.added(m)
+	}
 	if d.err == nil && len(d.b) > 0 {
 		d.fail("%d bytes follow its end", len(d.b))
 	}
@@ -327,4 +331,31 @@ func (d *decoder) children() []Child {
 		all[i] = Child{Timeline: dr.TimelineID{UUID: d.uuid()}, Checkpoint: dr.CheckpointID(d.uint()), Seq: dr.Seq(d.uint())}
 	}
 	return all
+}
+
+// added is what version 2 added.
+func (d *decoder) added(m *Manifest) {
+	m.Policy.TagFor = d.span()
+	m.Policy.LockMode = lockModes[d.place(len(lockModes))]
+	m.Policy.LockWindow = d.span()
+	for i := range m.Objects {
+		if m.Objects[i].ID.Data.IsZero() {
+			m.Objects[i].Print = Fingerprint(binary.LittleEndian.Uint64(d.bytes(8)))
+		}
+	}
+	if !d.flag() {
+		return
+	}
+	const pointLeast = 4
+	n := &Counted{At: d.time(), Made: d.time(), Head: d.size()}
+	n.Points = make([]CountedPoint, d.count(maxPoints, pointLeast))
+	uncolumn(d, n.Points, func(p *CountedPoint, v uint64) { p.ID = dr.CheckpointID(v) })
+	uncolumn(d, n.Points, func(p *CountedPoint, v uint64) { p.Time = fromNanos(int64(v)) })
+	for i := range n.Points {
+		n.Points[i].Last = d.size()
+	}
+	for i := range n.Points {
+		n.Points[i].Alone = d.size()
+	}
+	m.Counted = n
 }

@@ -10,8 +10,13 @@ import (
 	"holdfast/internal/index"
 )
 
-// manifestVersion is the first value of a manifest's plain form.
-const manifestVersion = 1
+// manifestVersion is the first value of a manifest's plain form. Version 2
+// added what stands at its end: the rest of the policy, fingerprints, counts.
+// Version 1 is read and not written any more.
+const (
+	manifestVersion = 2
+	manifestFirst   = 1
+)
 
 // table numbers values in the order of their first use.
 type table[T comparable] struct {
@@ -120,7 +125,37 @@ func (m *Manifest) encode() []byte {
 	c.points(m.Points, lists)
 	c.tombstones(m.Tombstones, tombs, timelines)
 	c.children(m.Children)
+	c.added(m)
 	return c.b
+}
+
+// added is what version 2 added.
+func (c *columns) added(m *Manifest) {
+	c.int(int64(m.Policy.TagFor))
+	c.uint(uint64(slices.Index(lockModes, m.Policy.LockMode)))
+	c.int(int64(m.Policy.LockWindow))
+	for i := range m.Objects {
+		if m.Objects[i].ID.Data.IsZero() {
+			c.b = binary.LittleEndian.AppendUint64(c.b, uint64(m.Objects[i].Print))
+		}
+	}
+	c.flag(m.Counted != nil)
+	if m.Counted == nil {
+		return
+	}
+	ps := m.Counted.Points
+	c.time(m.Counted.At)
+	c.time(m.Counted.Made)
+	c.uint(uint64(m.Counted.Head))
+	c.uint(uint64(len(ps)))
+	column(c, ps, func(p *CountedPoint) uint64 { return uint64(p.ID) })
+	column(c, ps, func(p *CountedPoint) uint64 { return uint64(nanos(p.Time)) })
+	for i := range ps {
+		c.uint(uint64(ps[i].Last))
+	}
+	for i := range ps {
+		c.uint(uint64(ps[i].Alone))
+	}
 }
 
 func (c *columns) anchor(a *Anchor) {

@@ -176,13 +176,13 @@ func (s *sim) act(a *actor) {
 		n, prev := a.tk.fenceAt()
 		a.own[n] = s.digest()
 		a.asked = true
-		s.send(a, link{n, segment.Fence, a.tk.claimed, prev, a.own[n]})
+		s.send(a, link{number: n, kind: segment.Fence, epoch: a.tk.claimed, prev: prev, digest: a.own[n]})
 	case a.w != nil && s.room(a):
 		n, prev := a.w.place()
 		d := s.digest()
 		a.own[n] = d
-		a.w.seal(d)
-		s.send(a, link{n, segment.Journal, a.w.epoch, prev, d})
+		a.w.seal(d, dr.UUID{})
+		s.send(a, link{number: n, kind: segment.Journal, epoch: a.w.epoch, prev: prev, digest: d})
 	}
 }
 
@@ -223,7 +223,7 @@ func (s *sim) answer(a *actor, l link, own bool) {
 		a.asked = false
 		a.tk.next = 0 // the name had been freed: walk again
 	case a.w == nil && own:
-		a.w = a.tk.won(l.digest, Window)
+		a.w = a.tk.won(l.digest, dr.UUID{}, Window)
 		s.publish(l.number, l.digest)
 	case a.w == nil:
 		a.asked = false
@@ -246,8 +246,8 @@ func (s *sim) answer(a *actor, l link, own bool) {
 		a.w.landed[l.number] = true
 		a.w.count()
 		a.own[n] = d
-		a.w.seal(d)
-		s.send(a, link{n, segment.Journal, a.w.epoch, prev, d})
+		a.w.seal(d, dr.UUID{})
+		s.send(a, link{number: n, kind: segment.Journal, epoch: a.w.epoch, prev: prev, digest: d})
 	default:
 		a.w.stop()
 		a.dead = true

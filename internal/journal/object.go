@@ -97,12 +97,24 @@ func (c *Container) object(l *loaded) (*Object, error) {
 	return &Object{Ref: id, Number: l.number, Key: l.key, Size: l.size, Header: l.header, Footer: l.footer, c: c, opener: opener}, nil
 }
 
+// Is returns nil when the object is the one with a fingerprint, or any when that
+// is zero; kind Corrupt when the store has exchanged it for another valid one.
+func (o *Object) Is(f Fingerprint) error {
+	if f.differs(o.Header.Object) {
+		return swapped("journal.OpenRef", o.Key)
+	}
+	return nil
+}
+
 // Entries returns the frames of which an image takes something, in the order
 // of io.Frames. Kind Corrupt when the object is not the one that was resolved:
 // a frame is not there, is of another disk, has not the blocks, or they have
 // another size all together.
 func (o *Object) Entries(m *Image, io *ImageObject) ([]*segment.Entry, error) {
 	const op = "journal.Entries"
+	if err := o.Is(io.Print); err != nil {
+		return nil, err
+	}
 	out := make([]*segment.Entry, len(io.Frames))
 	var stored int64
 	for i, t := range io.Frames {

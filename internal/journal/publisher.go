@@ -313,14 +313,14 @@ func (p *Publisher) run() {
 func (p *Publisher) begin(r request) {
 	n, prev := p.w.place()
 	body, digest, err := r.b.Finish(segment.Header{
-		Kind: segment.Journal, Timeline: p.timeline, Epoch: p.epoch, Number: n, Prev: prev,
+		Kind: segment.Journal, Timeline: p.timeline, Epoch: p.epoch, Number: n, Prev: prev, PrevObject: p.w.last, PrevNumber: p.w.at,
 		Key: p.c.current().id, Window: Window, Created: p.clock.Wall(),
 	})
 	if err != nil {
 		r.reply <- reply{err: errs.E("journal.Publish", errs.Internal, objectKey(p.timeline, n), err)}
 		return
 	}
-	p.w.seal(digest)
+	p.w.seal(digest, r.b.Object())
 	q := &Pending{number: n, digest: digest, size: len(body), done: make(chan struct{})}
 	p.pending[n] = q
 	p.mu.Lock()

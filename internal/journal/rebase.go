@@ -103,7 +103,7 @@ func (h *History) begin(m *Manifest) {
 		return
 	}
 	h.anchor = m.Anchor
-	h.chain.next, h.chain.epoch, h.chain.prev = m.Anchor.Next, m.Anchor.Epoch, m.Anchor.Digest
+	h.chain.next, h.chain.epoch, h.chain.prev, h.chain.at = m.Anchor.Next, m.Anchor.Epoch, m.Anchor.Digest, m.Anchor.Number
 	h.last = max(h.last, m.Anchor.LastSeq)
 	for _, p := range m.Points {
 		i := CheckpointInfo{Checkpoint: p.Checkpoint, Object: p.Object, PublishedAt: p.PublishedAt, Suspect: p.Suspect, Retained: p.Reasons}

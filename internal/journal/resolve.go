@@ -35,10 +35,11 @@ type ImageDisk struct {
 // the object's own footer: see OpenSized and Object.Entry.
 type ImageObject struct {
 	Ref    index.ObjectID
-	Key    string // in the store
-	Size   int64  // of the whole object, bytes
-	Stored int64  // bytes these frames take in it, all together
-	Frames []Take // in the order of the frames in the object
+	Key    string      // in the store
+	Size   int64       // of the whole object, bytes
+	Stored int64       // bytes these frames take in it, all together
+	Print  Fingerprint // of a journal object, where it is known
+	Frames []Take      // in the order of the frames in the object
 }
 
 // Take is a frame of which some blocks belong to the image: its counter in the
@@ -155,38 +156,39 @@ func (m *Image) trimSizes() {
 func (m *Image) gather(h *History, taken []index.Taken) error {
 	m.Objects = make([]ImageObject, 0, len(taken))
 	for _, t := range taken {
-		size, ok := h.objectSize(t.Object)
+		size, print, ok := h.objectSize(t.Object)
 		name := ObjectName(t.Object)
 		if !ok {
 			return errs.New("journal.Resolve", errs.Corrupt, name, "the index refers to this object and no manifest lists it").
 				WithRemedy("run an index check on the container")
 		}
 		slices.SortFunc(t.Frames, func(a, b Take) int { return cmp.Compare(a.Frame, b.Frame) })
-		m.Objects = append(m.Objects, ImageObject{Ref: t.Object, Key: name, Size: size, Stored: int64(t.Stored), Frames: t.Frames})
+		m.Objects = append(m.Objects, ImageObject{Ref: t.Object, Key: name, Size: size, Stored: int64(t.Stored), Print: print, Frames: t.Frames})
 	}
 	slices.SortFunc(m.Objects, func(a, b ImageObject) int { return a.Ref.Compare(b.Ref) })
 	return nil
 }
 
-// objectSize finds an object's size, here or where a branch falls through to.
-func (h *History) objectSize(id index.ObjectID) (int64, bool) {
+// objectSize finds an object's size and fingerprint, here or where a branch
+// falls through to.
+func (h *History) objectSize(id index.ObjectID) (int64, Fingerprint, bool) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	if id.Timeline == h.timeline {
 		i, ok := slices.BinarySearchFunc(h.objects, id.Number, func(o objectRef, n dr.ObjectNumber) int { return cmp.Compare(o.number, n) })
 		if ok {
-			return h.objects[i].size, true
+			return h.objects[i].size, h.objects[i].print, true
 		}
 	}
 	if h.manifest != nil {
 		if o := h.manifest.Object(id); o != nil {
-			return o.Size, true
+			return o.Size, o.Print, true
 		}
 	}
 	if h.base != nil {
 		return h.base.hist.objectSize(id)
 	}
-	return 0, false
+	return 0, 0, false
 }
 
 // resolver feeds an index.Resolver newest first.
@@ -230,9 +232,11 @@ func (v *resolver) tail(ctx context.Context, h *History, limit dr.Seq, last dr.O
 	refs := h.objectsUpTo(last)
 	for end := len(refs); end > 0 && v.r.Left() > 0; end = max(0, end-walkBatch) {
 		var batch []sized
+		var prints []Fingerprint
 		for _, ref := range refs[max(0, end-walkBatch):end] {
 			if ref.kind == segment.Journal {
 				batch = append(batch, sized{ref.number, ref.size})
+				prints = append(prints, ref.print)
 			}
 		}
 		loads, err := h.c.loadAll(ctx, h.timeline, batch)
@@ -240,11 +244,13 @@ func (v *resolver) tail(ctx context.Context, h *History, limit dr.Seq, last dr.O
 			return err
 		}
 		s := index.NewSorter(v.cat)
-		for _, l := range slices.Backward(loads) {
+		for i, l := range slices.Backward(loads) {
 			if l.missing {
 				return errs.New(op, errs.Corrupt, l.key, "the object is missing")
 			} else if err := l.damaged(); err != nil {
 				return errs.E(op, errs.Corrupt, l.key, err)
+			} else if prints[i].differs(l.header.Object) {
+				return swapped(op, l.key)
 			}
 			if s.Room() < len(l.footer.Entries)+3*len(l.footer.Zeros) {
 				if err := v.r.Add(s.Source()); err != nil {
@@ -261,6 +267,13 @@ func (v *resolver) tail(ctx context.Context, h *History, limit dr.Seq, last dr.O
 		}
 	}
 	return nil
+}
+
+// swapped is the error for an object that is whole and not the one that belongs
+// there.
+func swapped(op, key string) error {
+	return errs.New(op, errs.Corrupt, key, "another object lies under the name than the history was read or indexed with").
+		WithRemedy("the store has exchanged it: bring the right one back from another copy or the store's own versions, and run fsck")
 }
 
 // addFooter adds the versions of an object with a seq below limit.

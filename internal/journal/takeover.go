@@ -103,9 +103,10 @@ func (c *Container) takeOver(ctx context.Context, h *History, e dr.Epoch, now ti
 			return nil, fencedBy(op, h.timeline, h.chain.epoch, e)
 		}
 		n, prev := tk.fenceAt()
+		id := dr.NewUUID()
 		body, digest, err := segment.SealFence(segment.Header{
-			Domain: c.domain.ID, Timeline: h.timeline, Epoch: e, Number: n, Prev: prev,
-			Key: c.current().id, Window: Window, Created: now, Object: dr.NewUUID(),
+			Domain: c.domain.ID, Timeline: h.timeline, Epoch: e, Number: n, Prev: prev, PrevObject: tk.last, PrevNumber: tk.at,
+			Key: c.current().id, Window: Window, Created: now, Object: id,
 		})
 		if err != nil {
 			return nil, errs.E(op, errs.Internal, objectKey(h.timeline, n), err)
@@ -117,7 +118,7 @@ func (c *Container) takeOver(ctx context.Context, h *History, e dr.Epoch, now ti
 				return nil, errs.E(op, errs.Internal, objectKey(h.timeline, n), err)
 			}
 			if len(beyond) == 0 || !sleptOn(n, beyond[len(beyond)-1].number) {
-				return tk.won(digest, Window), nil
+				return tk.won(digest, id, Window), nil
 			}
 			// The name had been taken, and was deleted while we slept: nobody
 			// goes W beyond a missing number. Or another has fenced us already.

@@ -22,7 +22,10 @@ func (t *taker) walked(c chain) (late bool) {
 // fenceAt returns where the FENCE goes and the digest it names.
 func (t *taker) fenceAt() (dr.ObjectNumber, segment.Digest) { return t.next, t.prev }
 
-// won begins the reign: the FENCE of digest d was created at fenceAt.
-func (t *taker) won(d segment.Digest, window dr.ObjectNumber) *writer {
-	return newWriter(t.claimed, t.next, d, t.gap, window)
+// won begins the reign: the FENCE of digest d and uuid id was created at
+// fenceAt.
+func (t *taker) won(d segment.Digest, id dr.UUID, window dr.ObjectNumber) *writer {
+	w := newWriter(t.claimed, t.next, d, t.gap, window)
+	w.last, w.at = id, t.next
+	return w
 }

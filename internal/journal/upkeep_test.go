@@ -51,7 +51,7 @@ func (k *keeper) pass(t testing.TB) *Manifest {
 		l := must[*loaded](t)(k.c.load(ctx, k.tl, ref.number, ref.size))
 		check(t, l.damaged())
 		id := index.ObjectID{Timeline: k.tl, Number: ref.number}
-		states[id] = &ObjectState{ID: id, Size: ref.size, Created: l.header.Created}
+		states[id] = &ObjectState{ID: id, Size: ref.size, Created: l.header.Created, Print: FingerprintOf(l.header.Object)}
 		m.Anchor.Number, m.Anchor.Digest, m.Anchor.Epoch, m.Anchor.Next = ref.number, l.digest, l.header.Epoch, ref.number+1
 		m.Anchor.Objects++
 		if l.header.Kind == segment.Fence {

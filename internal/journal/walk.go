@@ -92,10 +92,10 @@ func (h *History) advance(ctx context.Context, l *loaded) (ok bool, err error) {
 	if l.headErr != nil {
 		return h.pass(ctx, l)
 	}
-	k := link{number: l.number, kind: l.header.Kind, epoch: l.header.Epoch, prev: l.header.Prev, digest: l.digest}
+	k := l.link()
 	if h.unlinked {
 		// What lay before is lost, and with it the digest to compare with.
-		k.prev = h.chain.prev
+		k.prev, k.before, k.behind = h.chain.prev, dr.UUID{}, 0
 	}
 	c := h.chain
 	if c.step(k) != "" {
@@ -110,7 +110,7 @@ func (h *History) advance(ctx context.Context, l *loaded) (ok bool, err error) {
 		h.broken = true
 		h.problemLocked(Problem{Object: l.key, What: "it does not continue the history: " + refused, Kind: errs.Corrupt})
 	} else {
-		h.unlinked = l.tailErr != nil
+		h.unlinked = l.tailErr != nil && l.header.Kind != segment.Fence
 	}
 	h.mu.Unlock()
 	if refused == "" {
@@ -161,7 +161,11 @@ func (h *History) pass(ctx context.Context, l *loaded) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	to, fence := goesOn(l, h.chain.epoch, after, jump)
+	sealed, err := h.sealed(ctx, jump)
+	if err != nil {
+		return false, err
+	}
+	to, fence := goesOn(l, h.chain.epoch, after, jump, sealed)
 	if to == nil && errors.Is(l.headErr, errMissing) {
 		to, err = h.nextReadable(ctx, l.number)
 		if err != nil {
@@ -180,7 +184,7 @@ func (h *History) pass(ctx context.Context, l *loaded) (ok bool, err error) {
 	}
 	ref := objectRef{number: l.number, size: l.size, epoch: h.chain.epoch, lost: !fence}
 	h.unlinked = l.tailErr != nil
-	h.chain.next, h.chain.prev = to.number, l.digest
+	h.chain.next, h.chain.prev, h.chain.last, h.chain.at = to.number, l.digest, dr.UUID{}, l.number
 	if fence {
 		ref.kind = segment.Fence
 	}
@@ -191,22 +195,48 @@ func (h *History) pass(ctx context.Context, l *loaded) (ok bool, err error) {
 	return true, nil
 }
 
+// sealed reports whether l is what a holder of the data key wrote: a journal
+// object by its seal, a FENCE by the digest that what lies behind it names
+// under a seal. l may be nil.
+func (h *History) sealed(ctx context.Context, l *loaded) (bool, error) {
+	for range maxFences {
+		if l == nil || l.damaged() != nil {
+			return false, nil
+		}
+		if l.header.Kind == segment.Journal {
+			return true, nil
+		}
+		next, err := h.peek(ctx, l.number+Window)
+		if err != nil || next == nil || next.header.Prev != segment.FenceDigest(l.headRaw) {
+			return false, err
+		}
+		l = next
+	}
+	return false, nil
+}
+
 // goesOn picks which of the objects at n+1 and n+W follows the unreadable
-// object n, or nil. By the digest when it is known; else a higher epoch beyond
-// the jump tells that n was a FENCE. fence is true when that is proven.
-func goesOn(l *loaded, epoch dr.Epoch, after, jump *loaded) (to *loaded, fence bool) {
+// object n, or nil. By the digest in its tail when that is readable. fence is
+// true when it is proven that n was a FENCE, which takes more than a tail:
+// anybody can write one. What lies beyond the jump must be sealed, of a later
+// reign, and name n as the object before it; older objects do not name it, but
+// one with content is proof: had a later object been the FENCE, its name would
+// be dead, and only an older epoch could have put something there.
+func goesOn(l *loaded, epoch dr.Epoch, after, jump *loaded, sealed bool) (to *loaded, fence bool) {
+	if sealed && jump.header.Epoch > epoch {
+		named := jump.header.PrevNumber
+		fence = named == l.number || named == 0 && jump.header.Kind == segment.Journal
+	}
 	if l.tailErr == nil {
 		switch {
 		case after != nil && after.header.Prev == l.digest:
 			return after, false
 		case jump != nil && jump.header.Prev == l.digest:
-			return jump, true
+			return jump, fence
 		}
 		return nil, false
 	}
-	if jump != nil && jump.header.Kind == segment.Journal && jump.header.Epoch > epoch && jump.damaged() == nil {
-		// Had a later object been the FENCE, this name would be dead, and only
-		// an older epoch could have put something there.
+	if fence {
 		return jump, true
 	}
 	if after != nil && (after.header.Kind == segment.Fence) == (after.header.Epoch > epoch) && after.header.Epoch >= epoch {

@@ -19,6 +19,8 @@ type writer struct {
 	window    dr.ObjectNumber
 	next      dr.ObjectNumber // the number the next object gets
 	prev      segment.Digest  // digest of the object before next
+	last      dr.UUID         // that object's uuid
+	at        dr.ObjectNumber // and its number
 	published dr.ObjectNumber // all own objects up to here landed and were counted
 	landed    map[dr.ObjectNumber]bool
 	stopped   bool
@@ -44,10 +46,10 @@ func (w *writer) room() bool { return !w.stopped && w.next <= w.published+w.wind
 // place returns the number and the predecessor's digest of the next object.
 func (w *writer) place() (dr.ObjectNumber, segment.Digest) { return w.next, w.prev }
 
-// seal takes the placed number for an object of the given digest.
-func (w *writer) seal(d segment.Digest) {
+// seal takes the placed number for an object of the given digest and uuid.
+func (w *writer) seal(d segment.Digest, id dr.UUID) {
+	w.prev, w.last, w.at = d, id, w.next
 	w.next++
-	w.prev = d
 }
 
 // land notes that own object n is in the store.

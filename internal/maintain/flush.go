@@ -69,8 +69,9 @@ func (f *flusher) take(o *journal.TailObject) error {
 	p.store = later(p.store, o.Modified)
 	p.report.Flushed++
 	p.worked = true
+	p.tell("taking in", int64(p.report.Flushed), 0, false)
 	id := index.ObjectID{Timeline: p.timeline, Number: o.Number}
-	state := journal.ObjectState{ID: id, Size: o.Size, Created: o.Created}
+	state := journal.ObjectState{ID: id, Size: o.Size, Created: o.Created, Print: journal.FingerprintOf(o.Object)}
 	if o.Footer != nil {
 		live, err := f.entries(id, o.Footer)
 		if err != nil {
@@ -232,7 +233,13 @@ func (p *pass) writer(ctx context.Context, cat *index.Catalog, run *journal.RunR
 
 // source reads a run part by part.
 func (p *pass) source(ctx context.Context, cat *index.Catalog, run *journal.RunRef) index.Source {
-	return index.NewRun(cat, len(run.Parts), func(i int) ([]byte, error) { return p.c.OpenRunPart(ctx, run.Parts[i]) })
+	return index.NewRun(cat, len(run.Parts), func(i int) ([]byte, error) {
+		if i > 0 {
+			p.through += int64(run.Parts[i-1].Entries)
+			p.tell(p.stage, p.through, p.toRead, false)
+		}
+		return p.c.OpenRunPart(ctx, run.Parts[i])
+	})
 }
 
 // age is the lesser of an object's ages: by our clock since it says it was

@@ -29,7 +29,7 @@ func (f *flusher) keepSmall(o *journal.TailObject) {
 	if o.Body == nil || f.held+len(o.Body) > gatherBytes {
 		return
 	}
-	f.small = append(f.small, smallObject{len(f.states), o.Object, o.Body})
+	f.small = append(f.small, smallObject{len(f.states), o.Small, o.Body})
 	f.held += len(o.Body)
 }
 

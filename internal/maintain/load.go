@@ -3,6 +3,7 @@ package maintain
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -54,7 +55,7 @@ func (p *pass) lastFull(ctx context.Context) error {
 	if oldest.IsZero() || oldest == p.mem.oldest && !p.mem.full.IsZero() {
 		return nil
 	}
-	p.mem.oldest, p.mem.kept, p.mem.sizes = oldest, nil, nil
+	p.mem.oldest, p.mem.kept, p.mem.sizes = oldest, nil, sizesOf(p.base)
 	h, err := p.c.ReadHeader(ctx, journal.PartName(oldest))
 	if errs.Is(err, errs.NotFound) || errs.Is(err, errs.Corrupt) || errs.Is(err, errs.Invalid) {
 		return nil // a merge will tell
@@ -144,13 +145,20 @@ func (p *pass) setPolicy() {
 		p.policy = p.opts.Policy.full()
 	}
 	p.next.Policy = p.policy.stored()
-	if !p.fresh && (!slices.Equal(p.next.Policy.Schedule, p.base.Policy.Schedule) || p.next.Policy.SizeLimit != p.base.Policy.SizeLimit ||
-		p.next.Policy.AlarmOnly != p.base.Policy.AlarmOnly || p.next.Policy.Grace != p.base.Policy.Grace) {
+	if !p.fresh && !samePolicy(p.next.Policy, p.base.Policy) {
 		p.worked = true
 	}
-	if l := p.policy.Lock; l.Mode != "" {
+	if _, ok := store.AsLocker(p.c.Store()); ok && p.policy.Lock.Mode != "" {
+		l := p.policy.Lock
 		p.sealed = store.Lock{Mode: l.Mode, Until: p.began.wall.Add(l.Window).UTC().Truncate(time.Second)}
 	}
+}
+
+// samePolicy reports whether two manifests were made under one policy.
+func samePolicy(a, b journal.Policy) bool {
+	same := slices.Equal(a.Schedule, b.Schedule)
+	a.Schedule, b.Schedule = nil, nil
+	return same && reflect.DeepEqual(a, b)
 }
 
 // oldestPart is the first part of the oldest run; zero when there is none.

@@ -12,12 +12,12 @@ import (
 // whose lock has less than half of it left, and every few hours what a recovery
 // needs besides data. At most maxExtensions locks of data a pass. What the store refuses is an alarm, not a failure.
 func (p *pass) extend(ctx context.Context) error {
-	if p.sealed.IsZero() {
+	if p.policy.Lock.Mode == "" {
 		return nil
 	}
 	locker, ok := store.AsLocker(p.c.Store())
 	if !ok {
-		p.report.alarm("the policy asks for locks, and the store cannot hold objects")
+		p.report.alarm("the policy asks for locks (%s), and the store cannot hold objects against deletion: set it to none, or use a store that can", p.policy.Lock.Mode)
 		return nil
 	}
 	half := p.began.wall.Add(p.policy.Lock.Window / 2)
@@ -26,6 +26,7 @@ func (p *pass) extend(ctx context.Context) error {
 		if o.Live == 0 || o.Retain.After(half) || p.report.Extended == maxExtensions {
 			continue
 		}
+		p.tell("locking", int64(p.report.Extended), 0, false)
 		held, err := p.lock(ctx, locker, journal.ObjectName(o.ID))
 		if err != nil {
 			return err

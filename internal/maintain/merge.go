@@ -121,6 +121,7 @@ func (p *pass) rule(oldest bool) index.Rule {
 func (p *pass) mergeRuns(ctx context.Context, n int) error {
 	cat := &index.Catalog{}
 	runs := p.next.Runs[:n]
+	p.reading("merging", runs)
 	out := journal.RunRef{First: runs[n-1].First, Last: runs[0].Last}
 	var sources []index.Source
 	for i := range runs {
@@ -154,6 +155,7 @@ func (p *pass) mergeAll(ctx context.Context, moved *moves) error {
 	cat := &index.Catalog{}
 	runs := p.next.Runs
 	n := len(runs)
+	p.reading("merging", runs)
 	out := journal.RunRef{First: runs[n-1].First, Last: runs[0].Last}
 	var sources []index.Source
 	for i := range runs {
@@ -166,6 +168,8 @@ func (p *pass) mergeAll(ctx context.Context, moved *moves) error {
 	}
 	p.recount(cat, live, moved)
 	p.mem.sizes = s.finish()
+	p.mem.sizes.Made = p.began.wall.UTC()
+	p.next.Counted = p.mem.sizes.stored()
 	p.next.Runs = []journal.RunRef{out}
 	p.report.Merged += n
 	p.report.Full, p.worked = true, true

@@ -145,7 +145,12 @@ func (p *pass) move(ctx context.Context, victims []journal.ObjectState) (*moves,
 		return nil, err
 	}
 	m.packer = p.c.NewPacker()
+	var done, total int64
+	for i := range victims {
+		total += victims[i].Size
+	}
 	for from := 0; from < len(victims); {
+		p.tell("packing", done, total, true)
 		to, bytes := from, int64(0)
 		for to < len(victims) && (to == from || bytes+victims[to].Size <= batchBytes) {
 			bytes += victims[to].Size
@@ -154,7 +159,7 @@ func (p *pass) move(ctx context.Context, victims []journal.ObjectState) (*moves,
 		if err := m.batch(ctx, from, to); err != nil {
 			return nil, err
 		}
-		from = to
+		from, done = to, done+bytes
 	}
 	p.report.Packed += len(victims) - len(m.failed)
 	return m.out, nil
@@ -163,6 +168,7 @@ func (p *pass) move(ctx context.Context, victims []journal.ObjectState) (*moves,
 // find lists the victims' frames that the merge will keep.
 func (m *mover) find(ctx context.Context) error {
 	p := m.pass
+	p.reading("looking through", p.next.Runs)
 	cat := &index.Catalog{}
 	if err := m.out.adopt(cat); err != nil {
 		return err
@@ -247,6 +253,9 @@ func (m *mover) load(ctx context.Context, state *journal.ObjectState) (loadedVic
 	}
 	o, err := m.c.OpenSized(ctx, state.ID, state.Size)
 	if err != nil {
+		return loadedVictim{}, err
+	}
+	if err := o.Is(state.Print); err != nil {
 		return loadedVictim{}, err
 	}
 	body := make([]byte, o.Footer.FramesEnd())

@@ -83,7 +83,11 @@ func (p Policy) full() Policy {
 
 // stored is p as a manifest tells of it.
 func (p *Policy) stored() journal.Policy {
-	out := journal.Policy{SizeLimit: p.SizeLimit, AlarmOnly: p.Limit == AlarmOnly, Floor: Floor, Grace: p.Grace}
+	out := journal.Policy{SizeLimit: p.SizeLimit, AlarmOnly: p.Limit == AlarmOnly, Floor: Floor, Grace: p.Grace,
+		LockMode: p.Lock.Mode, LockWindow: p.Lock.Window}
+	if p.TagFor != p.Schedule.Span() {
+		out.TagFor = p.TagFor // else it follows a schedule that is changed
+	}
 	for _, t := range p.Schedule {
 		out.Schedule = append(out.Schedule, journal.Slot{Every: t.Every, For: t.For})
 	}
@@ -93,7 +97,8 @@ func (p *Policy) stored() journal.Policy {
 // PolicyOf is the policy a manifest was made under; what it does not tell has
 // its default.
 func PolicyOf(m *journal.Manifest) Policy {
-	p := Policy{SizeLimit: m.Policy.SizeLimit, Grace: m.Policy.Grace}
+	p := Policy{SizeLimit: m.Policy.SizeLimit, Grace: m.Policy.Grace, TagFor: m.Policy.TagFor,
+		Lock: LockPolicy{Mode: m.Policy.LockMode, Window: m.Policy.LockWindow}}
 	if m.Policy.AlarmOnly {
 		p.Limit = AlarmOnly
 	}
@@ -118,6 +123,9 @@ type Options struct {
 	PackAge time.Duration
 	Clock   journal.Clock // nil: the system's
 	Logger  *slog.Logger  // nil: none
+	// Progress, if not nil, is called now and then while a pass works, on its
+	// goroutine. It must not call the Maintainer.
+	Progress func(Progress)
 }
 
 func (o *Options) validate() error {

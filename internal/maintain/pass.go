@@ -38,6 +38,9 @@ type pass struct {
 
 	detector  Detector  // becomes the Maintainer's when the manifest is written
 	suspectAt time.Time // newest suspect checkpoint; likewise
+
+	stage           string // what reads runs now
+	through, toRead int64  // entries of them
 }
 
 func newPass(m *Maintainer, ask request) *pass {

@@ -285,10 +285,13 @@ type doomed struct {
 // refuses to delete.
 func (p *pass) deleteAll(ctx context.Context, e *evidence, list []doomed) error {
 	list = slices.DeleteFunc(list, func(d doomed) bool { return p.knownHeld(e, d) })
+	done := 0
 	for batch := range slices.Chunk(list, store.MaxBatch) {
 		if e.refused != nil {
 			return nil
 		}
+		p.tell("deleting", int64(done), int64(len(list)), false)
+		done += len(batch)
 		keys := make([]string, len(batch))
 		for i, d := range batch {
 			keys[i] = d.key

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"holdfast/internal/dr"
+	"holdfast/internal/journal"
 )
 
 // Sizes tells how much of the store each retained checkpoint alone still
@@ -14,11 +15,35 @@ import (
 // counted frame by frame while runs are merged. The zero value knows nothing.
 type Sizes struct {
 	At   time.Time         // retention's time when it was counted
+	Made time.Time         // when that was, by the maintainer's clock
 	IDs  []dr.CheckpointID // of each retained point, oldest first
 	Time []time.Time       // of each retained point
 	Last []int64           // bytes, one more than Time: the open head's at the end
 	// Alone[i] is the bytes of frames that point i sees and no other does.
 	Alone []int64
+}
+
+// stored is s as a manifest keeps it.
+func (s *Sizes) stored() *journal.Counted {
+	c := &journal.Counted{At: s.At, Made: s.Made, Head: s.Last[len(s.Time)], Points: make([]journal.CountedPoint, len(s.Time))}
+	for i := range c.Points {
+		c.Points[i] = journal.CountedPoint{ID: s.IDs[i], Time: s.Time[i], Last: s.Last[i], Alone: s.Alone[i]}
+	}
+	return c
+}
+
+// sizesOf is what a manifest keeps of the last full merge; nil: nothing.
+func sizesOf(m *journal.Manifest) *Sizes {
+	if m.Counted == nil {
+		return nil
+	}
+	s := &Sizes{At: m.Counted.At, Made: m.Counted.Made}
+	for _, p := range m.Counted.Points {
+		s.IDs, s.Time = append(s.IDs, p.ID), append(s.Time, p.Time)
+		s.Last, s.Alone = append(s.Last, p.Last), append(s.Alone, p.Alone)
+	}
+	s.Last, s.Alone = append(s.Last, m.Counted.Head), append(s.Alone, 0)
+	return s
 }
 
 // alone is the bytes only checkpoint id needs; ok is false when they were not

@@ -43,11 +43,11 @@ type sizer struct {
 }
 
 func newSizer(_ *index.Catalog, points []journal.Point, at time.Time) *sizer {
-	s := &sizer{sizes: &Sizes{At: at}}
+	s := &sizer{sizes: &Sizes{At: at.UTC()}}
 	for i := range points {
 		s.seqs = append(s.seqs, max(points[i].Seq, 1)-1)
 		s.sizes.IDs = append(s.sizes.IDs, points[i].ID)
-		s.sizes.Time = append(s.sizes.Time, points[i].Time)
+		s.sizes.Time = append(s.sizes.Time, points[i].Time.UTC())
 	}
 	s.sizes.Last = make([]int64, len(points)+1)
 	s.sizes.Alone = make([]int64, len(points)+1)

@@ -41,7 +41,7 @@ type Report struct {
 	Paused    []string      `json:"paused,omitempty"` // what is not done, and why
 	Alarms    []string      `json:"alarms,omitempty"` // what somebody should look at
 	Held      []Held        `json:"held,omitempty"`
-	Forecasts *Sizes        `json:"-"` // counted by the last full merge of this Maintainer; may be nil
+	Forecasts *Sizes        `json:"-"` // counted by the last full merge; nil: none has yet
 }
 
 // Held names something that keeps bytes from being given back.
@@ -93,7 +93,8 @@ func (m *Maintainer) Status(ctx context.Context) (Status, error) {
 	if man.Stats.Paused != "" {
 		s.Paused = []string{man.Stats.Paused}
 	}
-	s.Held = heldBy(man, nil)
+	s.Forecasts = sizesOf(man)
+	s.Held = heldBy(man, s.Forecasts)
 	return s, nil
 }
 

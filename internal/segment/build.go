@@ -205,9 +205,13 @@ func (b *Builder) SetCheckpoint(c dr.Checkpoint) {
 	b.footer.Checkpoint = &c
 }
 
+// Object is the uuid of the object being built: it is sealed under a key of its
+// own, which is derived from it.
+func (b *Builder) Object() dr.UUID { return b.object }
+
 // Finish closes the object. h says where it belongs: Kind (Journal or Data),
-// Timeline, Epoch, Number, Prev, Key, Window and Created; Object and Domain
-// are the Builder's. body is the whole object and stays valid until Reset.
+// Timeline, Epoch, Number, Prev, PrevObject, PrevNumber, Key, Window and Created;
+// Object and Domain are the Builder's. body is the whole object and stays valid until Reset.
 //
 // Kind Invalid, and nothing sealed, when h lacks something, a block was given
 // two states, or content lies outside the records set by SetSeqs or behind

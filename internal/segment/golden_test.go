@@ -141,7 +141,8 @@ func TestFormatDocument(t *testing.T) {
 			{"magic", offMagic, 8}, {"format", offFormat, 2}, {"needs", offNeeds, 2}, {"kind", offKind, 1}, {"suite", offSuite, 1},
 			{"window", offWindow, 2}, {"object", offObject, 16}, {"domain", offDomain, 16}, {"timeline", offTimeline, 16},
 			{"key", offKey, 16}, {"epoch", offEpoch, 4}, {"unused", offEpoch + 4, 4}, {"number", offNumber, 8}, {"previous", offPrev, 32},
-			{"created", offCreated, 8}, {"key check", offCheck, 8}, {"form", offForm, 1}, {"unused", offUnused, offCRC - offUnused}, {"crc", offCRC, 4},
+			{"created", offCreated, 8}, {"key check", offCheck, 8}, {"form", offForm, 1}, {"unused", offUnused, 7},
+			{"previous object", offPrevID, 16}, {"previous number", offPrevNum, 8}, {"unused", offUnused2, offCRC - offUnused2}, {"crc", offCRC, 4},
 		},
 		"Tail": {
 			{"magic", offTailMagic, 4}, {"crc", offTailCRC, 4}, {"footer offset", offFooterOffset, 8}, {"footer length", offFooterLen, 8},

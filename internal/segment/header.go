@@ -47,7 +47,10 @@ const (
 	offCreated  = 128
 	offCheck    = 136
 	offForm     = 144 // 1: packed
-	offUnused   = 145 // zero up to the crc
+	offUnused   = 145 // zero
+	offPrevID   = 152
+	offPrevNum  = 168
+	offUnused2  = 176 // zero up to the crc
 	offCRC      = HeaderSize - 4
 )
 
@@ -73,7 +76,8 @@ func (k Kind) String() string {
 
 // Header is the clear head of an object: who wrote it, where it belongs and
 // which key opens it. It is authenticated as part of opening the footer or
-// blob; of a fence, which has neither, only by its place in the digest chain.
+// blob; of a fence, which has neither, only by its place in the digest chain:
+// the object behind it names the digest of its header, see FenceDigest.
 type Header struct {
 	Kind     Kind
 	Object   dr.UUID // random; every object's own key is derived from it
@@ -82,10 +86,16 @@ type Header struct {
 	Epoch    dr.Epoch
 	Number   dr.ObjectNumber // place among the timeline's journal objects; 0 outside
 	Prev     Digest          // of the object before; zero for the first
-	Key      dr.UUID         // which data key seals it
-	Window   uint16          // objects a publisher may have in flight (W)
-	Created  time.Time       // by the writer's clock, UTC; for people, never for decisions
-	Packed   bool            // Kind Data: frames are copied from other objects and keep their seals
+	// PrevObject is the uuid of the object before. Unlike Prev it can be compared
+	// without reading that object's content. Zero for the first, and in objects
+	// written before the field was there. PrevNumber is that object's number: what
+	// lies between is dead. Zero likewise.
+	PrevObject dr.UUID
+	PrevNumber dr.ObjectNumber
+	Key        dr.UUID   // which data key seals it
+	Window     uint16    // objects a publisher may have in flight (W)
+	Created    time.Time // by the writer's clock, UTC; for people, never for decisions
+	Packed     bool      // Kind Data: frames are copied from other objects and keep their seals
 }
 
 // name is how errors call the object.
@@ -121,6 +131,8 @@ func (h *Header) put(dst []byte, check keyCheck, needs uint16) {
 	copy(dst[offPrev:], h.Prev[:])
 	binary.LittleEndian.PutUint64(dst[offCreated:], uint64(unixNano(h.Created)))
 	copy(dst[offCheck:], check[:])
+	copy(dst[offPrevID:], h.PrevObject[:])
+	binary.LittleEndian.PutUint64(dst[offPrevNum:], uint64(h.PrevNumber))
 	binary.LittleEndian.PutUint32(dst[offCRC:], crc32.Checksum(dst[:offCRC], castagnoli))
 }
 
@@ -163,17 +175,19 @@ func parseHeader(b []byte) (Header, extra, error) {
 		return Header{}, extra{}, corrupt(op, "", fmt.Errorf("a packed object of kind %v", kind))
 	}
 	h := Header{
-		Packed:   packed,
-		Kind:     kind,
-		Object:   dr.UUID(b[offObject:]),
-		Domain:   dr.DomainID{UUID: dr.UUID(b[offDomain:])},
-		Timeline: dr.TimelineID{UUID: dr.UUID(b[offTimeline:])},
-		Epoch:    dr.Epoch(binary.LittleEndian.Uint32(b[offEpoch:])),
-		Number:   dr.ObjectNumber(binary.LittleEndian.Uint64(b[offNumber:])),
-		Prev:     Digest(b[offPrev : offPrev+len(Digest{})]),
-		Key:      dr.UUID(b[offKey:]),
-		Window:   binary.LittleEndian.Uint16(b[offWindow:]),
-		Created:  fromUnixNano(int64(binary.LittleEndian.Uint64(b[offCreated:]))),
+		Packed:     packed,
+		Kind:       kind,
+		Object:     dr.UUID(b[offObject:]),
+		Domain:     dr.DomainID{UUID: dr.UUID(b[offDomain:])},
+		Timeline:   dr.TimelineID{UUID: dr.UUID(b[offTimeline:])},
+		Epoch:      dr.Epoch(binary.LittleEndian.Uint32(b[offEpoch:])),
+		Number:     dr.ObjectNumber(binary.LittleEndian.Uint64(b[offNumber:])),
+		Prev:       Digest(b[offPrev : offPrev+len(Digest{})]),
+		Key:        dr.UUID(b[offKey:]),
+		Window:     binary.LittleEndian.Uint16(b[offWindow:]),
+		PrevObject: dr.UUID(b[offPrevID : offPrevID+len(dr.UUID{})]),
+		PrevNumber: dr.ObjectNumber(binary.LittleEndian.Uint64(b[offPrevNum:])),
+		Created:    fromUnixNano(int64(binary.LittleEndian.Uint64(b[offCreated:]))),
 	}
 	x := extra{check: keyCheck(b[offCheck:]), newer: format > FormatVersion}
 	return h, x, nil

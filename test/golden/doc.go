@@ -1,4 +1,4 @@
-// Package golden keeps small containers of this format version in the tree
+// Package golden keeps small containers of every format version in the tree
 // and restores every checkpoint of them in every test run: what was written
 // once must stay readable for ever.
 //

@@ -27,11 +27,24 @@ var update = flag.Bool("update", false, "make the containers in testdata anew")
 // passphrase opens the containers in testdata. It protects nothing.
 const passphrase = "golden containers protect nothing"
 
-// makers make the containers, by name, one after the other.
+// kept are containers of earlier releases, which nobody can make anew: their
+// manifests are of version 1, and their objects do not name the one before.
+var kept = []string{"plain", "maintained"}
+
+// makers make the containers of this release, by name, one after the other.
 var makers = []struct {
 	name string
 	make func(*world) expectation
-}{{"plain", makePlain}, {"maintained", makeMaintained}}
+}{{"plain2", makePlain}, {"maintained2", makeMaintained}}
+
+// names are those of all containers.
+func names() []string {
+	out := slices.Clone(kept)
+	for _, m := range makers {
+		out = append(out, m.name)
+	}
+	return out
+}
 
 // asGenerator in the environment of a child makes TestGenerator make the
 // containers, in the directory it names.

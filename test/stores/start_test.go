@@ -192,7 +192,7 @@ func TestStartWhileTheStoreIsAway(t *testing.T) {
 				"a missing bucket": {func(m map[string]any) {
 					m["container"] = strings.Replace(c.s.url.String(), "trial", "no-such", 1)
 				}, false, 3},
-				"no lock in the store": {func(m map[string]any) { m["lock"] = "compliance" }, false, 2},
+				"no lock in the store": {func(m map[string]any) { m["lock"] = "compliance for 30d" }, false, 2},
 				"wrong credentials":    {nil, true, 7},
 			} {
 				s := *c.s
