@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"holdfast/internal/dr"
-	"holdfast/internal/extent"
 	"holdfast/internal/iofilter/stream"
 	"holdfast/internal/nbd"
 	"holdfast/internal/record"
@@ -22,7 +21,8 @@ type disk struct {
 	info    dr.Disk // as the DRVA knows it: its size is whole blocks
 	primary nbd.Primary
 	locks   rangeLock
-	dirty   *extent.Bitmap // set under out.mu, cleared by the cursor under the range lock
+	dirty   *dirtyMap // set under out.mu, cleared by the cursor under the range lock
+	keep    *keeper   // of its sidecar; nil: it has none
 
 	// Guarded by out.mu.
 	unsynced  bool // the DRVA must not take its copy as complete before the next SyncEnd
@@ -63,7 +63,7 @@ func (t *tap) Submit(op *nbd.Op) {
 	// Write path, step 2: range lock, then (after the primary) widening,
 	// checksum and the one copy, in capture.
 	if t.disk.locks.acquire(c) {
-		t.primary.Submit(op)
+		t.start(op)
 	}
 }
 

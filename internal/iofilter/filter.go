@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"holdfast/internal/dr"
+	"holdfast/internal/durable"
 	"holdfast/internal/errs"
-	"holdfast/internal/extent"
 	"holdfast/internal/nbd"
 	"holdfast/internal/wire"
 )
@@ -28,6 +28,8 @@ type Options struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Logger hears of changes of state; nil discards.
 	Logger *slog.Logger
+	// FS holds the sidecars; nil is the real one.
+	FS durable.FS
 }
 
 // Filter is the host component: all protected disks of one host that belong to
@@ -37,6 +39,7 @@ type Filter struct {
 	cfg   Config
 	log   *slog.Logger
 	dial  dialer
+	fs    durable.FS
 	out   *outlet
 	files []*nbd.File // by disk index
 	close sync.Once
@@ -54,7 +57,10 @@ func New(cfg Config, o Options) (*Filter, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	f := &Filter{cfg: cfg, log: o.Logger, dial: o.Dial, out: newOutlet(&cfg, o.Logger)}
+	if o.FS == nil {
+		o.FS = durable.OS{}
+	}
+	f := &Filter{cfg: cfg, log: o.Logger, dial: o.Dial, fs: o.FS, out: newOutlet(&cfg, o.Logger)}
 	for i := range cfg.VMs {
 		for _, d := range cfg.VMs[i].Disks {
 			if err := f.open(cfg.VMs[i].Config.ID, d); err != nil {
@@ -80,7 +86,10 @@ func (f *Filter) open(vm dr.VMID, d Disk) error {
 	if size := file.Size(); size <= 0 || size > dr.MaxDiskSize {
 		return errs.New("iofilter.New", errs.Invalid, d.Path, "the primary is empty or larger than 64 TiB")
 	}
-	f.out.addDisk(dr.Disk{ID: d.ID, VM: vm, Name: d.Name, Size: file.Size()}, file)
+	added := f.out.addDisk(dr.Disk{ID: d.ID, VM: vm, Name: d.Name, Size: file.Size()}, file)
+	if path := f.cfg.sidecarPath(&d); path != "" {
+		added.remember(f.fs, path, d.Path, file.Flush)
+	}
 	return nil
 }
 
@@ -88,7 +97,7 @@ func (f *Filter) open(vm dr.VMID, d Disk) error {
 func (o *outlet) addDisk(info dr.Disk, primary nbd.Primary) *disk {
 	d := &disk{
 		out: o, index: uint16(len(o.disks)), size: info.Size, info: info, primary: primary,
-		dirty: extent.NewBitmap(info.Size), unsynced: true,
+		dirty: newDirtyMap(info.Size), unsynced: true,
 	}
 	d.info.Size = roundUp(info.Size)
 	d.dirty.SetAll()
@@ -114,6 +123,10 @@ func (f *Filter) Run(ctx context.Context) error {
 	var running, copying sync.WaitGroup
 	running.Go(func() { f.out.watch(own) })
 	running.Go(func() { f.out.runLink(own, f.dial) })
+	for _, d := range f.out.disks {
+		running.Go(func() { d.keep.runOpener(own) })
+		running.Go(func() { d.keep.runCloser(own) })
+	}
 	copying.Go(func() { f.out.runCursor(syncing, f.cfg.SyncBandwidth) })
 
 	var servers errgroup.Group
@@ -125,6 +138,8 @@ func (f *Filter) Run(ctx context.Context) error {
 	copying.Wait()
 	if !f.out.drain(drainLimit) {
 		f.log.Warn("stopped before the DRVA had everything")
+	} else if err == nil {
+		f.out.releaseDisks(drainLimit)
 	}
 	stop()
 	running.Wait()
@@ -138,6 +153,9 @@ func (f *Filter) Run(ctx context.Context) error {
 func (f *Filter) Close() error {
 	var all error
 	f.close.Do(func() {
+		for _, d := range f.out.disks {
+			all = errors.Join(all, d.keep.end())
+		}
 		for _, file := range f.files {
 			all = errors.Join(all, file.Close())
 		}

@@ -90,3 +90,17 @@ const (
 	// never is a deadline that does not come.
 	never = time.Duration(1<<63 - 1)
 )
+
+// Sidecars.
+const (
+	// roundEvery is how often regions that are not written to any more are
+	// closed, roundGap the least time between two tries: each costs the primary
+	// a flush.
+	roundEvery = 10 * time.Second
+	roundGap   = time.Second
+	// voidLimit is how long a write waits for the DRVA to know that a sidecar
+	// which can be neither written nor removed must not be trusted.
+	voidLimit = 1500 * time.Millisecond
+	// sidecarRetry is when a sidecar that was given up is tried again.
+	sidecarRetry = time.Minute
+)

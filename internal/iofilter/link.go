@@ -140,6 +140,7 @@ func (o *outlet) handshake(conn net.Conn, in *frameReader) error {
 	hello := o.hello
 	hello.Nonce, hello.First, hello.Next = o.link.nonce, o.str.First(), o.str.Next()
 	o.mu.Unlock()
+	hello = o.announce(hello)
 	frame, err := wire.EncodeJSON(wire.TypeHello, hello)
 	if err != nil {
 		return err
@@ -163,6 +164,10 @@ func (o *outlet) handshake(conn net.Conn, in *frameReader) error {
 			return err
 		}
 		if err := conn.SetDeadline(time.Time{}); err != nil {
+			return err
+		}
+		defer o.settled()
+		if err := o.settle(&w, hello.Nonce); err != nil {
 			return err
 		}
 		return o.welcome(&w, hello.Next)
@@ -232,6 +237,7 @@ func (o *outlet) loseStreamLocked() {
 	o.run++
 	o.str.Reset()
 	o.link.nonce = newNonce()
+	o.landLocked()
 }
 
 // down notes that there is no connection.

@@ -53,6 +53,8 @@ type outlet struct {
 	drainAt  dr.HostSeq    // a stopping host waits until this is durable; 0: it does not
 	drained  chan struct{} // closed by progressLocked, then nil
 	cursor   cursorState
+	landings []landing // who waits for the log
+	settling bool      // a Welcome is being taken in: no region is closed
 	stats    stats
 }
 
@@ -226,6 +228,7 @@ func (o *outlet) progressLocked(freed bool) {
 	}
 	o.insideLocked()
 	o.tryLeaveLocked(now)
+	o.landLocked()
 	if o.drained != nil && o.str.Durable() >= o.drainAt {
 		close(o.drained)
 		o.drained = nil

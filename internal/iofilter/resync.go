@@ -176,7 +176,7 @@ func (c *cursor) lock(ctx context.Context, d *disk, lo, hi int64) bool {
 func (c *cursor) unlock(d *disk) {
 	_, start := d.locks.release(nil)
 	for _, s := range start {
-		s.via.primary.Submit(s.op)
+		s.via.start(s.op)
 	}
 }
 

@@ -81,6 +81,8 @@ type DiskStatus struct {
 	SyncTotal  int64     `json:"sync_total,omitempty"`  // bytes to be copied when the running sync began
 	SyncDone   int64     `json:"sync_done,omitempty"`   // of these, bytes copied
 	ETASeconds int64     `json:"eta_seconds,omitempty"` // of the running sync; 0: unknown
+	OpenBytes  int64     `json:"open_bytes"`            // what would be copied again if the host ended now; 0 without a sidecar: all
+	NoSidecar  bool      `json:"no_sidecar,omitempty"`  // a restart copies the disk whole: there is no sidecar, or it cannot be written
 }
 
 // Status returns the present picture. Safe for concurrent use.
@@ -138,6 +140,7 @@ func (o *outlet) diskStatusLocked(d *disk, s *Status, now time.Duration) DiskSta
 	ds := DiskStatus{
 		ID: d.info.ID, Name: d.info.Name, Size: d.size, State: s.State, Cause: s.Cause,
 		DirtyBytes: min(d.dirty.Count()*dr.ChunkSize, d.size),
+		OpenBytes:  min(d.keep.openBytes(), d.size), NoSidecar: d.keep.useless(),
 	}
 	if ds.State == Syncing {
 		ds.State = Streaming // the host syncs because of another disk, so far

@@ -192,7 +192,11 @@ func (c *Core) mergeEnd() {
 		c.cutAlone()
 	}
 	for _, d := range lost {
-		c.unsync(d)
+		if d.resumable() {
+			c.suspend(d, nil)
+		} else {
+			c.unsync(d)
+		}
 	}
 	for _, s := range slices.Clone(c.order) {
 		if s.pending != nil {
