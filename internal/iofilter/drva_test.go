@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 
 	"holdfast/internal/dr"
@@ -39,6 +40,11 @@ type fakeDRVA struct {
 	markedAt dr.HostSeq      // what had been received when the last marker came
 	lieOnce  *wire.Ack       // sent once instead of the next acknowledgement
 	unsynced map[uint16]bool // disks without a complete copy
+	lies     bool            // says that records are durable when they have merely come
+	trusting bool            // accepts any sidecar
+
+	owner   uint64 // nonce of the last run
+	resumed int    // sidecars accepted
 }
 
 type logged struct {
@@ -205,7 +211,17 @@ func (d *fakeDRVA) hello(c *fakeConn, body []byte) error {
 	if run == nil {
 		d.sessions++
 		run = &hostRun{session: d.sessions, received: h.First - 1, durable: h.First - 1, places: map[dr.HostSeq]dr.Seq{}}
-		d.runs[h.Nonce] = run
+		for _, vm := range h.VMs {
+			for _, x := range vm.Disks {
+				if x.Resume != nil && d.accepts(x.Resume) {
+					d.resumed++
+					w.Resumed = append(w.Resumed, x.Index)
+				} else {
+					w.Unsynced = append(w.Unsynced, x.Index)
+				}
+			}
+		}
+		d.runs[h.Nonce], d.owner = run, h.Nonce
 	} else {
 		w.Durable = run.durable
 		if h.First > run.received+1 {
@@ -225,6 +241,13 @@ func (d *fakeDRVA) hello(c *fakeConn, body []byte) error {
 	}
 	c.out <- f
 	return nil
+}
+
+// accepts judges a sidecar as a DRVA does. Caller holds mu.
+func (d *fakeDRVA) accepts(r *wire.HelloResume) bool {
+	i := slices.Index(r.Runs, d.owner)
+	run := d.runs[d.owner]
+	return run != nil && (d.trusting || i > 0 || i == 0 && run.durable >= r.Durable)
 }
 
 func (d *fakeDRVA) records(c *fakeConn, recs []record.Record) error {
@@ -274,7 +297,9 @@ func (d *fakeDRVA) records(c *fakeConn, recs []record.Record) error {
 	if !d.volatile {
 		d.commit()
 	}
-	a.Durable = run.durable
+	if a.Durable = run.durable; d.lies {
+		a.Durable = run.received
+	}
 	c.out <- a.Append(nil)
 	for i := range span.Count {
 		run.places[span.First+dr.HostSeq(i)] = span.Seq + dr.Seq(i)
