@@ -63,9 +63,8 @@ type keeper struct {
 	parked []parkedOp // guarded by mu; wait for a region to be opened
 	broken error      // guarded by mu; the file failed, and the opener has not dealt with it
 
-	// Of the link's goroutine, and of the opener where it says so.
-	run       atomic.Uint64 // the run the sidecar was last settled for; 0: none of this process. Opener reads.
-	continued uint64        // the run that was announced in the file
+	run       atomic.Uint64 // the run that was last welcome; 0: none yet. Written by the link's goroutine
+	continued uint64        // of the link's goroutine: the run that was announced in the file
 
 	// Of the opener.
 	toldDRVA bool // the DRVA was told not to trust it: it is not tried again
@@ -284,10 +283,17 @@ func (k *keeper) round(ctx context.Context, all bool) {
 	sound := o.run == run && !o.settling && d.dirty.marks.Load() == marks
 	durable := o.str.Durable()
 	o.mu.Unlock()
-	if !sound {
+	if !sound || durable == 0 {
 		return
 	}
-	if _, err := k.side.Close(round, k.run.Load(), durable, all); err != nil {
+	// The log has this run: from here on the sidecar is its. Before, a DRVA
+	// that restarted might know only of the run before.
+	name := k.run.Load()
+	err := k.side.Settle(name)
+	if err == nil {
+		_, err = k.side.Close(round, name, durable, all)
+	}
+	if err != nil {
 		k.breaks(err)
 	}
 }

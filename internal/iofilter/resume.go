@@ -33,14 +33,12 @@ func (k *keeper) announce(nonce uint64) *wire.HelloResume {
 	if k == nil {
 		return nil
 	}
-	if run := k.run.Load(); run != 0 {
-		if run != nonce { // that stream is lost, and with it what it said of the disk
-			k.restart(nonce)
-		}
+	if run := k.run.Load(); run != 0 && run != nonce {
+		k.restart(nonce) // that stream is lost, and with it what it said of the disk
 		return nil
 	}
 	v := k.side.Vouch()
-	if len(v.Runs) == 0 {
+	if len(v.Runs) == 0 || len(v.Runs) == 1 && v.Runs[0] == nonce {
 		return nil
 	}
 	if err := k.side.Continue(nonce); err != nil {
@@ -87,7 +85,6 @@ func (k *keeper) settle(nonce uint64, unsynced, resumed bool) bool {
 	if k == nil {
 		return true
 	}
-	fresh := k.run.Load() == 0
 	o := k.d.out
 	o.mu.Lock()
 	if unsynced && !k.d.announced {
@@ -95,15 +92,10 @@ func (k *keeper) settle(nonce uint64, unsynced, resumed bool) bool {
 	}
 	k.d.unsynced = k.d.unsynced || unsynced || resumed
 	o.mu.Unlock()
-	switch {
-	case unsynced:
+	if unsynced {
 		return k.restart(nonce)
-	case fresh:
-		if err := k.side.Settle(nonce); err != nil {
-			k.breaks(err)
-		}
-		k.run.Store(nonce)
 	}
+	k.run.Store(nonce) // the file names it alone when the log has it: see round
 	return true
 }
 
