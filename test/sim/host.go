@@ -358,7 +358,7 @@ func (h *host) inherit(vm int) {
 	case fate == 0: // lost
 		*s = sidecar{}
 	case s.stale:
-	case fate == 1 && s.durable > 0:
+	case fate == 1 && s.settled && s.durable > 0:
 		// A run before this one left it, and this one kept none, once the log
 		// had it. Only the DRVA can know.
 		s.stale, s.settled = true, false
