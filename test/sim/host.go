@@ -372,7 +372,8 @@ func (h *host) inherit(vm int) {
 	for _, x := range w.writes {
 		if x.host == h && x.vm == vm {
 			x.held = false
-			open := !x.landed && !(s.stale && !was.stale)
+			// What the primary had not got yet, the guest sends to the next run.
+			open := !x.landed && !(s.stale && !was.stale && x.primary)
 			x.strayed = x.strayed || len(s.runs) == 0 || open
 		}
 	}
