@@ -110,7 +110,8 @@
 //	                  when it must take a disk for unsynced
 //
 // A host's own Disk record holds {"op":"release"} (the stream holds all of the
-// disk's writes and no more will come: the next host goes on without a resync)
-// or {"op":"remove"} (no longer protected). The sequencer puts the disk's new
-// entry in its place.
+// disk's writes and no more will come: the next run that brings the sidecar goes
+// on without a resync), {"op":"remove"} (no longer protected) or {"op":"void"}
+// (no later run may go by the sidecar). The sequencer puts the disk's new entry
+// in its place.
 package order
