@@ -166,13 +166,14 @@ func (c *Core) welcome(s *stream, h *wire.Hello) {
 	if logged {
 		w.Durable = s.durable
 	}
-	s.resync = map[uint16]bool{}
+	s.resync, s.resumed = map[uint16]bool{}, map[uint16]bool{}
 	for index, d := range s.hello {
 		switch {
 		case c.needsSync(s, index):
 			s.resync[index] = true
 			w.Unsynced = append(w.Unsynced, index)
 		case s.resume[index] != nil && !s.staysSynced(c.state.disks[c.state.byID[d.ID]], index):
+			s.resumed[index] = true
 			w.Resumed = append(w.Resumed, index)
 		}
 	}

@@ -128,6 +128,7 @@ type stream struct {
 	nonce    uint64
 	resume   map[uint16]*wire.HelloResume // wire indices with a sidecar, as the last Hello said
 	resync   map[uint16]bool              // wire indices the last Welcome called unsynced
+	resumed  map[uint16]bool              // wire indices the last Welcome called resumed
 	unbound  map[uint16]bool              // wire indices with records that were not sequenced
 	gap      bool                         // the last Hello left out records the log does not hold
 	queue    []*Frame                     // arrived, not sequenced

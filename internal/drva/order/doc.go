@@ -89,7 +89,7 @@
 // host vouches by Hello.First and Hello.Next that it replays every record
 // between that it still holds. Records a host made after its Hello may come
 // before or after its ReplayEnd. A SyncEnd that comes before ReplayEnd does not
-// count for a disk the Welcome called unsynced.
+// count for a disk the Welcome called unsynced or resumed.
 //
 // # Payloads of log records
 //

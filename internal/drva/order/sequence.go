@@ -181,7 +181,7 @@ func (c *Core) translate(s *stream, f *Frame, r *record.Record) {
 		// the binding that follows takes the disk for unsynced.
 		s.unbound[r.Disk] = true
 		fallthrough
-	case r.Kind == record.SyncEnd && resync:
+	case r.Kind == record.SyncEnd && (resync || f.replay && s.resumed[r.Disk]):
 		// It ends a sync of which the log misses a part: the host was told to
 		// start over, and only the end of that one counts.
 		*r = record.Record{Kind: record.Pad, Seq: r.Seq, Session: r.Session, HostSeq: r.HostSeq, Time: r.Time}
