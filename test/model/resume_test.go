@@ -12,6 +12,7 @@ import (
 	"holdfast/internal/iofilter"
 	"holdfast/internal/iofilter/sidecar"
 	"holdfast/internal/nbd"
+	"holdfast/test/rig"
 )
 
 // TestHostGoesOnBySidecar kills a host component, moves its VM to another host,
@@ -34,7 +35,7 @@ func TestHostGoesOnBySidecar(t *testing.T) {
 		// From above: what lies behind an open region is opened ahead.
 		s.scribble(ctx, int64(5-2*life)*sidecar.RegionSize, byte(life+1))
 		if x.start == nil {
-			must(t, s.hosts[0].stop(stopLimit))
+			must(t, s.hosts[0].Stop(stopLimit))
 		} else {
 			s.killHost(0)
 			x.start()
@@ -73,7 +74,7 @@ func TestHostGoesOnBySidecar(t *testing.T) {
 // waitClosed waits until the first host has no open region.
 func (s *site) waitClosed(ctx context.Context) {
 	s.t.Helper()
-	must(s.t, waitStatus(ctx, s.hosts[0].socket, "no region is open", quiesceLimit, func(st *iofilter.Status) bool {
+	must(s.t, rig.WaitStatus(ctx, s.hosts[0].socket, "no region is open", quiesceLimit, func(st *iofilter.Status) bool {
 		for _, d := range st.Disks {
 			if d.OpenBytes > 0 || d.NoSidecar {
 				return false
