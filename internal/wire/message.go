@@ -23,6 +23,8 @@ type Hello struct {
 	// [First, Next). Next is the HostSeq of the first new record.
 	First dr.HostSeq `json:"first"`
 	Next  dr.HostSeq `json:"next"`
+	// Features are words for what the host speaks beyond the first protocol.
+	Features []string `json:"features,omitempty"`
 }
 
 // HelloVM is a VM on the host, with its protected disks.
@@ -50,6 +52,11 @@ type Welcome struct {
 	// Unsynced lists the indices of disks whose baseline the log does not hold
 	// as complete: the host syncs them from the start.
 	Unsynced []uint16 `json:"unsynced"`
+	// Hashed lists those of Unsynced of which the container has an earlier
+	// state: the host may compare hashes and ship what differs.
+	Hashed []uint16 `json:"hashed,omitempty"`
+	// Features are words for what the DRVA speaks beyond the first protocol.
+	Features []string `json:"features,omitempty"`
 }
 
 // Refuse ends a connection with a reason a person can act on.
