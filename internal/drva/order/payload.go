@@ -77,6 +77,9 @@ type DiskBody struct {
 	Syncing dr.Session `json:"syncing"`
 	Owner   dr.Session `json:"owner"` // session whose stream carries it; 0 none
 	Clean   bool       `json:"clean"` // no owner, and the last one released it
+	// Seed: no host has brought the disk yet, its content is an image's. No
+	// checkpoint speaks of it.
+	Seed bool `json:"seed,omitempty"`
 }
 
 // encode renders v as a record's payload, padded to whole pages.

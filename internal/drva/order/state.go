@@ -50,6 +50,7 @@ type disk struct {
 	syncing dr.Session
 	owner   dr.Session
 	clean   bool
+	seed    bool // no host has brought it yet
 }
 
 // NewState returns the state of a domain that never ran.
@@ -175,7 +176,7 @@ func sessionOf(b *SessionBody) *session {
 
 func diskOf(b *DiskBody) *disk {
 	return &disk{Disk: dr.Disk{ID: b.ID, VM: b.VM, Size: b.Size},
-		index: b.Index, synced: b.Synced, syncing: b.Syncing, owner: b.Owner, clean: b.Clean}
+		index: b.Index, synced: b.Synced, syncing: b.Syncing, owner: b.Owner, clean: b.Clean, seed: b.Seed}
 }
 
 // applySession makes r's session the owner of the disks it binds. Disks it had
@@ -245,9 +246,10 @@ func (s *State) endable(keep dr.Session) []dr.Session {
 // checkpointOf is the tentative checkpoint of a cut.
 func checkpointOf(b *CutBody, seq dr.Seq, at int64) dr.Checkpoint {
 	cp := dr.Checkpoint{ID: b.ID, Seq: seq, Time: time.Unix(0, at).UTC(), Kind: b.Kind, Scope: dr.Partial, Tag: b.Tag}
-	cp.Disks = make([]dr.CheckpointDisk, len(b.Disks))
-	for i := range b.Disks {
-		d := &b.Disks[i]
+	disks := withoutSeeds(b.Disks)
+	cp.Disks = make([]dr.CheckpointDisk, len(disks))
+	for i := range disks {
+		d := &disks[i]
 		cp.Disks[i] = dr.CheckpointDisk{ID: d.ID, VM: d.VM, Size: d.Size, Synced: d.Synced}
 	}
 	return cp
@@ -275,7 +277,7 @@ func (s *State) snapshot(b *CutBody) {
 
 func (d *disk) body() DiskBody {
 	return DiskBody{Op: OpSet, Index: d.index, ID: d.ID, VM: d.VM, Size: d.Size,
-		Synced: d.synced, Syncing: d.syncing, Owner: d.owner, Clean: d.clean}
+		Synced: d.synced, Syncing: d.syncing, Owner: d.owner, Clean: d.clean, Seed: d.seed}
 }
 
 // Summary lists what the state says of disks and sessions, a line each, for
