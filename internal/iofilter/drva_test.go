@@ -39,6 +39,7 @@ type fakeDRVA struct {
 	markedAt dr.HostSeq      // what had been received when the last marker came
 	lieOnce  *wire.Ack       // sent once instead of the next acknowledgement
 	unsynced map[uint16]bool // disks without a complete copy
+	hashes   *hashing        // not nil: it answers questions about hashes
 }
 
 type logged struct {
@@ -179,6 +180,13 @@ func (d *fakeDRVA) frame(c *fakeConn, h *wire.Head, body, payload []byte) error 
 		}
 		d.confirms <- m
 		return nil
+	case wire.TypeHashAsk:
+		m, err := wire.ParseHashAsk(body)
+		if err != nil || d.hashes == nil {
+			return d.fault("question %+v: %v", m, err)
+		}
+		d.ask(c, m)
+		return nil
 	case wire.TypePing:
 		c.out <- wire.Encode(wire.TypePing, nil)
 		return nil
@@ -216,6 +224,9 @@ func (d *fakeDRVA) hello(c *fakeConn, body []byte) error {
 		w.Unsynced = append(w.Unsynced, i)
 	}
 	clear(d.unsynced)
+	if d.hashes != nil {
+		d.hashes.welcome(&w, &h)
+	}
 	w.Session = run.session
 	c.run, c.nonce, c.next = run, h.Nonce, h.Next
 	d.conn = c
