@@ -111,14 +111,13 @@ func (w *hashWalk) timeline(ctx context.Context, h *History, limit dr.Seq, last 
 func (w *hashWalk) tail(ctx context.Context, h *History, limit dr.Seq, last dr.ObjectNumber) error {
 	refs := h.objectsUpTo(last)
 	for end := len(refs); end > 0 && w.r.Left() > 0; end = max(0, end-walkBatch) {
-		var ids []index.ObjectID
-		var sizes []int64
+		var want []ImageObject
 		for _, ref := range refs[max(0, end-walkBatch):end] {
 			if ref.kind == segment.Journal {
-				ids, sizes = append(ids, index.ObjectID{Timeline: h.timeline, Number: ref.number}), append(sizes, ref.size)
+				want = append(want, ImageObject{Ref: index.ObjectID{Timeline: h.timeline, Number: ref.number}, Size: ref.size, Print: ref.print})
 			}
 		}
-		objects, err := w.cache.open(ctx, h.c, ids, sizes)
+		objects, err := w.cache.open(ctx, h.c, want)
 		if err != nil {
 			return err
 		}
@@ -228,15 +227,15 @@ func (d *DiskHashes) gather(ctx context.Context, h *History, cache *HashCache, d
 	for len(taken) > 0 {
 		batch := taken[:min(len(taken), walkBatch)]
 		taken = taken[len(batch):]
-		ids, sizes := make([]index.ObjectID, len(batch)), make([]int64, len(batch))
+		want := make([]ImageObject, len(batch))
 		for i := range batch {
-			size, ok := h.objectSize(batch[i].Object)
+			size, print, ok := h.objectSize(batch[i].Object)
 			if !ok {
 				return errs.New("journal.DiskHashes", errs.Corrupt, ObjectName(batch[i].Object), "the index refers to this object and no manifest lists it")
 			}
-			ids[i], sizes[i] = batch[i].Object, size
+			want[i] = ImageObject{Ref: batch[i].Object, Size: size, Print: print}
 		}
-		objects, err := cache.open(ctx, h.c, ids, sizes)
+		objects, err := cache.open(ctx, h.c, want)
 		if err != nil {
 			return err
 		}
@@ -292,21 +291,30 @@ func (d *DiskHashes) keyPlace(c *Container, id dr.UUID) (uint8, error) {
 	return at, nil
 }
 
-// open opens objects, readParallel at a time; the result has their order.
-func (k *HashCache) open(ctx context.Context, c *Container, ids []index.ObjectID, sizes []int64) ([]*Object, error) {
-	out := make([]*Object, len(ids))
+// open opens objects, readParallel at a time; the result has their order. Kind
+// Corrupt when one is another than its fingerprint is of.
+func (k *HashCache) open(ctx context.Context, c *Container, want []ImageObject) ([]*Object, error) {
+	out := make([]*Object, len(want))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(readParallel)
-	for i := range ids {
-		if out[i] = k.object(ids[i]); out[i] != nil {
+	for i := range want {
+		if out[i] = k.object(want[i].Ref); out[i] != nil {
 			continue
 		}
 		g.Go(func() (err error) {
-			if out[i], err = c.OpenSized(ctx, ids[i], sizes[i]); err == nil {
+			if out[i], err = c.OpenSized(ctx, want[i].Ref, want[i].Size); err == nil {
 				k.keepObject(out[i])
 			}
 			return err
 		})
 	}
-	return out, g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	for i, o := range out {
+		if err := o.Is(want[i].Print); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
