@@ -49,8 +49,9 @@ type conn struct {
 	free chan *buffer // written by whoever is done with a buffer, never closed
 	made int
 
-	done chan struct{} // closed by the reader when it ends
-	wake chan struct{} // something to write; written under mu, never closed
+	done chan struct{}     // closed by the reader when it ends
+	asks chan wire.HashAsk // written by the reader, never closed
+	wake chan struct{}     // something to write; written under mu, never closed
 
 	mu      sync.Mutex // guards what waits to be written
 	control []byte     // whole frames
@@ -63,7 +64,8 @@ type conn struct {
 func newConn(id order.ConnID, nc net.Conn, h *wire.Hello) *conn {
 	ack, _ := dr.ParseAckRule(h.Ack)
 	return &conn{id: id, nc: nc, host: h.Host, name: h.Name, ack: ack,
-		free: make(chan *buffer, Buffers), done: make(chan struct{}), wake: make(chan struct{}, 1)}
+		free: make(chan *buffer, Buffers), done: make(chan struct{}), wake: make(chan struct{}, 1),
+		asks: make(chan wire.HashAsk, maxAsks)}
 }
 
 // buffer returns a free buffer, waiting for one if all are under way; nil when
@@ -114,6 +116,28 @@ func (c *conn) push(m *order.Send) bool {
 	default:
 	}
 	return len(c.spans) <= maxSpans && len(c.control) <= maxControl
+}
+
+// pushFrame takes a whole frame for the host; false when it reads too slowly.
+func (c *conn) pushFrame(f []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.control = append(c.control, f...)
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return len(c.control) <= maxControl
+}
+
+// ask takes a host's question; false when it has asked too many.
+func (c *conn) ask(m wire.HashAsk) bool {
+	select {
+	case c.asks <- m:
+		return true
+	default:
+		return false
+	}
 }
 
 // addSpan adds s to the last span if it continues it. Caller holds mu.

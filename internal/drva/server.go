@@ -27,14 +27,19 @@ type Server struct {
 	events  chan event    // to the sequencer; written by connections and callers, never closed
 	stopped chan struct{} // closed when Run returns
 
-	conns atomic.Uint64
-	count counters
-	order atomic.Pointer[order.Status]
+	conns   atomic.Uint64
+	shipped shipped
+	hashes  *hashSource // set before hosts are accepted
+	count   counters
+	order   atomic.Pointer[order.Status]
 
 	mu  sync.Mutex // guards what follows
 	pub *journal.Publisher
 	rl  *replog.Log
 	run runStatus
+
+	seeds   []*seedJob
+	seeding chan struct{} // capacity 1: a seed waits
 }
 
 // New checks the configuration. Nothing is opened before Run. Kind Invalid.
@@ -43,7 +48,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{cfg: cfg, log: cfg.Logger, events: make(chan event, maxEvents), stopped: make(chan struct{})}, nil
+	return &Server{cfg: cfg, log: cfg.Logger, events: make(chan event, maxEvents), stopped: make(chan struct{}), seeding: make(chan struct{}, 1)}, nil
 }
 
 // Run serves the domain until ctx ends (nil) or it cannot go on: kind Fenced
@@ -90,6 +95,7 @@ func (s *Server) serveAll(ctx context.Context, pub *journal.Publisher, rl *replo
 	if err != nil {
 		return err
 	}
+	s.hashes = newHashSource(s.cfg.Container, pub.Timeline())
 	g, ctx := errgroup.WithContext(ctx)
 	q := newSequencer(s, order.New(s.cfg.Limits, st, time.Now()), rl, func(f func() error) { g.Go(f) })
 	q.flight.last = rl.Recovered().Last
@@ -99,6 +105,7 @@ func (s *Server) serveAll(ctx context.Context, pub *journal.Publisher, rl *replo
 	g.Go(func() error { return ship.settle(ctx) })
 	g.Go(func() error { return s.accept(ctx) })
 	g.Go(func() error { return s.watch(ctx) })
+	g.Go(func() error { return s.runSeeds(ctx) })
 	return g.Wait()
 }
 

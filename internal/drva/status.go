@@ -60,6 +60,7 @@ type Status struct {
 	Objects     uint64          `json:"objects"`      // published by this run
 	Publisher   PublisherStatus `json:"publisher"`
 	Errors      []TimedError    `json:"errors"` // newest last
+	Seeds       []SeedStatus    `json:"seeds,omitempty"`
 }
 
 // Host is a host the log knows.
@@ -141,6 +142,9 @@ func (s *Server) Status() Status {
 	}
 	st.BytesRaw, st.BytesStored, st.Objects = r.raw, r.stored, r.objects
 	st.Errors = append([]TimedError{}, r.errors...)
+	for _, j := range s.seeds {
+		st.Seeds = append(st.Seeds, j.SeedStatus)
+	}
 	if s.rl != nil {
 		u := s.rl.Usage()
 		st.Log = LogStatus{Used: u.Used, Quota: u.Quota, Rate: r.rate.perSecond, Absorbs: -1}

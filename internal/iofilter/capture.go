@@ -25,8 +25,10 @@ type disk struct {
 	keep    *keeper   // of its sidecar; nil: it has none
 
 	// Guarded by out.mu.
-	unsynced  bool // the DRVA must not take its copy as complete before the next SyncEnd
-	announced bool // a TrackBegin of it is in this stream
+	bypass    dr.HostSeq // the last record that had entered when a change last bypassed the stream
+	compare   bool       // what the DRVA holds of it is compared, and only what differs is shipped
+	unsynced  bool       // the DRVA must not take its copy as complete before the next SyncEnd
+	announced bool       // a TrackBegin of it is in this stream
 	progress  syncProgress
 	readError error         // why the primary could not be read; nil: it could
 	retryAt   time.Duration // when the cursor tries again after that

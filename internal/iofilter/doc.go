@@ -31,6 +31,10 @@
 // same cursor makes the first copy. A host begins its life tracking, with those
 // chunks dirty that the sidecars of its disks call open: all, if there is none.
 //
+// A disk of which the container has an earlier state is not copied but
+// compared with it, block hash by block hash, and what differs goes into the
+// stream: see compare.go.
+//
 // Promises. Order: if a write was acknowledged before another was issued, it
 // is before it in the stream; overlapping writes are in the stream as on the
 // disk. Liveness: nothing the DRVA does or fails to do keeps a guest's write

@@ -43,8 +43,9 @@ type fakeDRVA struct {
 	lies     bool            // says that records are durable when they have merely come
 	trusting bool            // accepts any sidecar
 
-	owner   uint64 // nonce of the last run
-	resumed int    // sidecars accepted
+	owner   uint64   // nonce of the last run
+	resumed int      // sidecars accepted
+	hashes  *hashing // not nil: it answers questions about hashes
 }
 
 type logged struct {
@@ -185,6 +186,13 @@ func (d *fakeDRVA) frame(c *fakeConn, h *wire.Head, body, payload []byte) error 
 		}
 		d.confirms <- m
 		return nil
+	case wire.TypeHashAsk:
+		m, err := wire.ParseHashAsk(body)
+		if err != nil || d.hashes == nil {
+			return d.fault("question %+v: %v", m, err)
+		}
+		d.ask(c, m)
+		return nil
 	case wire.TypePing:
 		c.out <- wire.Encode(wire.TypePing, nil)
 		return nil
@@ -232,6 +240,9 @@ func (d *fakeDRVA) hello(c *fakeConn, body []byte) error {
 		w.Unsynced = append(w.Unsynced, i)
 	}
 	clear(d.unsynced)
+	if d.hashes != nil {
+		d.hashes.welcome(&w, &h)
+	}
 	w.Session = run.session
 	c.run, c.nonce, c.next = run, h.Nonce, h.Next
 	d.conn = c

@@ -211,6 +211,7 @@ func (o *outlet) welcome(w *wire.Welcome, next dr.HostSeq) error {
 	}
 	for _, i := range w.Unsynced {
 		if d := o.disks[i]; d.announced { // else it is about to be copied anyway
+			o.bypassLocked(d)
 			d.dirty.SetAll()
 			d.unsynced = true
 			o.trackLocked(causeUnsynced)
@@ -220,6 +221,7 @@ func (o *outlet) welcome(w *wire.Welcome, next dr.HostSeq) error {
 	l.up, l.replayed, l.err = true, false, nil
 	l.session, l.cursor, l.replayTo, l.rush = w.Session, o.str.First(), next, next-1
 	l.outbox, l.marker = l.outbox[:0], marker{}
+	o.hashedLocked(w)
 	o.stats.connects++
 	o.progressLocked(o.str.First() > before)
 	return nil
@@ -236,6 +238,9 @@ func (o *outlet) loseStreamLocked() {
 	}
 	o.run++
 	o.str.Reset()
+	for _, d := range o.disks {
+		o.bypassLocked(d) // numbers begin anew
+	}
 	o.link.nonce = newNonce()
 	o.landLocked()
 }
@@ -247,6 +252,7 @@ func (o *outlet) down(err error) {
 	l := &o.link
 	l.up, l.replayed, l.err = false, false, err
 	l.outbox, l.marker = l.outbox[:0], marker{}
+	o.hashDownLocked()
 	o.asleep.Store(awake)
 	o.gate.Disconnect()
 	o.holdEndedLocked(o.now())

@@ -58,9 +58,11 @@ type StreamStatus struct {
 	Records   uint64     `json:"records"`   // entered
 	Bytes     uint64     `json:"bytes"`     // payload entered
 	SentBytes uint64     `json:"sent_bytes"`
-	SyncBytes uint64     `json:"sync_bytes"` // read by the sync cursor
-	Stalls    uint64     `json:"stalls"`     // stretches in which writes waited for room
-	Trackings uint64     `json:"trackings"`  // how often tracking began
+	SyncBytes uint64     `json:"sync_bytes"`     // read by the sync cursor
+	Compared  uint64     `json:"compared_bytes"` // of disks, with what the DRVA holds; holes included
+	Shipped   uint64     `json:"shipped_bytes"`  // payload the sync cursor put into the stream
+	Stalls    uint64     `json:"stalls"`         // stretches in which writes waited for room
+	Trackings uint64     `json:"trackings"`      // how often tracking began
 }
 
 // RoundStatus is the host's part in checkpoint rounds.
@@ -109,7 +111,7 @@ func (o *outlet) fill(s *Status) {
 		Next: o.str.Next(), Sequenced: o.str.Sequenced(), Durable: o.str.Durable(),
 		RingBytes: o.str.Size(), RingUsed: o.str.Used(),
 		Records: o.stats.records, Bytes: o.stats.bytes, SentBytes: o.stats.sentBytes,
-		SyncBytes: o.stats.syncedBytes, Stalls: o.stats.stalls, Trackings: o.stats.trackings,
+		SyncBytes: o.stats.syncedBytes, Compared: o.stats.comparedBytes, Shipped: o.stats.shippedBytes, Stalls: o.stats.stalls, Trackings: o.stats.trackings,
 	}
 	s.Rounds = RoundStatus{
 		Holds: o.stats.holds, Refused: o.stats.refused,

@@ -29,5 +29,9 @@
 // rounds of checkpoints, answered by Confirm. Either side Pings when it has
 // said nothing for a while.
 //
+// A host whose tracking state is lost may ask what the container holds
+// (HashAsk, answered by HashAnswer) and ship what differs, if both sides have
+// the word "hash" among their Features.
+//
 // The package is pure: it encodes, decodes and validates; it never blocks.
 package wire

@@ -37,7 +37,10 @@ const (
 	TypeMark      Type = 9  // DRVA → host, Round
 	TypeConfirm   Type = 10 // host → DRVA, Confirm
 	TypePing      Type = 11 // either, empty
-	maxType       Type = 11
+
+	TypeHashAsk    Type = 18 // host → DRVA, HashAsk
+	TypeHashAnswer Type = 19 // DRVA → host, HashAnswer
+	maxType        Type = 19
 )
 
 // Head is the first 32 bytes of a frame.

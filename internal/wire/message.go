@@ -23,6 +23,8 @@ type Hello struct {
 	// [First, Next). Next is the HostSeq of the first new record.
 	First dr.HostSeq `json:"first"`
 	Next  dr.HostSeq `json:"next"`
+	// Features are words for what the host speaks beyond the first protocol.
+	Features []string `json:"features,omitempty"`
 }
 
 // HelloVM is a VM on the host, with its protected disks.
@@ -71,6 +73,11 @@ type Welcome struct {
 	// Resumed lists those whose sidecar is accepted: the host copies what that
 	// calls open, and says SyncEnd even if that is nothing.
 	Resumed []uint16 `json:"resumed,omitempty"`
+	// Hashed lists those of Unsynced of which the container has an earlier
+	// state: the host may compare hashes and ship what differs.
+	Hashed []uint16 `json:"hashed,omitempty"`
+	// Features are words for what the DRVA speaks beyond the first protocol.
+	Features []string `json:"features,omitempty"`
 }
 
 // Refuse ends a connection with a reason a person can act on.

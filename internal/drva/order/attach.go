@@ -172,13 +172,18 @@ func (c *Core) welcome(s *stream, h *wire.Hello) {
 		case c.needsSync(s, index):
 			s.resync[index] = true
 			w.Unsynced = append(w.Unsynced, index)
+			if c.state.disks[c.state.byID[d.ID]] != nil {
+				w.Hashed = append(w.Hashed, index) // the container may have an earlier state of it
+			}
 		case s.resume[index] != nil && !s.staysSynced(c.state.disks[c.state.byID[d.ID]], index):
 			s.resumed[index] = true
 			w.Resumed = append(w.Resumed, index)
 		}
 	}
 	slices.Sort(w.Unsynced)
+	slices.Sort(w.Hashed)
 	slices.Sort(w.Resumed)
+	w.Features = []string{wire.FeatureHash}
 	c.send(Send{Conn: s.conn, Type: wire.TypeWelcome, Welcome: w})
 }
 
@@ -233,9 +238,9 @@ func (c *Core) bindDisk(s *stream, w uint16) (index uint16, untold bool) {
 	if d == nil {
 		d = &disk{Disk: want, index: c.state.lastIndex + 1}
 		c.ownJSON(record.Disk, d.index, d.body())
-	} else if d.Size != want.Size || d.VM != want.VM {
+	} else if d.Size != want.Size || d.VM != want.VM || d.seed {
 		changed := *d
-		changed.Size, changed.VM = want.Size, want.VM
+		changed.Size, changed.VM, changed.seed = want.Size, want.VM, false
 		c.ownJSON(record.Disk, d.index, changed.body())
 	}
 	index = d.index

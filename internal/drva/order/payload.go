@@ -84,6 +84,9 @@ type DiskBody struct {
 	// knows what is missing. Void: the owner has no sidecar to go by.
 	Suspended bool `json:"suspended,omitempty"`
 	Void      bool `json:"void,omitempty"`
+	// Seed: no host has brought the disk yet, its content is an image's. No
+	// checkpoint speaks of it.
+	Seed bool `json:"seed,omitempty"`
 }
 
 // encode renders v as a record's payload, padded to whole pages.

@@ -54,6 +54,7 @@ type disk struct {
 
 	suspended bool // unsynced, but the owner's host knows by its sidecar what is missing
 	void      bool // the owner's host has no sidecar to go by
+	seed      bool // no host has brought it yet
 }
 
 // NewState returns the state of a domain that never ran.
@@ -180,7 +181,7 @@ func sessionOf(b *SessionBody) *session {
 func diskOf(b *DiskBody) *disk {
 	return &disk{Disk: dr.Disk{ID: b.ID, VM: b.VM, Size: b.Size},
 		index: b.Index, synced: b.Synced, syncing: b.Syncing, owner: b.Owner, clean: b.Clean, run: b.Run,
-		suspended: b.Suspended, void: b.Void}
+		suspended: b.Suspended, void: b.Void, seed: b.Seed}
 }
 
 // applySession makes r's session the owner of the disks it binds. Disks it had
@@ -258,9 +259,10 @@ func (s *State) endable(keep dr.Session) []dr.Session {
 // checkpointOf is the tentative checkpoint of a cut.
 func checkpointOf(b *CutBody, seq dr.Seq, at int64) dr.Checkpoint {
 	cp := dr.Checkpoint{ID: b.ID, Seq: seq, Time: time.Unix(0, at).UTC(), Kind: b.Kind, Scope: dr.Partial, Tag: b.Tag}
-	cp.Disks = make([]dr.CheckpointDisk, len(b.Disks))
-	for i := range b.Disks {
-		d := &b.Disks[i]
+	disks := withoutSeeds(b.Disks)
+	cp.Disks = make([]dr.CheckpointDisk, len(disks))
+	for i := range disks {
+		d := &disks[i]
 		cp.Disks[i] = dr.CheckpointDisk{ID: d.ID, VM: d.VM, Size: d.Size, Synced: d.Synced}
 	}
 	return cp
@@ -289,7 +291,7 @@ func (s *State) snapshot(b *CutBody) {
 func (d *disk) body() DiskBody {
 	return DiskBody{Op: OpSet, Index: d.index, ID: d.ID, VM: d.VM, Size: d.Size,
 		Synced: d.synced, Syncing: d.syncing, Owner: d.owner, Clean: d.clean, Run: d.run,
-		Suspended: d.suspended, Void: d.void}
+		Suspended: d.suspended, Void: d.void, Seed: d.seed}
 }
 
 // Summary lists what the state says of disks and sessions, a line each, for
