@@ -207,6 +207,8 @@ func (p *pair) endHost() {
 		p.guest.Close()
 		p.stopHost()
 		p.stopHost = nil
+		// Its tracking state is lost with it, what is beside the disk included.
+		must(p.t, os.RemoveAll(p.cfg.VMs[0].Disks[0].Path+".holdfast"))
 	}
 }
 
