@@ -37,7 +37,13 @@ const (
 	TypeMark      Type = 9  // DRVA → host, Round
 	TypeConfirm   Type = 10 // host → DRVA, Confirm
 	TypePing      Type = 11 // either, empty
-	maxType       Type = 11
+	TypeFreeze    Type = 12 // DRVA → host that offers FeatureFreeze, Freeze
+	TypeFrozen    Type = 13 // host → DRVA, JSON FreezeReport
+	TypeThaw      Type = 14 // DRVA → host, Round
+	TypeThawed    Type = 15 // host → DRVA, JSON FreezeReport
+	TypeThrottle  Type = 16 // DRVA → host that offers FeatureThrottle, Throttle
+	TypeTrack     Type = 17 // DRVA → host that offers FeatureTrack, Track
+	maxType       Type = 17
 )
 
 // Head is the first 32 bytes of a frame.

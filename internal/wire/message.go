@@ -23,6 +23,10 @@ type Hello struct {
 	// [First, Next). Next is the HostSeq of the first new record.
 	First dr.HostSeq `json:"first"`
 	Next  dr.HostSeq `json:"next"`
+	// Features are the frames this host takes besides those of the first
+	// version, as FeatureFreeze. A DRVA sends them to nobody else. Words it does
+	// not know mean nothing to it.
+	Features []string `json:"features,omitempty"`
 }
 
 // HelloVM is a VM on the host, with its protected disks.
@@ -50,6 +54,11 @@ type Welcome struct {
 	// Unsynced lists the indices of disks whose baseline the log does not hold
 	// as complete: the host syncs them from the start.
 	Unsynced []uint16 `json:"unsynced"`
+	// Features are what the DRVA offers besides the first version.
+	Features []string `json:"features,omitempty"`
+	// Track is the order in force when the host attaches, as Track.Reason; 0:
+	// none.
+	Track TrackReason `json:"track,omitempty"`
 }
 
 // Refuse ends a connection with a reason a person can act on.
