@@ -79,17 +79,65 @@ const (
 	// burstLeast is the backlog, in bytes, from which on there is a burst: one
 	// object. Less is packed in a few milliseconds.
 	burstLeast = 16 << 20
-	// burstFill is the part of the log's quota it may fill.
+	// burstFill is the part of the log's quota it may fill; above it, draining
+	// comes first, also before compressing well.
 	burstFill = 0.5
+	// busyStore is the number of requests under way from which on it is the
+	// store that limits publishing: most of the eight it may have.
+	busyStore = 6
 	// pressureSpan is how often contention is looked at.
 	pressureSpan = 20 * time.Millisecond
 
-	// warnQuota and alarmQuota are the parts of the log's quota at which
-	// operators are told.
-	warnQuota  = 0.70
-	alarmQuota = 0.95
-	// watchEvery is how often the log's filling is looked at.
+	// leastBuilders are the objects in memory that each domain of a process may
+	// have whatever the others do: one that waits for its checkpoint's result,
+	// one behind it, one under way, one being filled.
+	leastBuilders = 4
+
+	// smallRecords and smallPayload are what a small buffer of a frame has room
+	// for; keptSmall and keptLarge are how many that are not in use are kept for
+	// the next frames, 8 and 32 MiB.
+	smallRecords = 32
+	smallPayload = 64 << 10
+	keptSmall    = 128
+	keptLarge    = 32
+
+	// lookEvery is how often the log's filling is looked at: at 1 GB/s, 100 MB.
+	lookEvery = 100 * time.Millisecond
+	// lookWindow is the memory of what comes in and drains: two checkpoints of
+	// the usual interval, since objects settle in bursts.
+	lookWindow = 10 * time.Second
+	// throttleEvery is how often hosts are told another rate.
+	throttleEvery = 500 * time.Millisecond
+	// DefaultThrottleDelay is how long a throttled write is kept back at most:
+	// what a busy disk does to it anyway.
+	DefaultThrottleDelay = 20 * time.Millisecond
+	// throttleMost and throttleLeast are the parts of what drains that hosts may
+	// send at the beginning and at the end of throttling.
+	throttleMost, throttleLeast = 1.2, 0.7
+	// minThrottle is what hosts may always send together, bytes a second:
+	// while nothing drains at all, guests still run, slowly.
+	minThrottle = 1 << 20
+
+	// watchEvery is how often the RPO and the store are looked at.
 	watchEvery = time.Second
+	// nearTarget is the part of the RPO target from which on people are warned.
+	nearTarget = 0.80
+	// calmIntervals is how many intervals the RPO must stay better before an
+	// alarm ends; calmLeast is the least of it.
+	calmIntervals = 3
+	calmLeast     = 10 * time.Second
+	// storeAway is how long publishing must fail before people are told.
+	storeAway = 10 * time.Second
+	// MinTarget and MaxTarget bound an RPO target.
+	MinTarget = 2 * time.Second
+	MaxTarget = 30 * 24 * time.Hour
+	// MinAppInterval is the shortest time between application-consistent
+	// checkpoints: each stops the guests' applications for a moment.
+	MinAppInterval = time.Minute
+	// maxEventsKept bounds the events in memory: about 300 KiB.
+	maxEventsKept = 1024
+	// maxPauseFile bounds the file that tells of a pause, in bytes.
+	maxPauseFile = 4096
 	// retryFirst and retryMost bound the pauses between tries to open the
 	// container or store a VM's configuration.
 	retryFirst = 200 * time.Millisecond

@@ -36,8 +36,9 @@ const (
 	// stays frozen for as long as the slowest takes.
 	DefaultFreezeWait = 5 * time.Second
 	// DefaultThawWait is how long the outcome waits for hosts to say whether
-	// their guests had stayed frozen.
-	DefaultThawWait = 4 * time.Second
+	// their guests had stayed frozen. What is cut meanwhile waits in memory, see
+	// the appliance's maxHeld.
+	DefaultThawWait = 2 * time.Second
 	// DefaultFreezeLimit is when a host thaws by itself. Applications wait.
 	DefaultFreezeLimit = 10 * time.Second
 	// DefaultReplayLimit is how long a restarted DRVA waits for a known host:
