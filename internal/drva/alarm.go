@@ -25,6 +25,7 @@ type rpoAlarm struct {
 	calm   time.Duration // how long it must have stayed better
 	state  Meeting
 	better time.Time // since when; zero: it is not
+	worst  Meeting   // seen since then
 }
 
 // look takes the RPO in seconds, negative for none, and reports whether the
@@ -47,11 +48,16 @@ func (a *rpoAlarm) look(rpo float64, now time.Time) bool {
 		a.better = time.Time{}
 		return false
 	case a.state == NoTarget || want.worse(a.state):
-	case a.better.IsZero():
-		a.better = now
-		return false
-	case now.Sub(a.better) < a.calm:
-		return false
+	default:
+		if a.better.IsZero() {
+			a.better, a.worst = now, want
+		}
+		if want.worse(a.worst) {
+			a.worst = want
+		}
+		if want = a.worst; now.Sub(a.better) < a.calm {
+			return false
+		}
 	}
 	a.state, a.better = want, time.Time{}
 	return true

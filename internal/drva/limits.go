@@ -63,6 +63,14 @@ const (
 	// objectZeros and objectMetas bound the other content of an object.
 	objectZeros = 1 << 14
 	objectMetas = 64
+	// cellLog and cellParts bound what one object may cover of the log, in bytes
+	// and as a part of the quota: guests that overwrite the same blocks again and
+	// again would else fill the log with records that no object ever covers, for
+	// a full log cuts no checkpoint. recordLog is what a lone record takes in the
+	// log besides its payload.
+	cellLog   = 1 << 30
+	cellParts = 8
+	recordLog = 4096
 	// maxHeld bounds the objects that wait behind a checkpoint whose result is
 	// not known yet: 128 MiB, over 2 s at 50 MB/s.
 	maxHeld = 8

@@ -52,7 +52,7 @@ type object struct {
 }
 
 func newShipper(s *Server, rl *replog.Log, pub *journal.Publisher) (*shipper, error) {
-	h := &shipper{s: s, rl: rl, pub: pub, st: order.NewState(), done: pub.LastSeq(), cell: newCell(),
+	h := &shipper{s: s, rl: rl, pub: pub, st: order.NewState(), done: pub.LastSeq(), cell: newCell(min(cellLog, rl.Usage().Quota/cellParts)),
 		sent: make(chan *object, maxBuilders)}
 	for _, r := range rl.Recovered().Carried {
 		if err := h.st.Apply(&r); err != nil {
@@ -125,6 +125,7 @@ func (h *shipper) take(ctx context.Context, r *record.Record) error {
 	}
 	c := h.cell
 	c.last = r.Seq
+	c.logged += int64(len(r.Payload)) + recordLog
 	var checkpoint *dr.Checkpoint
 	switch r.Kind {
 	case record.Data, record.Zero, record.Discard:
