@@ -219,7 +219,8 @@ func (s *seen) validateSocket(d *Disk, object string) error {
 // hello is what the host says of itself. A VM's configuration has the sizes of
 // its disks to the byte; the disks themselves are announced in whole blocks.
 func (c *Config) hello(disks []*disk) wire.Hello {
-	h := wire.Hello{Domain: c.Domain, Host: c.Host, Name: c.Name, Ack: c.ackRule().String()}
+	h := wire.Hello{Domain: c.Domain, Host: c.Host, Name: c.Name, Ack: c.ackRule().String(),
+		Features: []string{wire.FeatureFreeze, wire.FeatureThrottle, wire.FeatureTrack}}
 	index := 0
 	for i := range c.VMs {
 		vm := wire.HelloVM{Config: c.VMs[i].Config}

@@ -39,6 +39,14 @@ type fakeDRVA struct {
 	markedAt dr.HostSeq      // what had been received when the last marker came
 	lieOnce  *wire.Ack       // sent once instead of the next acknowledgement
 	unsynced map[uint16]bool // disks without a complete copy
+	track    wire.TrackReason
+	reports  chan reported
+}
+
+// reported is a Frozen or Thawed.
+type reported struct {
+	t wire.Type
+	wire.FreezeReport
 }
 
 type logged struct {
@@ -69,7 +77,7 @@ type fakeConn struct {
 func (c *fakeConn) kill() { c.once.Do(func() { close(c.gone); c.Conn.Close() }) }
 
 func newFakeDRVA() *fakeDRVA {
-	return &fakeDRVA{runs: map[uint64]*hostRun{}, confirms: make(chan wire.Confirm, 1000), markers: make(chan wire.Round, 1000), unsynced: map[uint16]bool{}}
+	return &fakeDRVA{runs: map[uint64]*hostRun{}, confirms: make(chan wire.Confirm, 1000), markers: make(chan wire.Round, 1000), reports: make(chan reported, 1000), unsynced: map[uint16]bool{}}
 }
 
 // dial is the host's way in.
@@ -179,6 +187,13 @@ func (d *fakeDRVA) frame(c *fakeConn, h *wire.Head, body, payload []byte) error 
 		}
 		d.confirms <- m
 		return nil
+	case wire.TypeFrozen, wire.TypeThawed:
+		m, err := wire.ParseFreezeReport(body)
+		if err != nil {
+			return d.fault("report: %v", err)
+		}
+		d.reports <- reported{h.Type, m}
+		return nil
 	case wire.TypePing:
 		c.out <- wire.Encode(wire.TypePing, nil)
 		return nil
@@ -216,7 +231,7 @@ func (d *fakeDRVA) hello(c *fakeConn, body []byte) error {
 		w.Unsynced = append(w.Unsynced, i)
 	}
 	clear(d.unsynced)
-	w.Session = run.session
+	w.Session, w.Track = run.session, d.track
 	c.run, c.nonce, c.next = run, h.Nonce, h.Next
 	d.conn = c
 	f, err := wire.EncodeJSON(wire.TypeWelcome, w)

@@ -28,6 +28,9 @@ type Options struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Logger hears of changes of state; nil discards.
 	Logger *slog.Logger
+	// Freezer quiesces guests for application-consistent checkpoints; nil: none
+	// can be, and the host says so.
+	Freezer Freezer
 }
 
 // Filter is the host component: all protected disks of one host that belong to
@@ -63,6 +66,7 @@ func New(cfg Config, o Options) (*Filter, error) {
 			}
 		}
 	}
+	f.out.freeze = newQuiescer(f.out, &cfg, o.Freezer)
 	f.out.hello = cfg.hello(f.out.disks)
 	if _, err := wire.EncodeJSON(wire.TypeHello, f.out.hello); err != nil {
 		f.Close()
@@ -128,6 +132,7 @@ func (f *Filter) Run(ctx context.Context) error {
 	}
 	stop()
 	running.Wait()
+	f.out.freeze.close()
 	if err != nil {
 		return err // operations are in flight: the primaries stay open
 	}

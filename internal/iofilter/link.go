@@ -216,6 +216,7 @@ func (o *outlet) welcome(w *wire.Welcome, next dr.HostSeq) error {
 	l.session, l.cursor, l.replayTo, l.rush = w.Session, o.str.First(), next, next-1
 	l.outbox, l.marker = l.outbox[:0], marker{}
 	o.stats.connects++
+	o.orderLocked(w.Track)
 	o.progressLocked(o.str.First() > before)
 	return nil
 }
@@ -242,6 +243,8 @@ func (o *outlet) down(err error) {
 	l.up, l.replayed, l.err = false, false, err
 	l.outbox, l.marker = l.outbox[:0], marker{}
 	o.asleep.Store(awake)
+	o.throttleLocked(wire.Throttle{})
+	o.freeze.linkLost()
 	o.gate.Disconnect()
 	o.holdEndedLocked(o.now())
 	o.room.Broadcast() // who waits for room now waits in vain
