@@ -25,7 +25,8 @@ type Front struct {
 	log          *slog.Logger
 
 	mu      sync.Mutex
-	servers map[dr.DomainID]*Server // nil: of this process, and not ready
+	servers map[dr.DomainID]*Server
+	pending int // appliances that will be added
 }
 
 // NewFront returns a front on a listener, which Run closes. authenticate is as
@@ -37,14 +38,12 @@ func NewFront(l net.Listener, authenticate func(net.Conn) (dr.HostID, error), lo
 	return &Front{listener: l, authenticate: authenticate, log: log, servers: map[dr.DomainID]*Server{}}
 }
 
-// Expect says that a domain is one of this process, whose appliance will be
-// added: its hosts are told to come again, and not that they are wrong here.
-func (f *Front) Expect(d dr.DomainID) {
+// Expect says that one more appliance will be added: until then hosts of a
+// domain nobody serves are told to come again, and not that they are wrong here.
+func (f *Front) Expect() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, ok := f.servers[d]; !ok {
-		f.servers[d] = nil
-	}
+	f.pending++
 }
 
 // Add has the front serve an appliance's hosts. The appliance's Config has no
@@ -53,6 +52,7 @@ func (f *Front) Add(s *Server) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.servers[s.cfg.Domain] = s
+	f.pending = max(0, f.pending-1)
 }
 
 // find returns the appliance of a domain, or why there is none.
@@ -62,6 +62,8 @@ func (f *Front) find(d dr.DomainID) (*Server, error) {
 	defer f.mu.Unlock()
 	s, ok := f.servers[d]
 	switch {
+	case !ok && f.pending > 0:
+		return nil, errNotReady(d)
 	case !ok && len(f.servers) == 1:
 		for own := range f.servers {
 			return nil, errs.New(op, errs.Invalid, "domain "+d.String(), "this appliance serves domain "+own.String()).
@@ -70,8 +72,6 @@ func (f *Front) find(d dr.DomainID) (*Server, error) {
 	case !ok:
 		return nil, errs.New(op, errs.Invalid, "domain "+d.String(), fmt.Sprintf("this appliance serves %d other domains", len(f.servers))).
 			WithRemedy("give the host the address of its own domain's appliance")
-	case s == nil:
-		return nil, errNotReady(d)
 	}
 	return s, nil
 }
@@ -178,7 +178,7 @@ func (f *Front) turnAway(nc net.Conn, err error) {
 	f.log.Warn("a host was turned away", "host", nc.RemoteAddr().String(), "err", err, "remedy", errs.RemedyOf(err))
 	f.mu.Lock()
 	for _, s := range f.servers {
-		if s != nil && len(f.servers) == 1 {
+		if len(f.servers) == 1 {
 			s.noteError(err) // of several, nobody can say whose host it is
 		}
 	}
