@@ -36,6 +36,8 @@ type Config struct {
 type VM struct {
 	Config dr.VMConfig `json:"config"` // what recovery builds the VM from; disk sizes are filled in
 	Disks  []Disk      `json:"disks"`
+	// Freeze says how the VM is quiesced; nil: by its guest agent, if any.
+	Freeze *FreezeConfig `json:"freeze,omitempty"`
 }
 
 // Disk is one protected disk of a VM.
@@ -133,6 +135,9 @@ func (c *Config) validateVMs() error {
 			return invalid(name, "give each VM its own id", "duplicate VM %v", vm.Config.ID)
 		}
 		s.vms[vm.Config.ID] = true
+		if err := vm.Freeze.validate(name); err != nil {
+			return err
+		}
 		if err := s.validateDisks(vm); err != nil {
 			return err
 		}
