@@ -136,8 +136,9 @@ const (
 	calmLeast     = 10 * time.Second
 	// storeAway is how long publishing must fail before people are told.
 	storeAway = 10 * time.Second
-	// MinTarget and MaxTarget bound an RPO target.
+	// MinTarget is the least RPO target: the interval of 1 s, and its publishing.
 	MinTarget = 2 * time.Second
+	// MaxTarget is the largest: a month.
 	MaxTarget = 30 * 24 * time.Hour
 	// MinAppInterval is the shortest time between application-consistent
 	// checkpoints: each stops the guests' applications for a moment.

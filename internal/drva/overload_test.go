@@ -45,12 +45,12 @@ func TestLevelsHaveHysteresis(t *testing.T) {
 // Hosts obey; what they do not send while they track they send again as a
 // resync, at twice the speed.
 type fluid struct {
-	quota, want, drain float64 // bytes; bytes a second
-	used, dirty        float64
-	level              Level
-	changes, resyncs   int
-	highest            float64
-	next               func(Level, float64) Level
+	quota, want      float64 // bytes; bytes a second
+	used, dirty      float64
+	level            Level
+	changes, resyncs int
+	highest          float64
+	next             func(Level, float64) Level
 }
 
 func (f *fluid) run(d time.Duration, drainAt func(time.Duration) float64) {

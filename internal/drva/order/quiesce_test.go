@@ -115,10 +115,6 @@ func TestWhatWasFlushedIsInTheCut(t *testing.T) {
 		r := b.app("")
 		b.frozen(1, report(r, 1, wire.FreezeHeld, ""))
 		b.frame(1, zero(2, 0), marker(r)) // the stream is behind the answers
-		flushed := b.core.state.Last
-		if f.noMarker {
-			flushed++ // the cut came first
-		}
 		b.confirm(1, r, true)
 		b.thawed(1, report(r, 1, wire.FreezeHeld, ""))
 		if len(b.results) != 1 || b.results[0].Kind != dr.AppConsistent {
@@ -327,13 +323,13 @@ type quietWorld struct {
 
 // quietGuest is a host with one VM that writes unless it is frozen.
 type quietGuest struct {
-	conn             ConnID
-	up, down         []func()
-	next             dr.HostSeq
-	froze, thawed    bool
-	flushed          dr.HostSeq // last record before the freeze
-	wanted, reported bool
-	dead             bool // its link is lost
+	conn          ConnID
+	up, down      []func()
+	next          dr.HostSeq
+	froze, thawed bool
+	flushed       dr.HostSeq // last record before the freeze
+	wanted        bool
+	dead          bool // its link is lost
 }
 
 func newQuietWorld(t *testing.T, rng *rand.Rand, f flaws) *quietWorld {
