@@ -84,6 +84,9 @@ const (
 	// burstMost is how long it gives way: what is lost with the site grows by
 	// it, in a burst that the processors do not suffice for.
 	burstMost = 3 * time.Second
+	// burstOfInterval is the per cent of the time between checkpoints it gives way
+	// at most: at an interval of 1 s, 3 s would be three points late.
+	burstOfInterval = 60
 	// burstLeast is the backlog, in bytes, from which on there is a burst: one
 	// object. Less is packed in a few milliseconds.
 	burstLeast = 16 << 20
