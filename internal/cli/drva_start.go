@@ -238,6 +238,13 @@ func (a *appliance) calls() map[string]control.Handler {
 		"/bandwidth": func(_ context.Context, body []byte) (any, error) {
 			return changeBandwidth(a.stack, a.limiter, body)
 		},
+		"/seed": func(_ context.Context, body []byte) (any, error) {
+			s, _, err := a.running()
+			if err != nil {
+				return nil, err
+			}
+			return seedDisk(s, body)
+		},
 		"/checkpoint": func(ctx context.Context, body []byte) (any, error) {
 			s, _, err := a.running()
 			if err != nil {

@@ -85,6 +85,7 @@ func runIOFilter(cmd *cobra.Command, cfg *ioFilterConfig) error {
 	}
 	return serve(cmd.Context(), log, cfg.Status, map[string]control.Handler{
 		"/status": func(context.Context, []byte) (any, error) { return f.Status(), nil },
+		"/resync": func(_ context.Context, body []byte) (any, error) { return resyncDisk(f, body) },
 	}, f.Run)
 }
 

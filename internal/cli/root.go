@@ -117,7 +117,7 @@ The history:        retention, gc, pin, tag, timeline`,
 	root.PersistentFlags().String("log-level", "info", "how much the appliances log: debug, info, warn or error")
 	root.AddCommand(
 		newKeyCommand(), newStoreCommand(), newDomainCommand(), newCertCommand(),
-		newDRVACommand(), newIOFilterCommand(), newStatusCommand(), newBandwidthCommand(), newCheckpointCommand(),
+		newDRVACommand(), newIOFilterCommand(), newResyncCommand(), newSeedCommand(), newStatusCommand(), newBandwidthCommand(), newCheckpointCommand(),
 		newPauseCommand(), newResumeCommand(),
 		newCheckpointsCommand(), newInspectCommand(), newFsckCommand(), newRestoreCommand(), newRocVACommand(),
 		newRetentionCommand(), newGCCommand(), newPinCommand(), newTagCommand(), newTimelineCommand(),

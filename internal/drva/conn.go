@@ -69,8 +69,9 @@ type conn struct {
 	welcome bool // a Welcome was sent: nothing may come before
 	rate    rate // of bytesIn
 
-	done chan struct{} // closed by the reader when it ends
-	wake chan struct{} // something to write; written under mu, never closed
+	done chan struct{}     // closed by the reader when it ends
+	asks chan wire.HashAsk // written by the reader, never closed
+	wake chan struct{}     // something to write; written under mu, never closed
 
 	mu      sync.Mutex // guards what waits to be written
 	control []byte     // whole frames
@@ -85,7 +86,7 @@ func newConn(id order.ConnID, nc net.Conn, h *wire.Hello, frames *framePool) *co
 	c := &conn{id: id, nc: nc, host: h.Host, name: h.Name, ack: ack, frames: frames,
 		throttles: slices.Contains(h.Features, wire.FeatureThrottle), tracks: slices.Contains(h.Features, wire.FeatureTrack),
 		rate:    rate{window: lookWindow},
-		permits: make(chan struct{}, Buffers), done: make(chan struct{}), wake: make(chan struct{}, 1)}
+		permits: make(chan struct{}, Buffers), asks: make(chan wire.HashAsk, maxAsks), done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	for range Buffers {
 		c.permits <- struct{}{}
 	}
@@ -148,6 +149,28 @@ func (c *conn) push(m *order.Send) bool {
 		c.control = wire.AppendFrame(c.control, m.Type, b[:])
 	}
 	return c.pushedLocked()
+}
+
+// pushFrame takes a whole frame for the host; false when it reads too slowly.
+func (c *conn) pushFrame(f []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.control = append(c.control, f...)
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return len(c.control) <= maxControl
+}
+
+// ask takes a host's question; false when it has asked too many.
+func (c *conn) ask(m wire.HashAsk) bool {
+	select {
+	case c.asks <- m:
+		return true
+	default:
+		return false
+	}
 }
 
 // addSpan adds s to the last span if it continues it. Caller holds mu.

@@ -63,6 +63,7 @@ func (s *Server) serve(nc net.Conn, in *bufio.Reader, h *wire.Hello) bool {
 	}
 	var writer sync.WaitGroup
 	writer.Go(c.write)
+	writer.Go(func() { s.answer(ctx, c) })
 	err := s.read(ctx, c, in)
 	nc.Close()
 	close(c.done)
@@ -155,6 +156,12 @@ func readControl(c *conn, in *bufio.Reader, h *wire.Head, small []byte) (event, 
 	case wire.TypeConfirm:
 		m, err := wire.ParseConfirm(body)
 		return event{conn: c, confirm: &m}, err
+	case wire.TypeHashAsk:
+		m, err := wire.ParseHashAsk(body)
+		if err == nil && !c.ask(m) {
+			err = errs.New("drva.read", errs.Invalid, "link", "the host asks for more hashes than it waits for")
+		}
+		return event{}, err
 	}
 	return event{}, errs.E("drva.read", errs.Invalid, "link", fmt.Errorf("frame of type %d from a host", h.Type))
 }

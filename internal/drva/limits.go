@@ -99,6 +99,23 @@ const (
 	// pressureSpan is how often contention is looked at.
 	pressureSpan = 20 * time.Millisecond
 
+	// maxAsks bounds a host's questions about hashes that wait for their turn;
+	// hosts ask four ahead.
+	maxAsks = 16
+	// maxHashRanges bounds the ranges of hashes in memory: one for each of so
+	// many disks that are compared at once, and 10 MiB.
+	maxHashRanges = 4
+	// hashPoll is how often it is looked whether what a host needs to be in the
+	// container is there.
+	hashPoll = 20 * time.Millisecond
+
+	// maxSeeds bounds the seeds that wait, run or are shown.
+	maxSeeds = 16
+	// seedPiece is what a seed reads and logs at once: a batch of the log.
+	seedPiece = 1 << 20
+	// seedPoll is how often it is looked whether a piece is durable.
+	seedPoll = 2 * time.Millisecond
+
 	// leastBuilders are the objects in memory that each domain of a process may
 	// have whatever the others do: one that waits for its checkpoint's result,
 	// one behind it, one under way, one being filled.

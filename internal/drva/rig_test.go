@@ -185,6 +185,7 @@ type host struct {
 	welcome  wire.Welcome
 	refused  *wire.Refuse
 	received int // Acks
+	hashes   map[uint32]*wire.HashAnswer
 	closed   chan struct{}
 
 	orders    []wire.TrackReason // in order; a Welcome's too
@@ -196,7 +197,7 @@ var hostCount byte
 
 func newHost(t *testing.T, r *rig, rng *rand.Rand, ack dr.AckRule, sizes ...int64) *host {
 	hostCount++
-	h := &host{t: t, rng: rng, next: 1, all: map[dr.HostSeq]record.Record{}, place: map[dr.HostSeq]dr.Seq{}}
+	h := &host{t: t, rng: rng, next: 1, all: map[dr.HostSeq]record.Record{}, place: map[dr.HostSeq]dr.Seq{}, hashes: map[uint32]*wire.HashAnswer{}}
 	h.cond = sync.NewCond(&h.mu)
 	h.hello = wire.Hello{Domain: r.container.Domain().ID, Host: dr.HostID{UUID: dr.NewUUID()},
 		Name: fmt.Sprintf("host%d", hostCount), Nonce: rng.Uint64(), Ack: ack.String()}
@@ -373,6 +374,13 @@ func (h *host) receive(nc net.Conn, closed chan struct{}) {
 				h.t.Errorf("ack: %v", err)
 			}
 			h.ackLocked(&a)
+		case wire.TypeHashAnswer:
+			a, err := wire.ParseHashAnswer(body)
+			if err != nil {
+				h.t.Errorf("hash answer: %v", err)
+			} else {
+				h.hashes[a.ID] = a
+			}
 		case wire.TypeRefuse:
 			h.refused = &wire.Refuse{}
 			_ = wire.DecodeJSON(body, h.refused)

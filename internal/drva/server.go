@@ -27,9 +27,11 @@ type Server struct {
 	events  chan event    // to the sequencer; written by connections and callers, never closed
 	stopped chan struct{} // closed when Run returns
 
-	conns atomic.Uint64
-	count counters
-	order atomic.Pointer[order.Status]
+	conns   atomic.Uint64
+	shipped shipped
+	hashes  *hashSource // set before hosts are accepted
+	count   counters
+	order   atomic.Pointer[order.Status]
 
 	share    share
 	attached sync.WaitGroup // hosts being served
@@ -40,6 +42,9 @@ type Server struct {
 	run     runStatus
 	ring    eventRing
 	serving context.Context // of hosts; nil: none is served now
+
+	seeds   []*seedJob
+	seeding chan struct{} // capacity 1: a seed waits
 }
 
 // New checks the configuration. Nothing is opened before Run. Kind Invalid.
@@ -48,7 +53,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{cfg: cfg, log: cfg.Logger, events: make(chan event, maxEvents), stopped: make(chan struct{}),
+	return &Server{cfg: cfg, log: cfg.Logger, events: make(chan event, maxEvents), stopped: make(chan struct{}), seeding: make(chan struct{}, 1),
 		share: cfg.Shared.join(cfg.Priority)}, nil
 }
 
@@ -101,6 +106,7 @@ func (s *Server) serveAll(ctx context.Context, pub *journal.Publisher, rl *replo
 	if err != nil {
 		return err
 	}
+	s.hashes = newHashSource(s.cfg.Container, pub.Timeline())
 	g, ctx := errgroup.WithContext(ctx)
 	q := newSequencer(s, order.New(s.cfg.Limits, st, time.Now()), rl, func(f func() error) { g.Go(f) })
 	q.flight.last = rl.Recovered().Last
@@ -110,6 +116,7 @@ func (s *Server) serveAll(ctx context.Context, pub *journal.Publisher, rl *replo
 	g.Go(func() error { return ship.settle(ctx) })
 	g.Go(func() error { return s.hosts(ctx) })
 	g.Go(func() error { return s.watch(ctx) })
+	g.Go(func() error { return s.runSeeds(ctx) })
 	return g.Wait()
 }
 

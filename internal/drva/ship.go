@@ -60,6 +60,7 @@ func newShipper(s *Server, rl *replog.Log, pub *journal.Publisher) (*shipper, er
 		}
 	}
 	h.cell.begin(h.done + 1)
+	s.shipped.published.Store(uint64(h.done))
 	if cp, ok := pub.LastCheckpoint(); ok {
 		h.shown = &cp.Checkpoint
 	}
@@ -120,6 +121,7 @@ func (h *shipper) next(ctx context.Context, r *replog.Reader) ([]record.Record, 
 // take packs one record. Records the container holds only bring the state up
 // to date.
 func (h *shipper) take(ctx context.Context, r *record.Record) error {
+	defer h.s.shipped.read.Store(uint64(r.Seq))
 	if r.Seq <= h.done {
 		return h.st.Apply(r)
 	}
@@ -131,6 +133,7 @@ func (h *shipper) take(ctx context.Context, r *record.Record) error {
 	case record.Data, record.Zero, record.Discard:
 		if d, ok := h.st.Disk(r.Disk); ok { // else it was removed from the domain since
 			c.write(d.ID, r)
+			h.s.shipped.content.Store(uint64(r.Seq))
 		}
 	case record.Meta:
 		cfg, err := order.DecodeMeta(r)
@@ -349,6 +352,7 @@ func (h *shipper) settle(ctx context.Context) error {
 			}
 			return errs.E("drva.publish", errs.Internal, "", err)
 		}
+		h.s.shipped.published.Store(uint64(o.last))
 		if err := h.rl.Trim(o.last); err != nil {
 			if ctx.Err() != nil {
 				return nil

@@ -76,6 +76,7 @@ type Status struct {
 	Objects     uint64          `json:"objects"`      // published by this run
 	Publisher   PublisherStatus `json:"publisher"`
 	Errors      []TimedError    `json:"errors"` // newest last
+	Seeds       []SeedStatus    `json:"seeds,omitempty"`
 }
 
 // Host is a host the log knows.
@@ -174,6 +175,9 @@ func (s *Server) Status() Status {
 	st.Errors = append([]TimedError{}, r.errors...)
 	st.RPOTarget, st.RPOState = s.cfg.RPOTarget.Seconds(), r.meeting
 	st.Paused, st.Load = r.paused, r.load
+	for _, j := range s.seeds {
+		st.Seeds = append(st.Seeds, j.SeedStatus)
+	}
 	if s.rl != nil {
 		u := s.rl.Usage()
 		st.Log = LogStatus{Used: u.Used, Quota: u.Quota, Rate: r.rate.perSecond, Absorbs: -1}

@@ -65,6 +65,11 @@ func NewResolver(cat *Catalog, seq dr.Seq, disks []Disk) (*Resolver, error) {
 	return r, nil
 }
 
+// Skip leaves the first chunks of the disk at the given place out, as if newer
+// versions answered for them: with a size that ends behind a range, the range
+// alone is resolved. It is for use before the first Add.
+func (r *Resolver) Skip(disk int, chunks uint32) { r.covered[disk].addRange(0, chunks) }
+
 // Left is the number of blocks that no version has answered for. At 0 nothing
 // older is needed.
 func (r *Resolver) Left() uint64 {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"holdfast/internal/dr"
-	"holdfast/internal/extent"
 	"holdfast/internal/iofilter/stream"
 	"holdfast/internal/nbd"
 	"holdfast/internal/record"
@@ -22,11 +21,14 @@ type disk struct {
 	info    dr.Disk // as the DRVA knows it: its size is whole blocks
 	primary nbd.Primary
 	locks   rangeLock
-	dirty   *extent.Bitmap // set under out.mu, cleared by the cursor under the range lock
+	dirty   *dirtyMap // set under out.mu, cleared by the cursor under the range lock
+	keep    *keeper   // of its sidecar; nil: it has none
 
 	// Guarded by out.mu.
-	unsynced  bool // the DRVA must not take its copy as complete before the next SyncEnd
-	announced bool // a TrackBegin of it is in this stream
+	bypass    dr.HostSeq // the last record that had entered when a change last bypassed the stream
+	compare   bool       // what the DRVA holds of it is compared, and only what differs is shipped
+	unsynced  bool       // the DRVA must not take its copy as complete before the next SyncEnd
+	announced bool       // a TrackBegin of it is in this stream
 	progress  syncProgress
 	readError error         // why the primary could not be read; nil: it could
 	retryAt   time.Duration // when the cursor tries again after that
@@ -63,7 +65,7 @@ func (t *tap) Submit(op *nbd.Op) {
 	// Write path, step 2: range lock, then (after the primary) widening,
 	// checksum and the one copy, in capture.
 	if t.disk.locks.acquire(c) {
-		t.primary.Submit(op)
+		t.start(op)
 	}
 }
 

@@ -30,6 +30,12 @@ type Config struct {
 	// SyncBandwidth bounds what the first copy and resyncs read, in bytes a
 	// second; 0 means no bound.
 	SyncBandwidth int64 `json:"sync_bandwidth,omitempty"`
+	// SidecarDir is where the disks' sidecars lie: small files by which the next
+	// run of a host component, here or on another host, copies only what may
+	// be missing. It must be as lasting as the disks, and seen by every host
+	// that may run the VMs. Empty: beside each disk image; block devices then
+	// have none, and are copied whole.
+	SidecarDir string `json:"sidecar_dir,omitempty"`
 }
 
 // VM is a protected virtual machine on the host.
@@ -108,6 +114,9 @@ func (c *Config) Validate() error {
 	}
 	if _, ok := dr.ParseAckRule(c.Ack); !ok && c.Ack != "" {
 		return invalid("ack", "use async, ordered or sync", "%q is no ack rule", c.Ack)
+	}
+	if st, err := os.Stat(c.SidecarDir); c.SidecarDir != "" && (err != nil || !st.IsDir()) {
+		return invalid("sidecar_dir", "create the directory "+c.SidecarDir, "the sidecars' directory does not exist")
 	}
 	return c.validateVMs()
 }
@@ -225,7 +234,7 @@ func (s *seen) validateSocket(d *Disk, object string) error {
 // its disks to the byte; the disks themselves are announced in whole blocks.
 func (c *Config) hello(disks []*disk) wire.Hello {
 	h := wire.Hello{Domain: c.Domain, Host: c.Host, Name: c.Name, Ack: c.ackRule().String(),
-		Features: []string{wire.FeatureFreeze, wire.FeatureThrottle, wire.FeatureTrack}}
+		Features: []string{wire.FeatureFreeze, wire.FeatureThrottle, wire.FeatureTrack, wire.FeatureHash}}
 	index := 0
 	for i := range c.VMs {
 		vm := wire.HelloVM{Config: c.VMs[i].Config}

@@ -8,6 +8,7 @@
 //	arrival      the server's loop hands the operation to the disk's tap
 //	range lock   overlapping writes of a disk go one after the other, so that
 //	             the order in the stream is the order on the disk
+//	sidecar      its region is open, or is opened first
 //	primary      the write goes to the same disk as before
 //	stream       on success its blocks, widened to 4 KiB, are copied once into
 //	             the host's one stream (package stream), checksummed
@@ -24,10 +25,15 @@
 //	      link up, buffer below half, what was sent is acknowledged
 //
 // While tracking, writes are acknowledged from the primary alone and only
-// their chunks are remembered, in memory. When streaming resumes, a TrackBegin
+// their chunks are remembered, in memory; their regions are open in the disk's
+// sidecar (package sidecar), by which the next run knows after a sudden end. When streaming resumes, a TrackBegin
 // record tells the DRVA so, and the sync cursor reads those chunks again; the
-// same cursor makes the first copy. A host begins its life tracking, with every
-// chunk dirty.
+// same cursor makes the first copy. A host begins its life tracking, with those
+// chunks dirty that the sidecars of its disks call open: all, if there is none.
+//
+// A disk of which the container has an earlier state is not copied but
+// compared with it, block hash by block hash, and what differs goes into the
+// stream: see compare.go.
 //
 // Promises. Order: if a write was acknowledged before another was issued, it
 // is before it in the stream; overlapping writes are in the stream as on the
@@ -37,7 +43,8 @@
 // gate) confirms a checkpoint round only if it may.
 //
 // Goroutines: Run owns all of them: one watchdog, one link with its sender and
-// receiver, one sync cursor, and the NBD servers. Guest operations run in the
+// receiver, one sync cursor, an opener and a closer of each disk's regions, and
+// the NBD servers. Guest operations run in the
 // servers' own goroutines. One mutex, that of the outlet, orders everything
 // that touches the stream; each disk has a mutex for its range lock; no
 // goroutine holds both.

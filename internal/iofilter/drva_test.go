@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 
 	"holdfast/internal/dr"
@@ -41,6 +42,12 @@ type fakeDRVA struct {
 	unsynced map[uint16]bool // disks without a complete copy
 	track    wire.TrackReason
 	reports  chan reported
+	lies     bool // says that records are durable when they have merely come
+	trusting bool // accepts any sidecar
+
+	owner   uint64   // nonce of the last run
+	resumed int      // sidecars accepted
+	hashes  *hashing // not nil: it answers questions about hashes
 }
 
 // reported is a Frozen or Thawed.
@@ -194,6 +201,13 @@ func (d *fakeDRVA) frame(c *fakeConn, h *wire.Head, body, payload []byte) error 
 		}
 		d.reports <- reported{h.Type, m}
 		return nil
+	case wire.TypeHashAsk:
+		m, err := wire.ParseHashAsk(body)
+		if err != nil || d.hashes == nil {
+			return d.fault("question %+v: %v", m, err)
+		}
+		d.ask(c, m)
+		return nil
 	case wire.TypePing:
 		c.out <- wire.Encode(wire.TypePing, nil)
 		return nil
@@ -220,7 +234,17 @@ func (d *fakeDRVA) hello(c *fakeConn, body []byte) error {
 	if run == nil {
 		d.sessions++
 		run = &hostRun{session: d.sessions, received: h.First - 1, durable: h.First - 1, places: map[dr.HostSeq]dr.Seq{}}
-		d.runs[h.Nonce] = run
+		for _, vm := range h.VMs {
+			for _, x := range vm.Disks {
+				if x.Resume != nil && d.accepts(x.Resume) {
+					d.resumed++
+					w.Resumed = append(w.Resumed, x.Index)
+				} else {
+					w.Unsynced = append(w.Unsynced, x.Index)
+				}
+			}
+		}
+		d.runs[h.Nonce], d.owner = run, h.Nonce
 	} else {
 		w.Durable = run.durable
 		if h.First > run.received+1 {
@@ -231,6 +255,9 @@ func (d *fakeDRVA) hello(c *fakeConn, body []byte) error {
 		w.Unsynced = append(w.Unsynced, i)
 	}
 	clear(d.unsynced)
+	if d.hashes != nil {
+		d.hashes.welcome(&w, &h)
+	}
 	w.Session, w.Track = run.session, d.track
 	c.run, c.nonce, c.next = run, h.Nonce, h.Next
 	d.conn = c
@@ -240,6 +267,13 @@ func (d *fakeDRVA) hello(c *fakeConn, body []byte) error {
 	}
 	c.out <- f
 	return nil
+}
+
+// accepts judges a sidecar as a DRVA does. Caller holds mu.
+func (d *fakeDRVA) accepts(r *wire.HelloResume) bool {
+	i := slices.Index(r.Runs, d.owner)
+	run := d.runs[d.owner]
+	return run != nil && (d.trusting || i > 0 || i == 0 && run.durable >= r.Durable)
 }
 
 func (d *fakeDRVA) records(c *fakeConn, recs []record.Record) error {
@@ -289,7 +323,9 @@ func (d *fakeDRVA) records(c *fakeConn, recs []record.Record) error {
 	if !d.volatile {
 		d.commit()
 	}
-	a.Durable = run.durable
+	if a.Durable = run.durable; d.lies {
+		a.Durable = run.received
+	}
 	c.out <- a.Append(nil)
 	for i := range span.Count {
 		run.places[span.First+dr.HostSeq(i)] = span.Seq + dr.Seq(i)

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"holdfast/internal/dr"
+	"holdfast/internal/durable"
 	"holdfast/internal/errs"
-	"holdfast/internal/extent"
 	"holdfast/internal/nbd"
 	"holdfast/internal/wire"
 )
@@ -31,6 +31,8 @@ type Options struct {
 	// Freezer quiesces guests for application-consistent checkpoints; nil: none
 	// can be, and the host says so.
 	Freezer Freezer
+	// FS holds the sidecars; nil is the real one.
+	FS durable.FS
 }
 
 // Filter is the host component: all protected disks of one host that belong to
@@ -40,6 +42,7 @@ type Filter struct {
 	cfg   Config
 	log   *slog.Logger
 	dial  dialer
+	fs    durable.FS
 	out   *outlet
 	files []*nbd.File // by disk index
 	close sync.Once
@@ -57,7 +60,10 @@ func New(cfg Config, o Options) (*Filter, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	f := &Filter{cfg: cfg, log: o.Logger, dial: o.Dial, out: newOutlet(&cfg, o.Logger)}
+	if o.FS == nil {
+		o.FS = durable.OS{}
+	}
+	f := &Filter{cfg: cfg, log: o.Logger, dial: o.Dial, fs: o.FS, out: newOutlet(&cfg, o.Logger)}
 	for i := range cfg.VMs {
 		for _, d := range cfg.VMs[i].Disks {
 			if err := f.open(cfg.VMs[i].Config.ID, d); err != nil {
@@ -84,7 +90,10 @@ func (f *Filter) open(vm dr.VMID, d Disk) error {
 	if size := file.Size(); size <= 0 || size > dr.MaxDiskSize {
 		return errs.New("iofilter.New", errs.Invalid, d.Path, "the primary is empty or larger than 64 TiB")
 	}
-	f.out.addDisk(dr.Disk{ID: d.ID, VM: vm, Name: d.Name, Size: file.Size()}, file)
+	added := f.out.addDisk(dr.Disk{ID: d.ID, VM: vm, Name: d.Name, Size: file.Size()}, file)
+	if path := f.cfg.sidecarPath(&d); path != "" {
+		added.remember(f.fs, path, d.Path, file.Flush)
+	}
 	return nil
 }
 
@@ -92,7 +101,7 @@ func (f *Filter) open(vm dr.VMID, d Disk) error {
 func (o *outlet) addDisk(info dr.Disk, primary nbd.Primary) *disk {
 	d := &disk{
 		out: o, index: uint16(len(o.disks)), size: info.Size, info: info, primary: primary,
-		dirty: extent.NewBitmap(info.Size), unsynced: true,
+		dirty: newDirtyMap(info.Size), unsynced: true,
 	}
 	d.info.Size = roundUp(info.Size)
 	d.dirty.SetAll()
@@ -118,6 +127,10 @@ func (f *Filter) Run(ctx context.Context) error {
 	var running, copying sync.WaitGroup
 	running.Go(func() { f.out.watch(own) })
 	running.Go(func() { f.out.runLink(own, f.dial) })
+	for _, d := range f.out.disks {
+		running.Go(func() { d.keep.runOpener(own) })
+		running.Go(func() { d.keep.runCloser(own) })
+	}
 	copying.Go(func() { f.out.runCursor(syncing, f.cfg.SyncBandwidth) })
 
 	var servers errgroup.Group
@@ -129,6 +142,8 @@ func (f *Filter) Run(ctx context.Context) error {
 	copying.Wait()
 	if !f.out.drain(drainLimit) {
 		f.log.Warn("stopped before the DRVA had everything")
+	} else if err == nil {
+		f.out.releaseDisks(drainLimit)
 	}
 	stop()
 	running.Wait()
@@ -143,6 +158,9 @@ func (f *Filter) Run(ctx context.Context) error {
 func (f *Filter) Close() error {
 	var all error
 	f.close.Do(func() {
+		for _, d := range f.out.disks {
+			all = errors.Join(all, d.keep.end())
+		}
 		for _, file := range f.files {
 			all = errors.Join(all, file.Close())
 		}

@@ -99,3 +99,37 @@ const (
 	// never is a deadline that does not come.
 	never = time.Duration(1<<63 - 1)
 )
+
+// Sidecars.
+const (
+	// roundEvery is how often regions that are not written to any more are
+	// closed, roundGap the least time between two tries: each costs the primary
+	// a flush.
+	roundEvery = 10 * time.Second
+	roundGap   = time.Second
+	// voidLimit is how long a write waits for the DRVA to know that a sidecar
+	// which can be neither written nor removed must not be trusted.
+	voidLimit = 1500 * time.Millisecond
+	// sidecarRetry is when a sidecar that was given up is tried again.
+	sidecarRetry = time.Minute
+)
+
+// Comparing with what the DRVA holds.
+const (
+	// answerLimit is how long the cursor waits for an answer before it ships:
+	// longer than the longest time between two checkpoints, since what is
+	// answered is what has been published.
+	answerLimit = 90 * time.Second
+	// askAhead is how many windows of 16 MiB are asked about at once: hides 100
+	// ms at 500 MB/s.
+	askAhead = 4
+	// staleMost is how often in a row an answer may have become stale by the
+	// time it is used before the window is shipped: a primary whose writes keep
+	// failing must not keep its sync from ending.
+	staleMost = 3
+	// judgesMost bounds the goroutines that compare: hashing four times 1.6 GB/s
+	// is more than a disk reads.
+	judgesMost = 4
+	// hashersMost bounds the hashers kept: more than a container has data keys.
+	hashersMost = 128
+)

@@ -140,6 +140,7 @@ func (o *outlet) handshake(conn net.Conn, in *frameReader) error {
 	hello := o.hello
 	hello.Nonce, hello.First, hello.Next = o.link.nonce, o.str.First(), o.str.Next()
 	o.mu.Unlock()
+	hello = o.announce(hello)
 	frame, err := wire.EncodeJSON(wire.TypeHello, hello)
 	if err != nil {
 		return err
@@ -163,6 +164,10 @@ func (o *outlet) handshake(conn net.Conn, in *frameReader) error {
 			return err
 		}
 		if err := conn.SetDeadline(time.Time{}); err != nil {
+			return err
+		}
+		defer o.settled()
+		if err := o.settle(&w, hello.Nonce); err != nil {
 			return err
 		}
 		return o.welcome(&w, hello.Next)
@@ -206,6 +211,7 @@ func (o *outlet) welcome(w *wire.Welcome, next dr.HostSeq) error {
 	}
 	for _, i := range w.Unsynced {
 		if d := o.disks[i]; d.announced { // else it is about to be copied anyway
+			o.bypassLocked(d)
 			d.dirty.SetAll()
 			d.unsynced = true
 			o.trackLocked(causeUnsynced)
@@ -215,6 +221,7 @@ func (o *outlet) welcome(w *wire.Welcome, next dr.HostSeq) error {
 	l.up, l.replayed, l.err = true, false, nil
 	l.session, l.cursor, l.replayTo, l.rush = w.Session, o.str.First(), next, next-1
 	l.outbox, l.marker = l.outbox[:0], marker{}
+	o.hashedLocked(w)
 	o.stats.connects++
 	o.orderLocked(w.Track)
 	o.progressLocked(o.str.First() > before)
@@ -232,7 +239,11 @@ func (o *outlet) loseStreamLocked() {
 	}
 	o.run++
 	o.str.Reset()
+	for _, d := range o.disks {
+		o.bypassLocked(d) // numbers begin anew
+	}
 	o.link.nonce = newNonce()
+	o.landLocked()
 }
 
 // down notes that there is no connection.
@@ -242,6 +253,7 @@ func (o *outlet) down(err error) {
 	l := &o.link
 	l.up, l.replayed, l.err = false, false, err
 	l.outbox, l.marker = l.outbox[:0], marker{}
+	o.hashDownLocked()
 	o.asleep.Store(awake)
 	o.throttleLocked(wire.Throttle{})
 	o.freeze.linkLost()

@@ -25,12 +25,14 @@ type outlet struct {
 	base       time.Time // now() counts from here
 	disks      []*disk   // by index
 	hello      wire.Hello
+	window     uint32 // chunks a question about hashes is about
 
 	// Signals; each has capacity 1, is written by anyone without blocking, read
 	// by one goroutine, never closed.
 	wake     chan struct{} // sender
 	kick     chan struct{} // watchdog
 	syncKick chan struct{} // sync cursor
+	answered chan struct{} // sync cursor, while it waits for an answer
 
 	asleep atomic.Int32 // the sender: awake, napping, idle; so that a hot path makes no system call
 
@@ -53,6 +55,9 @@ type outlet struct {
 	drainAt  dr.HostSeq    // a stopping host waits until this is durable; 0: it does not
 	drained  chan struct{} // closed by progressLocked, then nil
 	cursor   cursorState
+	landings []landing // who waits for the log
+	settling bool      // a Welcome is being taken in: no region is closed
+	hash     hashLink
 	stats    stats
 	order    wire.TrackReason // of the DRVA: track until it says otherwise
 	slow     slowdown
@@ -126,8 +131,9 @@ func newOutlet(c *Config, log *slog.Logger) *outlet {
 	o := &outlet{
 		ack: c.ackRule(), stallLimit: c.stallLimit(), log: log, base: time.Now(),
 		wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), syncKick: make(chan struct{}, 1),
-		str: stream.New(ring, int(ring/ringGrain)), gate: gate.New(gate.SelfRelease),
-		armed: never,
+		answered: make(chan struct{}, 1),
+		str:      stream.New(ring, int(ring/ringGrain)), gate: gate.New(gate.SelfRelease),
+		armed: never, window: wire.MaxHashChunks,
 	}
 	o.room.L = &o.mu
 	o.link.nonce = newNonce()
@@ -179,6 +185,9 @@ func (o *outlet) enter(d *disk, r *record.Record, p *stream.Pieces, v *entered) 
 	}
 	if o.mode.tracking || !o.str.Room(n) {
 		d.dirty.Set(v.lo, v.hi-v.lo)
+		if !v.fromSync {
+			o.bypassLocked(d)
+		}
 		v.tracked = true
 		o.unlock()
 		return false
@@ -186,6 +195,9 @@ func (o *outlet) enter(d *disk, r *record.Record, p *stream.Pieces, v *entered) 
 	v.last, v.run, v.held = o.str.Append(r, p), o.run, o.gate.Holding()
 	o.stats.records++
 	o.stats.bytes += uint64(n)
+	if v.fromSync {
+		o.stats.shippedBytes += uint64(n)
+	}
 	wake := o.wantsSenderLocked()
 	o.mu.Unlock()
 	if wake {
@@ -236,6 +248,7 @@ func (o *outlet) progressLocked(freed bool) {
 	}
 	o.insideLocked()
 	o.tryLeaveLocked(now)
+	o.landLocked()
 	if o.drained != nil && o.str.Durable() >= o.drainAt {
 		close(o.drained)
 		o.drained = nil

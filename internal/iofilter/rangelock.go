@@ -16,6 +16,7 @@ type claim struct {
 	via    *tap          // where op goes on
 	at     time.Duration // when op arrived
 	ready  chan struct{} // cursor: capacity 1
+	age    uint64        // of the range lock, when the claim was made
 }
 
 func (c *claim) overlaps(d *claim) bool { return c.lo < d.hi && d.lo < c.hi }
@@ -30,12 +31,17 @@ type rangeLock struct {
 	mu      sync.Mutex
 	held    []claim
 	waiting []claim
+
+	age   uint64        // rises with each quiesce
+	older int           // claims made before the last quiesce
+	quiet chan struct{} // closed when there are none left; nil: nobody waits
 }
 
 // acquire reports whether c is held now; if not it is parked.
 func (l *rangeLock) acquire(c claim) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	c.age = l.age
 	if l.blocked(&c, len(l.waiting)) {
 		l.waiting = append(l.waiting, c)
 		return false
@@ -70,6 +76,12 @@ func (l *rangeLock) release(op *nbd.Op) (was claim, start []claim) {
 	l.held[i] = l.held[last]
 	l.held[last] = claim{}
 	l.held = l.held[:last]
+	if l.quiet != nil && was.age < l.age {
+		if l.older--; l.older == 0 {
+			close(l.quiet)
+			l.quiet = nil
+		}
+	}
 	for i := 0; i < len(l.waiting); {
 		c := l.waiting[i]
 		if l.blocked(&c, i) {
@@ -85,4 +97,20 @@ func (l *rangeLock) release(op *nbd.Op) (was claim, start []claim) {
 		}
 	}
 	return was, start
+}
+
+// quiesce returns a channel that is closed when every claim there is now has
+// been released: what they wrote is on the primary, and in the stream or
+// marked. Claims made from now on are not waited for. One caller at a time.
+func (l *rangeLock) quiesce() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.age++
+	quiet := make(chan struct{})
+	l.older, l.quiet = len(l.held)+len(l.waiting), quiet
+	if l.older == 0 {
+		close(quiet)
+		l.quiet = nil
+	}
+	return quiet
 }

@@ -27,7 +27,7 @@ func (f *frameReader) next(limit int) (h wire.Head, body []byte, err error) {
 	if err := h.Parse(f.head[:]); err != nil {
 		return h, nil, err
 	}
-	if h.Type == wire.TypeRecords || int(h.Body) > limit {
+	if h.Type == wire.TypeRecords || int(h.Body) > bodyLimit(h.Type, limit) {
 		return h, nil, errs.E("iofilter.receive", errs.Invalid, "link", fmt.Errorf("frame of type %d with %d bytes", h.Type, h.Body))
 	}
 	if cap(f.body) < int(h.Body) {
@@ -38,6 +38,14 @@ func (f *frameReader) next(limit int) (h wire.Head, body []byte, err error) {
 		return h, nil, errs.E("iofilter.receive", errs.Unavailable, "link", err)
 	}
 	return h, body, h.CheckBody(body)
+}
+
+// bodyLimit is limit but for an answer about hashes.
+func bodyLimit(t wire.Type, limit int) int {
+	if t == wire.TypeHashAnswer {
+		return max(limit, wire.MaxHashAnswer)
+	}
+	return limit
 }
 
 // receive takes in what the DRVA says until the connection ends. It always
@@ -68,6 +76,12 @@ func (o *outlet) dispatch(t wire.Type, body []byte, ack *wire.Ack) error {
 			return err
 		}
 		return o.onAck(ack)
+	case wire.TypeHashAnswer:
+		a, err := wire.ParseHashAnswer(body)
+		if err != nil {
+			return err
+		}
+		return o.onHashAnswer(a)
 	case wire.TypeRefuse:
 		return refused(body)
 	case wire.TypeHold, wire.TypeRelease, wire.TypeMark:
@@ -96,5 +110,6 @@ func (o *outlet) onAck(a *wire.Ack) error {
 		return err
 	}
 	o.progressLocked(o.str.First() > before)
+	o.sequencedLocked()
 	return nil
 }

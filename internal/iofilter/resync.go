@@ -7,6 +7,8 @@ import (
 
 	"holdfast/internal/dr"
 	"holdfast/internal/record"
+	"holdfast/internal/segment"
+	"holdfast/internal/wire"
 )
 
 // syncProgress is how far a disk's copying is. Guarded by the outlet's mutex.
@@ -21,7 +23,8 @@ func (p *syncProgress) begin(chunks int64, now time.Duration) {
 
 // cursorState is the sync cursor as the outlet sees it. Guarded by its mutex.
 type cursorState struct {
-	starved bool // waits for room; whoever frees it signals syncKick
+	place   dr.HostSeq // the record it waits for to have its place; 0: none
+	starved bool       // waits for room; whoever frees it signals syncKick
 }
 
 // cursor reads dirty chunks and puts them into the stream, one disk after the
@@ -34,6 +37,13 @@ type cursor struct {
 	pace  pace
 	buf   []byte
 	ready chan struct{} // capacity 1, written by the range lock
+
+	// Comparing.
+	asked     []*question // by window, the one at hand first
+	impatient bool        // the last answer was waited for in vain
+	stale     int         // how often in a row an answer came too late
+	hashers   map[wire.HashKey]*segment.BlockHasher
+	verdicts  []verdict // of the blocks at hand
 }
 
 // runCursor copies what is dirty until ctx is done; bandwidth in bytes a
@@ -70,7 +80,7 @@ func (c *cursor) pick() (d *disk, wait time.Duration) {
 			return d, 0
 		}
 		if d.unsynced && o.str.RoomForControl(1) {
-			d.unsynced = false
+			d.unsynced, d.compare = false, false
 			o.controlLocked(record.SyncEnd, d.index)
 		}
 	}
@@ -81,10 +91,10 @@ func (c *cursor) pick() (d *disk, wait time.Duration) {
 // it returns how long to wait before trying again.
 func (c *cursor) copyDisk(ctx context.Context, d *disk) (wait time.Duration) {
 	for chunk, ok := d.dirty.Next(0); ok; {
-		if !c.mayGo() {
+		if !c.mayGo(d) {
 			return never
 		}
-		n, err := c.copyFrom(ctx, d, chunk)
+		n, err := c.step(ctx, d, chunk)
 		if ctx.Err() != nil {
 			return 0
 		}
@@ -110,13 +120,13 @@ func (c *cursor) note(d *disk, err error) {
 	}
 }
 
-// mayGo reports whether the host streams and the stream is empty enough; if
-// the latter is not so, freed room will signal.
-func (c *cursor) mayGo() bool {
+// mayGo reports whether the host streams, the stream is empty enough, and d can
+// be compared if it is to be; if not, what it waits for will signal.
+func (c *cursor) mayGo(d *disk) bool {
 	o := c.o
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.mode.tracking {
+	if o.mode.tracking || !o.mayCompareLocked(d) {
 		return false
 	}
 	need := float64(syncWindow) / float64(o.str.Size())
@@ -177,7 +187,7 @@ func (c *cursor) lock(ctx context.Context, d *disk, lo, hi int64) bool {
 func (c *cursor) unlock(d *disk) {
 	_, start := d.locks.release(nil)
 	for _, s := range start {
-		s.via.primary.Submit(s.op)
+		s.via.start(s.op)
 	}
 }
 

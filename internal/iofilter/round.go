@@ -82,4 +82,6 @@ type stats struct {
 	connects       uint64
 	sentBytes      uint64
 	syncedBytes    uint64 // read by the sync cursor
+	comparedBytes  uint64 // compared with hashes
+	shippedBytes   uint64 // put into the stream by the sync cursor
 }

@@ -31,7 +31,7 @@ func (t *tap) Completed(op *nbd.Op, err error) {
 		d.out.acknowledge(op, &v, was.at)
 	}
 	for _, c := range start {
-		c.via.primary.Submit(c.op)
+		c.via.start(c.op)
 	}
 }
 

@@ -58,9 +58,11 @@ type StreamStatus struct {
 	Records   uint64     `json:"records"`   // entered
 	Bytes     uint64     `json:"bytes"`     // payload entered
 	SentBytes uint64     `json:"sent_bytes"`
-	SyncBytes uint64     `json:"sync_bytes"` // read by the sync cursor
-	Stalls    uint64     `json:"stalls"`     // stretches in which writes waited for room
-	Trackings uint64     `json:"trackings"`  // how often tracking began
+	SyncBytes uint64     `json:"sync_bytes"`     // read by the sync cursor
+	Compared  uint64     `json:"compared_bytes"` // of disks, with what the DRVA holds; holes included
+	Shipped   uint64     `json:"shipped_bytes"`  // payload the sync cursor put into the stream
+	Stalls    uint64     `json:"stalls"`         // stretches in which writes waited for room
+	Trackings uint64     `json:"trackings"`      // how often tracking began
 }
 
 // RoundStatus is the host's part in checkpoint rounds.
@@ -81,6 +83,8 @@ type DiskStatus struct {
 	SyncTotal  int64     `json:"sync_total,omitempty"`  // bytes to be copied when the running sync began
 	SyncDone   int64     `json:"sync_done,omitempty"`   // of these, bytes copied
 	ETASeconds int64     `json:"eta_seconds,omitempty"` // of the running sync; 0: unknown
+	OpenBytes  int64     `json:"open_bytes"`            // what would be copied again if the host ended now; 0 without a sidecar: all
+	NoSidecar  bool      `json:"no_sidecar,omitempty"`  // a restart copies the disk whole: there is no sidecar, or it cannot be written
 }
 
 // Status returns the present picture. Safe for concurrent use.
@@ -107,7 +111,7 @@ func (o *outlet) fill(s *Status) {
 		Next: o.str.Next(), Sequenced: o.str.Sequenced(), Durable: o.str.Durable(),
 		RingBytes: o.str.Size(), RingUsed: o.str.Used(),
 		Records: o.stats.records, Bytes: o.stats.bytes, SentBytes: o.stats.sentBytes,
-		SyncBytes: o.stats.syncedBytes, Stalls: o.stats.stalls, Trackings: o.stats.trackings,
+		SyncBytes: o.stats.syncedBytes, Compared: o.stats.comparedBytes, Shipped: o.stats.shippedBytes, Stalls: o.stats.stalls, Trackings: o.stats.trackings,
 	}
 	s.Rounds = RoundStatus{
 		Holds: o.stats.holds, Refused: o.stats.refused,
@@ -138,6 +142,7 @@ func (o *outlet) diskStatusLocked(d *disk, s *Status, now time.Duration) DiskSta
 	ds := DiskStatus{
 		ID: d.info.ID, Name: d.info.Name, Size: d.size, State: s.State, Cause: s.Cause,
 		DirtyBytes: min(d.dirty.Count()*dr.ChunkSize, d.size),
+		OpenBytes:  min(d.keep.openBytes(), d.size), NoSidecar: d.keep.useless(),
 	}
 	if ds.State == Syncing {
 		ds.State = Streaming // the host syncs because of another disk, so far

@@ -19,6 +19,7 @@ const (
 	causeSilent     = "the DRVA does not acknowledge writes in time"
 	causeLost       = "the DRVA does not know this host's stream any more"
 	causeUnsynced   = "the DRVA has no complete copy of a disk"
+	causeAsked      = "a comparison of a disk with its copy was asked for"
 	causeUnreadable = "the primary could not be read"
 )
 
@@ -174,6 +175,7 @@ func (o *outlet) insideLocked() {
 // markDirty makes the sync cursor read a range again.
 func (o *outlet) markDirty(d *disk, off, n int64) {
 	o.mu.Lock()
+	o.bypassLocked(d)
 	d.dirty.Set(off, n)
 	o.mu.Unlock()
 	signal(o.syncKick)
@@ -185,6 +187,7 @@ func (o *outlet) markDirty(d *disk, off, n int64) {
 func (o *outlet) trackUnread(d *disk, v *entered, err error) {
 	o.mu.Lock()
 	o.trackLocked(causeUnreadable)
+	o.bypassLocked(d)
 	d.dirty.Set(v.lo, v.hi-v.lo)
 	d.readError = err
 	v.tracked = true

@@ -132,3 +132,15 @@ const (
 // partAhead is how many parts of an index run are held at once while it is
 // read: hides a store's latency behind decoding; 4 of at most 16 MiB.
 const partAhead = 4
+
+const (
+	// MaxHashRange bounds the chunks whose hashes are found at once: 1 GiB of a
+	// disk, 2.4 MiB of hashes. It is what a resync of the largest disk holds.
+	MaxHashRange = 1 << 14
+
+	// maxHashFooters and maxHashParts bound what a HashCache keeps, in bytes as
+	// estimated: the footers of some 700 full objects, and the four largest
+	// parts of an index.
+	maxHashFooters = 64 << 20
+	maxHashParts   = 64 << 20
+)

@@ -96,6 +96,7 @@ func (w *world) check(l *line) {
 	for _, p := range h.Problems() {
 		w.fail("timeline %s has a problem: %s: %s", l.id, p.Object, p.What)
 	}
+	w.checkHashes(h, l)
 	there := map[dr.CheckpointID]bool{}
 	for _, cp := range h.Checkpoints() {
 		there[cp.ID] = true

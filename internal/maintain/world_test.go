@@ -118,7 +118,10 @@ type world struct {
 
 	policy Policy
 	broken variant
-	log    []string
+
+	hashes   *journal.HashCache
+	compared int // blocks, by their hashes
+	log      []string
 
 	mu    sync.Mutex
 	fault string // first broken promise

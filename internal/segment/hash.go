@@ -2,6 +2,9 @@ package segment
 
 import (
 	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
 	"sync"
 
 	"github.com/zeebo/blake3"
@@ -25,11 +28,31 @@ type blockHash struct {
 	sum [32]byte
 }
 
-// NewBlockHasher returns the hasher of the domain whose data key is key.
-func NewBlockHasher(key DataKey) *BlockHasher {
-	k := derive(&key, nil, infoBlocks, 32)
-	return &BlockHasher{pool: sync.Pool{New: func() any { return newBlockHash(k) }}}
+// HashKey is the key of the block hashes under one data key: derived from it,
+// and of no use for anything else. Who has it can tell whether a block he knows
+// is in the container, and open nothing. It prints as "redacted" in every way a
+// value is printed.
+type HashKey [32]byte
+
+// HashKeyOf derives the hash key that belongs to a data key.
+func HashKeyOf(key DataKey) HashKey { return HashKey(derive(&key, nil, infoBlocks, len(HashKey{}))) }
+
+// Format prints "redacted" whatever the verb.
+func (HashKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+
+// MarshalText returns "redacted".
+func (HashKey) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// LogValue returns "redacted".
+func (HashKey) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// Hasher returns the hasher that has this key.
+func (k HashKey) Hasher() *BlockHasher {
+	return &BlockHasher{pool: sync.Pool{New: func() any { return newBlockHash(k[:]) }}}
 }
+
+// NewBlockHasher returns the hasher of the domain whose data key is key.
+func NewBlockHasher(key DataKey) *BlockHasher { return HashKeyOf(key).Hasher() }
 
 // Sum returns the hash of one block.
 func (b *BlockHasher) Sum(block []byte) uint64 {

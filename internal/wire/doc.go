@@ -35,5 +35,9 @@
 // down and Track takes a host out of its stream, both because the DRVA's log
 // fills up (pace.go).
 //
+// A host whose tracking state is lost may ask what the container holds
+// (HashAsk, answered by HashAnswer) and ship what differs, if both sides have
+// the word "hash" among their Features.
+//
 // The package is pure: it encodes, decodes and validates; it never blocks.
 package wire

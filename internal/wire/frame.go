@@ -43,7 +43,10 @@ const (
 	TypeThawed    Type = 15 // host → DRVA, JSON FreezeReport
 	TypeThrottle  Type = 16 // DRVA → host that offers FeatureThrottle, Throttle
 	TypeTrack     Type = 17 // DRVA → host that offers FeatureTrack, Track
-	maxType       Type = 17
+
+	TypeHashAsk    Type = 18 // host → DRVA, HashAsk
+	TypeHashAnswer Type = 19 // DRVA → host, HashAnswer
+	maxType        Type = 19
 )
 
 // Head is the first 32 bytes of a frame.

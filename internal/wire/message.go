@@ -39,6 +39,24 @@ type HelloVM struct {
 type HelloDisk struct {
 	Index uint16  `json:"index"`
 	Disk  dr.Disk `json:"disk"`
+	// Resume, if not nil, says that the host keeps a sidecar of the disk by
+	// which it can go on where another run ended.
+	Resume *HelloResume `json:"resume,omitempty"`
+}
+
+// MaxResumeRuns bounds HelloResume.Runs.
+const MaxResumeRuns = 4
+
+// HelloResume is what a sidecar vouches for: if one of Runs was the last to
+// own the disk, the log's copy of it lacks nothing but what lies in regions
+// the host is about to copy again.
+type HelloResume struct {
+	Runs []uint64 `json:"runs"` // nonces, the settled run first; 1 to MaxResumeRuns
+	// Durable is the record of the first run's stream that the log must hold:
+	// for nothing later was a region closed.
+	Durable dr.HostSeq `json:"durable"`
+	// Clean: the primary is what it was when the run released the disk.
+	Clean bool `json:"clean,omitempty"`
 }
 
 // Welcome answers a Hello.
@@ -54,6 +72,12 @@ type Welcome struct {
 	// Unsynced lists the indices of disks whose baseline the log does not hold
 	// as complete: the host syncs them from the start.
 	Unsynced []uint16 `json:"unsynced"`
+	// Resumed lists those whose sidecar is accepted: the host copies what that
+	// calls open, and says SyncEnd even if that is nothing.
+	Resumed []uint16 `json:"resumed,omitempty"`
+	// Hashed lists those of Unsynced of which the container has an earlier
+	// state: the host may compare hashes and ship what differs.
+	Hashed []uint16 `json:"hashed,omitempty"`
 	// Features are what the DRVA offers besides the first version.
 	Features []string `json:"features,omitempty"`
 	// Track is the order in force when the host attaches, as Track.Reason; 0:

@@ -189,3 +189,24 @@ func FuzzFrame(f *testing.F) {
 		}
 	})
 }
+
+// TestHelloWithoutSidecar: what hosts and DRVAs said before there were sidecars
+// still means the same.
+func TestHelloWithoutSidecar(t *testing.T) {
+	const hello = `{"domain":"00000000-0000-0000-0000-000000000001","host":"00000000-0000-0000-0000-000000000002","name":"h1","nonce":7,"ack":"async",` +
+		`"vms":[{"config":{"id":"00000000-0000-0000-0000-000000000003","name":"vm"},"disks":[{"index":1,"disk":{"id":"00000000-0000-0000-0000-000000000004","vm":"00000000-0000-0000-0000-000000000003","name":"d","size":4096}}]}],"first":3,"next":9}`
+	var h Hello
+	if err := DecodeJSON([]byte(hello), &h); err != nil {
+		t.Fatal(err)
+	}
+	if d := h.VMs[0].Disks[0]; h.Nonce != 7 || h.First != 3 || d.Index != 1 || d.Disk.Size != 4096 || d.Resume != nil {
+		t.Errorf("%+v", h)
+	}
+	var w Welcome
+	if err := DecodeJSON([]byte(`{"session":4,"durable":5,"known":true,"unsynced":[1,2]}`), &w); err != nil {
+		t.Fatal(err)
+	}
+	if w.Session != 4 || len(w.Unsynced) != 2 || w.Resumed != nil {
+		t.Errorf("%+v", w)
+	}
+}

@@ -33,7 +33,7 @@ func (b *bench) wantsDisks() bool {
 			return true
 		}
 	}
-	return len(b.figures) == 0 || b.wants(slices.Concat(allocFigures, pacedFigures, shipFigures, copyFigures, cpuFigures)...)
+	return len(b.figures) == 0 || b.wants(slices.Concat(allocFigures, pacedFigures, shipFigures, copyFigures, cpuFigures, resyncFigures)...)
 }
 
 // wants reports whether any figure of a list is wanted.
@@ -72,7 +72,7 @@ func (b *bench) all(ctx context.Context) error {
 	if err := makeDisk(ctx, st.cached, b.size, true); err != nil {
 		return err
 	}
-	for _, do := range []func(context.Context, *stage) error{b.alone, b.protectedStage, b.directStage, b.ackStage, b.longStage, b.allocStage, b.stallStage} {
+	for _, do := range []func(context.Context, *stage) error{b.alone, b.protectedStage, b.directStage, b.ackStage, b.resyncStage, b.longStage, b.allocStage, b.stallStage} {
 		if err := do(ctx, st); err != nil {
 			return err
 		}

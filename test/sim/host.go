@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"holdfast/internal/dr"
@@ -32,6 +33,19 @@ type host struct {
 	gen       []int         // of each disk's resync: only the last one ends it
 	helloNext dr.HostSeq    // Next of the last Hello
 	dirty     []bool        // the disk has writes acknowledged outside the stream
+	side      []sidecar     // of each disk
+	machine   int           // on which the VMs run; a new one has another identity
+	away      time.Duration // until then it does not connect
+	forged    dr.HostSeq    // NoTrack: it claims to have kept the records from here on
+}
+
+// sidecar is what outlives a run: the runs it continues. Which writes lie in
+// open regions, write.landed tells: all that have not.
+type sidecar struct {
+	runs    []uint64
+	durable dr.HostSeq
+	settled bool // it names the present run alone; regions are closed for it
+	stale   bool // it was left behind by an earlier run: what it calls open is not all
 }
 
 // entry is a record in the ring.
@@ -42,7 +56,7 @@ type entry struct {
 
 func newHost(w *world, index int, rule dr.AckRule) *host {
 	return &host{w: w, index: index, rule: rule, gate: gate.New(0), nonce: uint64(index)<<32 + 1, next: 1,
-		waiting: map[dr.HostSeq]*write{}, gen: make([]int, w.VMs), dirty: make([]bool, w.VMs)}
+		waiting: map[dr.HostSeq]*write{}, gen: make([]int, w.VMs), dirty: make([]bool, w.VMs), side: make([]sidecar, w.VMs)}
 }
 
 // troubles plans what befalls the host.
@@ -140,6 +154,10 @@ func (h *host) connect() {
 	if h.conn != 0 {
 		return
 	}
+	if w.now < h.away {
+		w.at(h.away, h.connect)
+		return
+	}
 	if !w.drva.running {
 		w.after(w.exp(2*time.Millisecond), h.connect)
 		return
@@ -147,15 +165,19 @@ func (h *host) connect() {
 	w.conns++
 	h.conn, h.live, h.up, h.down = w.conns, false, w.now, w.now
 	w.drva.conns[h.conn] = h
-	hello := &wire.Hello{Host: dr.HostID{UUID: id('h', h.index, 0)}, Name: "host", Nonce: h.nonce, Ack: h.rule.String(), First: h.next, Next: h.next}
+	hello := &wire.Hello{Host: dr.HostID{UUID: id('h', h.index, h.machine)}, Name: "host", Nonce: h.nonce, Ack: h.rule.String(), First: h.next, Next: h.next}
 	if len(h.ring) > 0 {
 		hello.First = h.ring[0].rec.HostSeq
 	}
 	h.helloNext = h.next
+	if w.Flaw == NoTrack && h.forged != 0 {
+		hello.First = min(hello.First, h.forged)
+	}
 	for vm := range w.VMs {
 		v := dr.VMID{UUID: id('v', h.index, vm)}
 		hello.VMs = append(hello.VMs, wire.HelloVM{Config: dr.VMConfig{ID: v}, Disks: []wire.HelloDisk{{
-			Index: uint16(vm), Disk: dr.Disk{ID: dr.DiskID{UUID: id('d', h.index, vm)}, VM: v, Size: 1 << 20}}}})
+			Index: uint16(vm), Disk: dr.Disk{ID: dr.DiskID{UUID: id('d', h.index, vm)}, VM: v, Size: 1 << 20},
+			Resume: h.vouch(vm)}}})
 	}
 	h.send(func(c order.ConnID) {
 		w.drva.core.Attach(c, hello, w.clock())
@@ -280,28 +302,122 @@ func (h *host) straying(vm int) bool {
 	return false
 }
 
-// die restarts the host component: the ring is gone, VMs go on from the
-// primary.
+// die ends the host component, or its machine; another goes on with the VMs,
+// here or elsewhere, at once or after a while. The ring is gone; the sidecars
+// are not, unless they are lost, or are those of an earlier run.
 func (h *host) die() {
-	h.w.trace("host %d: dies", h.index)
+	w := h.w
+	w.trace("host %d: dies", h.index)
 	h.disconnect()
-	for _, x := range h.w.writes {
-		if x.host == h {
-			x.strayed, x.held = true, false
-		}
+	if w.Patience == 0 && w.rng.IntN(3) == 0 && w.Flaw != NoTrack {
+		h.machine++
+	}
+	if w.Patience == 0 && w.rng.IntN(4) == 0 {
+		h.away = w.now + w.exp(w.ReplayFor) // a restart of the DRVA may give it up
+	}
+	for vm := range h.side {
+		h.inherit(vm)
 	}
 	for s := dr.HostSeq(1); s < h.next; s++ {
 		if x := h.waiting[s]; x != nil {
 			h.complete(x, true)
 		}
 	}
-	h.nonce++
-	h.next, h.ring, h.held = 1, nil, nil
+	h.held = nil
+	if w.Flaw == NoTrack {
+		h.forged = h.next // so that the DRVA sees the same run, with nothing to replay
+		if len(h.ring) > 0 {
+			h.forged = h.ring[0].rec.HostSeq
+		}
+		h.ring = nil
+	} else {
+		h.nonce++
+		h.next, h.ring = 1, nil
+	}
 	h.waiting = map[dr.HostSeq]*write{}
 	h.outside = false
 	h.gate = gate.New(0)
 	for vm := range h.dirty {
 		h.gen[vm]++
+	}
+	if w.Flaw == NoTrack {
+		for vm := range h.dirty {
+			h.resync(vm)
+		}
+	}
+}
+
+// inherit decides what the next run finds of a disk's sidecar. What it calls
+// open is copied again: the model's strayed.
+func (h *host) inherit(vm int) {
+	w, s := h.w, &h.side[vm]
+	fate := w.rng.IntN(8)
+	was := *s
+	switch {
+	case w.Flaw == NoTrack:
+	case fate == 0: // lost
+		*s = sidecar{}
+	case s.stale:
+	case fate == 1 && s.settled && s.durable > 0:
+		// A run before this one left it, and this one kept none, once the log
+		// had it. Only the DRVA can know.
+		s.stale, s.settled = true, false
+		s.runs = []uint64{h.nonce - 1}
+		if w.Flaw == AnyRun {
+			s.runs = []uint64{h.nonce}
+		}
+	default:
+		s.settled = false
+	}
+	for _, x := range w.writes {
+		if x.host == h && x.vm == vm {
+			x.held = false
+			// What the primary had not got yet, the guest sends to the next run.
+			open := !x.landed && !(s.stale && !was.stale && x.primary)
+			x.strayed = x.strayed || len(s.runs) == 0 || open
+		}
+	}
+}
+
+// vouch is what a Hello says of a disk's sidecar.
+func (h *host) vouch(vm int) *wire.HelloResume {
+	s := &h.side[vm]
+	if s.settled || len(s.runs) == 0 || h.w.Flaw == NoTrack {
+		return nil
+	}
+	said := &wire.HelloResume{Runs: append([]uint64(nil), s.runs...), Durable: s.durable}
+	if !s.stale && s.runs[len(s.runs)-1] != h.nonce && len(s.runs) < wire.MaxResumeRuns {
+		s.runs = append(s.runs, h.nonce)
+	}
+	return said
+}
+
+// settle takes in what the Welcome says of a disk's sidecar. That of a run
+// which goes on names it alone only once the log has the run.
+func (h *host) settle(vm int, unsynced, resumed bool) {
+	s := &h.side[vm]
+	switch {
+	case unsynced:
+		if s.stale {
+			h.w.stats.Stale++
+		}
+		*s = sidecar{runs: []uint64{h.nonce}, settled: true}
+	case resumed:
+		h.w.stats.Resumed++
+		if h.machine > 0 {
+			h.w.stats.Moved++
+		}
+	}
+}
+
+// landed notes how far the log has come: from now on regions are closed.
+func (h *host) landed(durable dr.HostSeq) {
+	for vm := range h.side {
+		s := &h.side[vm]
+		if !s.settled && !s.stale {
+			*s = sidecar{runs: []uint64{h.nonce}, settled: true}
+		}
+		s.durable = max(s.durable, durable)
 	}
 }
 
@@ -368,13 +484,13 @@ func (h *host) welcome(m *wire.Welcome) {
 	})
 	h.replay(h.ring[old:])
 	h.live = true
-	unsynced := map[uint16]bool{}
-	for _, i := range m.Unsynced {
-		unsynced[i] = true
-	}
 	for vm := range h.w.VMs {
-		if unsynced[uint16(vm)] || !m.Known {
+		unsynced, resumed := slices.Contains(m.Unsynced, uint16(vm)), slices.Contains(m.Resumed, uint16(vm))
+		h.settle(vm, unsynced, resumed)
+		if unsynced {
 			h.strayAll(vm)
+		}
+		if unsynced || resumed {
 			h.resync(vm)
 		}
 	}
@@ -408,6 +524,9 @@ func (h *host) acked(span wire.Span, durable dr.HostSeq) {
 		s := h.ring[i].rec.HostSeq
 		if s >= span.First && s < span.First+dr.HostSeq(span.Count) {
 			h.ring[i].place = span.Seq + dr.Seq(s-span.First)
+			if x := h.waiting[s]; x != nil && h.w.Flaw == ClosedEarly {
+				x.landed = true
+			}
 			if x := h.waiting[s]; x != nil && h.rule == dr.Ordered {
 				h.complete2(x)
 			}
@@ -415,6 +534,7 @@ func (h *host) acked(span wire.Span, durable dr.HostSeq) {
 	}
 	if durable > 0 {
 		h.forget(durable)
+		h.landed(durable)
 	}
 }
 
@@ -434,6 +554,7 @@ func (h *host) forget(durable dr.HostSeq) {
 		h.ring = h.ring[1:]
 		if x := h.waiting[s]; x != nil {
 			delete(h.waiting, s)
+			x.landed = true
 			h.complete2(x)
 		}
 	}

@@ -70,6 +70,7 @@ func TestGroupCheckpointsAreClosed(t *testing.T) {
 	for what, n := range map[string]int{
 		"hold rounds": all.Holds, "other prefixes": all.Prefixes, "partial checkpoints": all.Checkpoints - all.Group,
 		"restarts": all.Restarts, "replayed records": all.Replayed, "filled holes": all.Pads, "lost hosts": all.Lost,
+		"disks resumed by sidecar": all.Resumed, "of them on another host": all.Moved, "stale sidecars": all.Stale,
 	} {
 		if n < want/1000 {
 			t.Errorf("only %d %s: the worlds are too tame", n, what)
@@ -92,6 +93,11 @@ func TestBrokenRulesAreNoticed(t *testing.T) {
 		r.LinkCut, r.Outside, r.HostDies, r.Late = 0, 0, 0, 0
 		r.Restart, r.Patience, r.ReplayFor = 30*time.Millisecond, 10*time.Second, 10*time.Second
 	}
+	dying := func(r *Params) {
+		async(r)
+		r.HostDies, r.Restart, r.Durable = 30*time.Millisecond, 100*time.Millisecond, 3*time.Millisecond
+		r.Outside, r.Patience, r.ReplayFor, r.Late = 0, 0, 20*time.Millisecond, 0
+	}
 	for _, x := range []struct {
 		name  string
 		flaw  Flaw
@@ -101,6 +107,9 @@ func TestBrokenRulesAreNoticed(t *testing.T) {
 		{"markers are not awaited", EarlyCut, async},
 		{"answers are ignored", IgnoreConfirm, func(p *Params) { async(p); p.Late, p.Think = 0.05, time.Millisecond }},
 		{"replay host by host", HostByHost, ordered},
+		{"a resumed disk stays synced", NoTrack, dying},
+		{"a sidecar of any run is accepted", AnyRun, dying},
+		{"regions are closed before the log has them", ClosedEarly, dying},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			var broken, sound Stats

@@ -20,6 +20,9 @@ const (
 	EarlyCut           // the checkpoint is cut at the first marker, the others are not awaited
 	IgnoreConfirm      // every answer is taken for a yes
 	HostByHost         // after a restart one host is replayed after the other
+	NoTrack            // a run goes on by its sidecar, and its disks stay synced
+	AnyRun             // a sidecar is accepted whatever run it continues
+	ClosedEarly        // regions are closed when the order has their writes, not the log
 )
 
 // Params is one world. Build it with Random for a mixture.
@@ -98,6 +101,9 @@ type Stats struct {
 	Replayed    int // records sequenced by merges after a restart
 	Pads        int
 	Lost        int // hosts given up by a restart
+	Resumed     int // disks with which a run went on by its sidecar
+	Moved       int // of them on another host
+	Stale       int // sidecars that were refused because another run had come between
 	Violations  int
 	First       string // the first violation, for people
 }
@@ -113,6 +119,9 @@ func (s *Stats) Add(o Stats) {
 	s.Replayed += o.Replayed
 	s.Pads += o.Pads
 	s.Lost += o.Lost
+	s.Resumed += o.Resumed
+	s.Moved += o.Moved
+	s.Stale += o.Stale
 	s.Violations += o.Violations
 	if s.First == "" {
 		s.First = o.First
@@ -153,6 +162,7 @@ type write struct {
 	primary  bool   // the primary has it
 	held     bool   // its completion is kept back
 	hostSeq  dr.HostSeq
+	landed   bool // its region may be closed: the host knows that the log has it
 	finished func()
 }
 

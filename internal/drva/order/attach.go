@@ -42,7 +42,7 @@ func (c *Core) Attach(conn ConnID, h *wire.Hello, now time.Time) {
 			c.drop(old)
 		}
 	}
-	s.conn, s.hello, s.next, s.pending = conn, disks, h.Next, h
+	s.conn, s.hello, s.next, s.pending, s.resume = conn, disks, h.Next, h, resumesOf(h)
 	s.replayed, s.place = false, 0
 	s.freezes = slices.Contains(h.Features, wire.FeatureFreeze)
 	c.conns[conn] = s
@@ -167,29 +167,40 @@ func (c *Core) welcome(s *stream, h *wire.Hello) {
 	if logged {
 		w.Durable = s.durable
 	}
-	s.resync = map[uint16]bool{}
+	s.resync, s.resumed = map[uint16]bool{}, map[uint16]bool{}
 	for index, d := range s.hello {
-		if c.needsSync(s, d.ID) {
+		switch {
+		case c.needsSync(s, index):
 			s.resync[index] = true
 			w.Unsynced = append(w.Unsynced, index)
+			if c.state.disks[c.state.byID[d.ID]] != nil {
+				w.Hashed = append(w.Hashed, index) // the container may have an earlier state of it
+			}
+		case s.resume[index] != nil && !s.staysSynced(c.state.disks[c.state.byID[d.ID]], index):
+			s.resumed[index] = true
+			w.Resumed = append(w.Resumed, index)
 		}
 	}
 	slices.Sort(w.Unsynced)
+	slices.Sort(w.Hashed)
+	slices.Sort(w.Resumed)
+	w.Features = []string{wire.FeatureHash}
 	c.send(Send{Conn: s.conn, Type: wire.TypeWelcome, Welcome: w})
 }
 
 // needsSync reports whether a disk that s brings must be synced from the
 // start: its content is not complete in the log, and s is not the session that
-// is completing it; or another host wrote it last and did not hand it over.
-func (c *Core) needsSync(s *stream, id dr.DiskID) bool {
-	d := c.state.disks[c.state.byID[id]]
+// is completing it; or another run wrote it last, and s does not go on where
+// that one ended.
+func (c *Core) needsSync(s *stream, w uint16) bool {
+	d := c.state.disks[c.state.byID[s.hello[w].ID]]
 	switch {
 	case d == nil || s.gap:
 		return true
-	case d.owner != s.session && (d.owner != 0 || !d.clean):
-		return true
+	case d.owner == s.session:
+		return !d.synced && d.syncing != s.session
 	}
-	return !d.synced && d.syncing != s.session
+	return !c.resumes(s, d, w)
 }
 
 // bind writes into the log what an attached host's Hello changes: disks,
@@ -228,16 +239,21 @@ func (c *Core) bindDisk(s *stream, w uint16) (index uint16, untold bool) {
 	if d == nil {
 		d = &disk{Disk: want, index: c.state.lastIndex + 1}
 		c.ownJSON(record.Disk, d.index, d.body())
-	} else if d.Size != want.Size || d.VM != want.VM {
+	} else if d.Size != want.Size || d.VM != want.VM || d.seed {
 		changed := *d
-		changed.Size, changed.VM = want.Size, want.VM
+		changed.Size, changed.VM, changed.seed = want.Size, want.VM, false
 		c.ownJSON(record.Disk, d.index, changed.body())
 	}
 	index = d.index
 	d = c.state.disks[index]
-	lost := s.unbound[w] || c.needsSync(s, want.ID)
-	if (lost || s.resync[w]) && (d.synced || d.syncing != 0) {
-		c.unsync(d)
+	lost := s.unbound[w] || c.needsSync(s, w)
+	switch {
+	case lost || s.resync[w]:
+		if d.synced || d.syncing != 0 || d.suspended {
+			c.unsync(d)
+		}
+	case d.owner != s.session && !s.staysSynced(d, w):
+		c.suspend(d, s)
 	}
 	return index, lost && !s.resync[w]
 }

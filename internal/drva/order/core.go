@@ -67,10 +67,11 @@ type EventKind string
 
 // The events.
 const (
-	HostLost     EventKind = "host-lost"     // a known host did not come back in time
-	ReplayDone   EventKind = "replay-done"   // the order is whole again after a restart
-	DiskUnsynced EventKind = "disk-unsynced" // the disk must be synced from the start
-	Disordered   EventKind = "disordered"    // replayed records found their places taken
+	HostLost      EventKind = "host-lost"      // a known host did not come back in time
+	ReplayDone    EventKind = "replay-done"    // the order is whole again after a restart
+	DiskUnsynced  EventKind = "disk-unsynced"  // the disk must be synced from the start
+	DiskSuspended EventKind = "disk-suspended" // the disk must be synced where its host's sidecar says
+	Disordered    EventKind = "disordered"     // replayed records found their places taken
 )
 
 // Event is one happening a person may want to know.
@@ -139,17 +140,19 @@ type stream struct {
 	binds    map[uint16]uint16  // wire index → domain index, as the log says
 	pending  *wire.Hello        // not yet bound
 	nonce    uint64
-	resync   map[uint16]bool // wire indices the last Welcome called unsynced
-	unbound  map[uint16]bool // wire indices with records that were not sequenced
-	gap      bool            // the last Hello left out records the log does not hold
-	queue    []*Frame        // arrived, not sequenced
-	received dr.HostSeq      // highest HostSeq that arrived
-	durable  dr.HostSeq      // highest HostSeq known to be durable
-	next     dr.HostSeq      // Hello.Next: where live records begin
-	replayed bool            // ReplayEnd came on this connection
-	place    dr.Seq          // place of the last replayed record on this connection
-	dirty    bool            // durable moved since the last drain
-	freezes  bool            // its host takes Freeze
+	resume   map[uint16]*wire.HelloResume // wire indices with a sidecar, as the last Hello said
+	resync   map[uint16]bool              // wire indices the last Welcome called unsynced
+	resumed  map[uint16]bool              // wire indices the last Welcome called resumed
+	unbound  map[uint16]bool              // wire indices with records that were not sequenced
+	gap      bool                         // the last Hello left out records the log does not hold
+	queue    []*Frame                     // arrived, not sequenced
+	received dr.HostSeq                   // highest HostSeq that arrived
+	durable  dr.HostSeq                   // highest HostSeq known to be durable
+	next     dr.HostSeq                   // Hello.Next: where live records begin
+	replayed bool                         // ReplayEnd came on this connection
+	place    dr.Seq                       // place of the last replayed record on this connection
+	dirty    bool                         // durable moved since the last drain
+	freezes  bool                         // its host takes Freeze
 }
 
 // parked is a Hello that waits until places are given out again: what its

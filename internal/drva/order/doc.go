@@ -89,7 +89,7 @@
 // host vouches by Hello.First and Hello.Next that it replays every record
 // between that it still holds. Records a host made after its Hello may come
 // before or after its ReplayEnd. A SyncEnd that comes before ReplayEnd does not
-// count for a disk the Welcome called unsynced.
+// count for a disk the Welcome called unsynced or resumed.
 //
 // # Payloads of log records
 //
@@ -110,7 +110,8 @@
 //	                  when it must take a disk for unsynced
 //
 // A host's own Disk record holds {"op":"release"} (the stream holds all of the
-// disk's writes and no more will come: the next host goes on without a resync)
-// or {"op":"remove"} (no longer protected). The sequencer puts the disk's new
-// entry in its place.
+// disk's writes and no more will come: the next run that brings the sidecar goes
+// on without a resync), {"op":"remove"} (no longer protected) or {"op":"void"}
+// (no later run may go by the sidecar). The sequencer puts the disk's new entry
+// in its place.
 package order

@@ -198,7 +198,7 @@ func TestLostHostLosesItsSyncAndDelaysNobodyLonger(t *testing.T) {
 	r.now = at
 	r.core.Tick(at)
 	r.drain()
-	if r.events[0].Kind != HostLost || r.events[1].Kind != DiskUnsynced {
+	if r.events[0].Kind != HostLost || r.events[1].Kind != DiskSuspended {
 		t.Errorf("events %+v", r.events)
 	}
 	r.cut()
@@ -314,15 +314,12 @@ func TestDiskChangesHands(t *testing.T) {
 	if r := b.refusal(2); r == nil || r.Kind != errs.Conflict || r.Remedy == "" || !strings.Contains(r.Message, "h1") || !strings.Contains(r.Message, "h2") {
 		t.Fatalf("refusal %+v", r)
 	}
-	release := mustEncode(record.Disk, struct {
-		Op string `json:"op"`
-	}{OpRelease})
-	release.Disk, release.HostSeq = 1, 4
+	release := hostDiskRecord(OpRelease, 1, 4)
 	b.frame(1, zero(3, 0), release)
 	h := host(1, 7, 1)
 	h.First, h.Next = 5, 5
 	b.attach(1+10, h) // without the disk
-	if w := b.attach(3, host(2, 8, 2)); len(w.Unsynced) != 0 {
+	if w := b.attach(3, vouching(host(2, 8, 2), wire.HelloResume{Runs: []uint64{7}, Clean: true})); len(w.Unsynced)+len(w.Resumed) != 0 {
 		t.Errorf("handed over clean, yet unsynced: %+v", w)
 	}
 	b.core.Detach(3, b.now)

@@ -22,6 +22,7 @@ const (
 	OpSet     = "set"     // DRVA: this is the disk's entry from here on
 	OpRelease = "release" // host: handed over clean
 	OpRemove  = "remove"  // host: no longer protected
+	OpVoid    = "void"    // host: its sidecar cannot be trusted, the next run must not go by it
 )
 
 // CutBody is the payload of a Checkpoint record: what the checkpoint is, what
@@ -80,6 +81,15 @@ type DiskBody struct {
 	Syncing dr.Session `json:"syncing"`
 	Owner   dr.Session `json:"owner"` // session whose stream carries it; 0 none
 	Clean   bool       `json:"clean"` // no owner, and the last one released it
+	// Run is, with Clean, the nonce of the run that released the disk.
+	Run uint64 `json:"run,omitempty"`
+	// Suspended: unsynced, yet a run that goes on from the owner's sidecar
+	// knows what is missing. Void: the owner has no sidecar to go by.
+	Suspended bool `json:"suspended,omitempty"`
+	Void      bool `json:"void,omitempty"`
+	// Seed: no host has brought the disk yet, its content is an image's. No
+	// checkpoint speaks of it.
+	Seed bool `json:"seed,omitempty"`
 }
 
 // encode renders v as a record's payload, padded to whole pages.
@@ -194,7 +204,7 @@ func decodeHostDisk(r *record.Record) (op string, err error) {
 	if err := decode(r, &b); err != nil {
 		return "", err
 	}
-	if b.Op != OpRelease && b.Op != OpRemove {
+	if b.Op != OpRelease && b.Op != OpRemove && b.Op != OpVoid {
 		return "", badBody(r, "op")
 	}
 	return b.Op, nil

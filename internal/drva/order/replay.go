@@ -103,11 +103,22 @@ func (s *stream) headPlace() (at dr.Seq, here bool) {
 	return 0, false
 }
 
-// superseded reports whether the host has started a newer session: what the
-// old one had in memory is gone.
+// superseded reports whether the run of s is over: its host has started a newer
+// one, or another host brings the sidecar that it left. What the old one had in
+// memory is gone.
 func (c *Core) superseded(s *stream) bool {
 	for _, o := range c.order {
-		if o.host == s.host && o.session > s.session {
+		if o.session > s.session && (o.host == s.host || o.follows(s)) {
+			return true
+		}
+	}
+	return false
+}
+
+// follows reports whether s brings a sidecar that old left.
+func (s *stream) follows(old *stream) bool {
+	for _, r := range s.resume {
+		if slices.Contains(r.Runs, old.nonce) {
 			return true
 		}
 	}
@@ -192,7 +203,11 @@ func (c *Core) mergeEnd() {
 		c.cutAlone()
 	}
 	for _, d := range lost {
-		c.unsync(d)
+		if d.resumable() {
+			c.suspend(d, nil)
+		} else {
+			c.unsync(d)
+		}
 	}
 	for _, s := range slices.Clone(c.order) {
 		if s.pending != nil {

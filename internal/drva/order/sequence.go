@@ -76,7 +76,7 @@ func (c *Core) admitRecord(s *stream, f *Frame, r *record.Record, place *dr.Seq)
 		}
 		if r.Kind == record.Disk {
 			if _, err := decodeHostDisk(r); err != nil {
-				return c.bad(s, r, "a host may only release or remove a disk")
+				return c.bad(s, r, "a host may only release, remove or void a disk")
 			}
 		}
 	default:
@@ -181,13 +181,13 @@ func (c *Core) translate(s *stream, f *Frame, r *record.Record) {
 		// the binding that follows takes the disk for unsynced.
 		s.unbound[r.Disk] = true
 		fallthrough
-	case r.Kind == record.SyncEnd && resync:
+	case r.Kind == record.SyncEnd && (resync || f.replay && s.resumed[r.Disk]):
 		// It ends a sync of which the log misses a part: the host was told to
 		// start over, and only the end of that one counts.
 		*r = record.Record{Kind: record.Pad, Seq: r.Seq, Session: r.Session, HostSeq: r.HostSeq, Time: r.Time}
 		return
 	case r.Kind == record.Disk:
-		hostDisk(r, d)
+		hostDisk(r, d, s.nonce)
 	case resync:
 		r.Flags &^= record.FromSync
 	}
@@ -195,19 +195,25 @@ func (c *Core) translate(s *stream, f *Frame, r *record.Record) {
 }
 
 // hostDisk turns a host's Disk record into the disk's new entry, or into its
-// end: a Disk record without payload.
-func hostDisk(r *record.Record, d *disk) {
+// end: a Disk record without payload. run is the nonce of the host's run.
+func hostDisk(r *record.Record, d *disk, run uint64) {
 	op, err := decodeHostDisk(r)
 	if err != nil {
 		panic("order: a record the core admitted does not decode: " + err.Error())
 	}
 	r.Length, r.CRC, r.Payload = 0, 0, nil
-	if op == OpRelease {
-		entry := *d
-		entry.owner, entry.clean = 0, true
-		e := mustEncode(record.Disk, entry.body())
-		r.Length, r.CRC, r.Payload = e.Length, e.CRC, e.Payload
+	entry := *d
+	switch op {
+	case OpRelease:
+		entry.own(0)
+		entry.clean, entry.run = true, run
+	case OpVoid:
+		entry.void = true
+	case OpRemove:
+		return
 	}
+	e := mustEncode(record.Disk, entry.body())
+	r.Length, r.CRC, r.Payload = e.Length, e.CRC, e.Payload
 }
 
 func (c *Core) ackSpan(s *stream, span wire.Span) {

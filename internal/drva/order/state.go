@@ -50,6 +50,11 @@ type disk struct {
 	syncing dr.Session
 	owner   dr.Session
 	clean   bool
+	run     uint64 // clean: nonce of the run that released it
+
+	suspended bool // unsynced, but the owner's host knows by its sidecar what is missing
+	void      bool // the owner's host has no sidecar to go by
+	seed      bool // no host has brought it yet
 }
 
 // NewState returns the state of a domain that never ran.
@@ -113,11 +118,11 @@ func (s *State) Apply(r *record.Record) error {
 		err = s.applyDisk(r)
 	case record.SyncEnd:
 		if d := s.disks[r.Disk]; d != nil {
-			d.synced = true
+			d.synced, d.suspended = true, false
 		}
 	case record.TrackBegin:
 		if d := s.disks[r.Disk]; d != nil {
-			d.synced, d.syncing = false, r.Session
+			d.synced, d.syncing, d.suspended = false, r.Session, false
 		}
 	case record.Data, record.Zero, record.Discard:
 		if d := s.disks[r.Disk]; d != nil && r.Flags&record.FromSync != 0 {
@@ -175,7 +180,8 @@ func sessionOf(b *SessionBody) *session {
 
 func diskOf(b *DiskBody) *disk {
 	return &disk{Disk: dr.Disk{ID: b.ID, VM: b.VM, Size: b.Size},
-		index: b.Index, synced: b.Synced, syncing: b.Syncing, owner: b.Owner, clean: b.Clean}
+		index: b.Index, synced: b.Synced, syncing: b.Syncing, owner: b.Owner, clean: b.Clean, run: b.Run,
+		suspended: b.Suspended, void: b.Void, seed: b.Seed}
 }
 
 // applySession makes r's session the owner of the disks it binds. Disks it had
@@ -196,17 +202,25 @@ func (s *State) applySession(r *record.Record) error {
 		se.last = max(se.last, old.last)
 	}
 	s.sessions[b.Session] = se
-	for _, d := range s.disks {
-		if d.owner == b.Session {
-			d.owner, d.clean = 0, false
-		}
-	}
+	bound := make(map[uint16]bool, len(se.binds))
 	for _, i := range se.binds {
-		if d := s.disks[i]; d != nil {
-			d.owner, d.clean = b.Session, false
+		bound[i] = true
+	}
+	for i, d := range s.disks {
+		switch mine := d.owner == b.Session; {
+		case bound[i] && !mine:
+			d.own(b.Session)
+		case mine && !bound[i]:
+			d.own(0)
 		}
 	}
 	return nil
+}
+
+// own gives the disk to a session that did not have it; 0: to none. What was
+// said of the sidecar of its host so far does not count for that one.
+func (d *disk) own(n dr.Session) {
+	d.owner, d.clean, d.run, d.suspended, d.void = n, false, 0, false, false
 }
 
 // applyDisk sets a disk's entry; a record without payload removes it.
@@ -245,9 +259,10 @@ func (s *State) endable(keep dr.Session) []dr.Session {
 // checkpointOf is the tentative checkpoint of a cut.
 func checkpointOf(b *CutBody, seq dr.Seq, at int64) dr.Checkpoint {
 	cp := dr.Checkpoint{ID: b.ID, Seq: seq, Time: time.Unix(0, at).UTC(), Kind: b.Kind, Scope: dr.Partial, Tag: b.Tag}
-	cp.Disks = make([]dr.CheckpointDisk, len(b.Disks))
-	for i := range b.Disks {
-		d := &b.Disks[i]
+	disks := withoutSeeds(b.Disks)
+	cp.Disks = make([]dr.CheckpointDisk, len(disks))
+	for i := range disks {
+		d := &disks[i]
 		cp.Disks[i] = dr.CheckpointDisk{ID: d.ID, VM: d.VM, Size: d.Size, Synced: d.Synced}
 	}
 	return cp
@@ -275,7 +290,8 @@ func (s *State) snapshot(b *CutBody) {
 
 func (d *disk) body() DiskBody {
 	return DiskBody{Op: OpSet, Index: d.index, ID: d.ID, VM: d.VM, Size: d.Size,
-		Synced: d.synced, Syncing: d.syncing, Owner: d.owner, Clean: d.clean}
+		Synced: d.synced, Syncing: d.syncing, Owner: d.owner, Clean: d.clean, Run: d.run,
+		Suspended: d.suspended, Void: d.void, Seed: d.seed}
 }
 
 // Summary lists what the state says of disks and sessions, a line each, for

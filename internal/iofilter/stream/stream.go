@@ -30,12 +30,15 @@ type entry struct {
 	flags  record.Flags
 }
 
+// payload is what the record takes of the payload ring: whole blocks.
 func (e *entry) payload() uint64 {
-	if e.kind == record.Data {
-		return uint64(e.length)
+	if !e.kind.HasPayload() {
+		return 0
 	}
-	return 0
+	return (uint64(e.length) + dr.BlockSize - 1) &^ (dr.BlockSize - 1)
 }
+
+var padding [dr.BlockSize]byte // never written
 
 // Stream retains the records of one host run. Not safe for concurrent use.
 type Stream struct {
@@ -110,7 +113,8 @@ func (s *Stream) Fill() float64 {
 	return max(float64(s.Used())/float64(len(s.ring)), records)
 }
 
-// Room reports whether a record with so many payload bytes fits now.
+// Room reports whether a record with so many payload bytes, whole blocks, fits
+// now.
 func (s *Stream) Room(payload int) bool {
 	return s.free() > ControlReserve && uint64(len(s.ring))-(s.high-s.low) >= uint64(payload)
 }
@@ -122,9 +126,10 @@ func (s *Stream) RoomForControl(n int) bool { return s.free() >= n }
 func (s *Stream) free() int { return len(s.entries) - int(s.next-s.first) }
 
 // Append puts r at the end of the stream and returns its number. Of r, the
-// Kind, Flags, Disk, Length, Offset, CRC and Time are taken. Data records
-// carry Length bytes from p, whole blocks; of other kinds p is ignored and may
-// be nil. The caller has made sure of Room or RoomForControl.
+// Kind, Flags, Disk, Length, Offset, CRC and Time are taken. Kinds with a
+// payload carry Length bytes from p, which the stream pads to whole blocks; of
+// other kinds p is ignored and may be nil. The caller has made sure of Room
+// for the padded payload, or of RoomForControl.
 func (s *Stream) Append(r *record.Record, p *Pieces) dr.HostSeq {
 	hs := s.next
 	e := s.at(hs)
@@ -132,10 +137,11 @@ func (s *Stream) Append(r *record.Record, p *Pieces) dr.HostSeq {
 		offset: r.Offset, time: r.Time, pos: s.high, length: r.Length,
 		crc: r.CRC, disk: r.Disk, kind: r.Kind, flags: r.Flags,
 	}
-	if e.payload() > 0 {
+	if n := e.payload(); n > 0 {
 		for _, b := range p {
 			s.copyIn(b)
 		}
+		s.copyIn(padding[:n-uint64(e.length)])
 	}
 	s.next++
 	return hs
