@@ -18,7 +18,7 @@ const root = "../.."
 
 // floors: a package imports only lower floors or its own subtree. ADR 0002.
 var floors = map[string]int{
-	"dr": 0, "errs": 0, "extent": 0,
+	"dr": 0, "errs": 0, "extent": 0, "fair": 0,
 	"durable": 1, "record": 1, "wire": 1, "segment": 1, "index": 1,
 	"store": 2, "hypervisor": 2, "nbd": 2, "control": 2, "kms": 2,
 	"replog": 3, "journal": 3,
@@ -32,6 +32,7 @@ var floors = map[string]int{
 var sameFloor = map[string]string{
 	"wire→record":    "a frame is made of records",
 	"extent→dr":      "units of capture",
+	"fair→errs":      "kinds of errors",
 	"hypervisor→nbd": "", // not allowed; here to show the form
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -18,16 +17,28 @@ import (
 	"holdfast/internal/store/meter"
 )
 
-// drvaConfig is the DRVA's configuration file.
+// drvaConfig is the DRVA's configuration file: one domain, or Domains. What the
+// process has once stands beside them.
 type drvaConfig struct {
-	Container  string `json:"container"`                 // URL
+	domainConfig
+	Listen  string         `json:"listen"`            // host:port for host components
+	TLS     string         `json:"tls"`               // directory made by "cert issue --role drva"
+	Domains []domainConfig `json:"domains,omitempty"` // several, in place of the one above
+
+	// TotalBandwidth limits the traffic of all domains together, LogPool is what
+	// the logs of those without a quota share, in bytes.
+	TotalBandwidth string `json:"total-bandwidth,omitempty"`
+	LogPool        int64  `json:"log-pool,omitempty"`
+}
+
+// domainConfig is one domain of a DRVA.
+type domainConfig struct {
+	Container  string `json:"container,omitempty"`       // URL
 	Key        string `json:"key,omitempty"`             // the appliance's own recovery key file
 	Passphrase string `json:"passphrase_file,omitempty"` // or a passphrase's
 	KMS        string `json:"kms,omitempty"`             // or the address of a key service's key
-	Log        string `json:"log"`                       // directory of the replication log
-	Quota      int64  `json:"quota"`                     // bytes
-	Listen     string `json:"listen"`                    // host:port for host components
-	TLS        string `json:"tls"`                       // directory made by "cert issue --role drva"
+	Log        string `json:"log,omitempty"`             // directory of the replication log
+	Quota      int64  `json:"quota,omitempty"`           // bytes
 	Interval   string `json:"interval,omitempty"`        // between checkpoints
 	Bandwidth  string `json:"bandwidth,omitempty"`       // schedule of the traffic with the store
 	Retention  string `json:"retention,omitempty"`       // schedule of the history
@@ -39,6 +50,13 @@ type drvaConfig struct {
 	OldLock    string `json:"object-lock,omitempty"`     // what lock was before; refused
 	OldLockFor string `json:"lock-for,omitempty"`        // likewise
 	Status     string `json:"status,omitempty"`          // unix socket for "holdfast status"
+
+	Priority      string `json:"priority,omitempty"`       // low, normal, high
+	RPOTarget     string `json:"rpo-target,omitempty"`     // what is promised, as "30s"
+	AppInterval   string `json:"app-interval,omitempty"`   // between application-consistent checkpoints
+	Compression   string `json:"compression,omitempty"`    // fastest, default, better, none
+	Throttle      *bool  `json:"throttle,omitempty"`       // false: never slow guests down
+	ThrottleDelay string `json:"throttle-delay,omitempty"` // most for one write
 }
 
 // defaultQuota is the replication log's size when the configuration is silent:
@@ -121,6 +139,19 @@ first moment, for 26h (24h, if the lock is for less), and maintenance extends th
 to the lock's time for as long as the history needs it, and holds what else a
 recovery needs. The store must have Object Lock.
 
+rpo-target ("30s") is what is promised: the status tells whether it is kept, and
+events when it is not. app-interval ("1h") cuts application-consistent checkpoints
+on schedule. compression is fastest (default), default, better or none. While the
+log fills up, guests' writes are kept back, by throttle-delay (20ms) each at most;
+"throttle": false leaves them alone.
+
+One process serves several domains with "domains": a list of such blocks, each
+with container, key, log, status and what else is its own, and beside it listen,
+tls (a certificate with every domain's id: "cert issue --name A --name B") and, if
+wanted, total-bandwidth for all together and log-pool, the bytes that logs without
+a quota share. What the domains share goes by "priority": low, normal or high, 1 to
+2 to 4; none can starve another.
+
 The appliance comes up while the store is away, says so in its log and status, and
 goes on trying; hosts track what changes meanwhile.
 
@@ -128,7 +159,7 @@ Starting a second appliance for a domain fences the first: it stops for good.`,
 		Example: "  holdfast drva --config drva.json",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg := drvaConfig{Quota: defaultQuota}
+			var cfg drvaConfig
 			if err := readConfig(path, &cfg); err != nil {
 				return err
 			}
@@ -139,57 +170,9 @@ Starting a second appliance for a domain fences the first: it stops for good.`,
 	return cmd
 }
 
-func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
-	log, err := logger(cmd)
-	if err != nil {
-		return err
-	}
-	interval, err := cfg.interval()
-	if err != nil {
-		return err
-	}
-	if err := cfg.refuseOldLock(); err != nil {
-		return err
-	}
-	if _, err := cfg.policy(); err != nil {
-		return err
-	}
-	creds, err := control.LoadCredentials(cfg.TLS)
-	if err != nil {
-		return err
-	}
-	schedule, err := limit.ParseSchedule(cfg.Bandwidth)
-	if err != nil {
-		return err
-	}
-	identity, err := (&identityFlags{key: cfg.Key, passphrase: cfg.Passphrase, service: cfg.KMS}).load()
-	if err != nil {
-		return err
-	}
-	limiter := limit.NewLimiter(schedule)
-	st, err := openStack(cmd.Context(), cfg.Container, stackOptions{limiter: limiter, logger: log, later: true})
-	if err != nil {
-		return err
-	}
-	ln, err := creds.Listen(cfg.Listen, control.RoleHost)
-	if err != nil {
-		return err
-	}
-	defer ln.Close()
-	name, err := os.Hostname()
-	if err != nil {
-		name = "unknown"
-	}
-	a := &appliance{cfg: cfg, identity: identity, stack: st, limiter: limiter, log: log, address: ln.Addr(), config: drva.Config{
-		Host: name, LogDir: cfg.Log, Quota: cfg.Quota, Interval: interval,
-		Listener: ln, Authenticate: hostOf(cmd.Context()), Logger: log,
-	}}
-	return serve(cmd.Context(), log, cfg.Status, a.calls(), a.run)
-}
-
 // policy is what the configuration says of the history's maintenance. Kind
 // Invalid when it is done elsewhere and it says something.
-func (cfg *drvaConfig) policy() (policyText, error) {
+func (cfg *domainConfig) policy() (policyText, error) {
 	text := policyText{schedule: cfg.Retention, limit: cfg.Limit, grace: cfg.Grace, tagTime: cfg.TagTime}
 	if cfg.Maintain != nil && !*cfg.Maintain && !text.empty() {
 		return text, errs.New("drva", errs.Invalid, "maintain", "the configuration says how the history is maintained, and that it is not").
@@ -201,7 +184,7 @@ func (cfg *drvaConfig) policy() (policyText, error) {
 
 // upkeep is what maintains the history beside the appliance; nil when it is
 // done elsewhere. A store that does not answer now keeps nothing from running.
-func (cfg *drvaConfig) upkeep(ctx context.Context, c *journal.Container, log *slog.Logger) (*upkeep, error) {
+func (cfg *domainConfig) upkeep(ctx context.Context, c *journal.Container, log *slog.Logger) (*upkeep, error) {
 	text, err := cfg.policy()
 	if err != nil || cfg.Maintain != nil && !*cfg.Maintain {
 		return nil, err

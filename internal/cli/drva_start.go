@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,7 +39,7 @@ const firstHold = 26 * time.Hour
 
 // refuseOldLock refuses the settings that became one, and says what to write
 // instead. Kind Invalid.
-func (cfg *drvaConfig) refuseOldLock() error {
+func (cfg *domainConfig) refuseOldLock() error {
 	mode, bare := cfg.Lock, cfg.Lock == string(store.LockGovernance) || cfg.Lock == string(store.LockCompliance)
 	if cfg.OldLock == "" && cfg.OldLockFor == "" && !bare {
 		return nil
@@ -56,7 +57,7 @@ func (cfg *drvaConfig) refuseOldLock() error {
 
 // lock is how what is published is held: by what the configuration names, else
 // by what the container remembers. Kinds: Invalid, the store's.
-func (cfg *drvaConfig) lock(ctx context.Context, c *journal.Container, log *slog.Logger) (o journal.LockOptions, err error) {
+func (cfg *domainConfig) lock(ctx context.Context, c *journal.Container, log *slog.Logger) (o journal.LockOptions, err error) {
 	var l maintain.LockPolicy
 	if cfg.Lock != "" {
 		l, err = parseLock(cfg.Lock)
@@ -95,7 +96,9 @@ func lockOf(ctx context.Context, c *journal.Container) (l maintain.LockPolicy, e
 // away must come up by itself. Safe for concurrent use.
 type appliance struct {
 	// Immutable.
-	cfg      *drvaConfig
+	cfg      *domainConfig
+	front    *drva.Front
+	names    []string    // domains the certificate stands for
 	config   drva.Config // all but the container
 	identity journal.Identity
 	stack    *stack
@@ -120,6 +123,10 @@ func (a *appliance) run(ctx context.Context) error {
 	}
 	cfg := a.config
 	cfg.Container, cfg.Lock = c, lock
+	if id := c.Domain().ID.String(); !slices.Contains(a.names, id) {
+		return errs.New("drva", errs.Denied, "domain "+id, "the appliance's certificate does not stand for this domain").
+			WithRemedy("issue one that does: holdfast cert issue --role drva --name " + id)
+	}
 	s, err := drva.New(cfg)
 	if err != nil {
 		return err
@@ -132,6 +139,7 @@ func (a *appliance) run(ctx context.Context) error {
 	a.mu.Lock()
 	a.server, a.keys, a.up, a.away = s, keys, up, nil
 	a.mu.Unlock()
+	a.front.Add(s)
 	main := keys.beside(s.Run)
 	if up != nil {
 		main = up.beside(main)
@@ -242,17 +250,60 @@ func (a *appliance) calls() map[string]control.Handler {
 			if err != nil {
 				return nil, err
 			}
-			var r checkpointRequest
-			if err := json.Unmarshal(body, &r); err != nil {
-				return nil, errs.E("drva", errs.Invalid, "checkpoint", err)
-			}
-			return s.Checkpoint(ctx, r.Tag)
+			return takeCheckpoint(ctx, s, body)
 		},
+		"/events": func(_ context.Context, body []byte) (any, error) {
+			s, _, err := a.running()
+			if err != nil {
+				return nil, err
+			}
+			var r eventsRequest
+			if len(body) > 0 {
+				if err := json.Unmarshal(body, &r); err != nil {
+					return nil, errs.E("drva", errs.Invalid, "events", err)
+				}
+			}
+			return s.Events(r.After), nil
+		},
+		"/pause":  a.pauseCall((*drva.Server).Pause),
+		"/resume": a.pauseCall((*drva.Server).Resume),
 	}
 }
 
+// eventsRequest is the body of a local /events call.
+type eventsRequest struct {
+	After uint64 `json:"after"`
+}
+
+// pauseCall answers a local /pause or /resume call with the status.
+func (a *appliance) pauseCall(do func(*drva.Server, context.Context) error) control.Handler {
+	return func(ctx context.Context, _ []byte) (any, error) {
+		s, _, err := a.running()
+		if err == nil {
+			err = do(s, ctx)
+		}
+		return a.status(ctx), err
+	}
+}
+
+// takeCheckpoint answers a local /checkpoint call.
+func takeCheckpoint(ctx context.Context, s *drva.Server, body []byte) (any, error) {
+	var r checkpointRequest
+	if err := json.Unmarshal(body, &r); err != nil {
+		return nil, errs.E("drva", errs.Invalid, "checkpoint", err)
+	}
+	var reply checkpointReply
+	var err error
+	if r.App {
+		reply.Checkpoint, reply.Faults, err = s.AppCheckpoint(ctx, r.Tag)
+	} else {
+		reply.Checkpoint, err = s.Checkpoint(ctx, r.Tag)
+	}
+	return reply, err
+}
+
 // interval reads the time between checkpoints; zero: the default.
-func (cfg *drvaConfig) interval() (time.Duration, error) {
+func (cfg *domainConfig) interval() (time.Duration, error) {
 	if cfg.Interval == "" {
 		return 0, nil
 	}

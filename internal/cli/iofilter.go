@@ -48,7 +48,13 @@ Configuration, in JSON:
 ack: async (default) acknowledges a guest's write when the primary has it and it
 is in the stream; ordered waits for its place in the domain's order as well; sync
 until it is durable in the replication log.
-Optional: ring_bytes, stall_limit ("500ms"), sync_bandwidth (bytes a second).`,
+Optional: ring_bytes, stall_limit ("500ms"), sync_bandwidth (bytes a second).
+
+For application-consistent checkpoints each VM is frozen by its guest agent where
+the hypervisor offers that, or, with "freeze": {"pre": ["/etc/holdfast/quiesce",
+"erp"], "post": ["/etc/holdfast/thaw", "erp"], "timeout": "4s"} in its block, by
+commands on this host, which no shell reads; {"exempt": true} leaves it out.
+Whatever happens, post runs, and the guest thaws, at the latest 10 s later.`,
 		Example: "  holdfast iofilter --config node1.json",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -73,7 +79,7 @@ func runIOFilter(cmd *cobra.Command, cfg *ioFilterConfig) error {
 	if err != nil {
 		return err
 	}
-	f, err := iofilter.New(cfg.Config, iofilter.Options{Logger: log, Dial: dialDRVA(creds, cfg)})
+	f, err := iofilter.New(cfg.Config, iofilter.Options{Logger: log, Dial: dialDRVA(creds, cfg), Freezer: newFreezer(cfg.VMs, nil)})
 	if err != nil {
 		return err
 	}
@@ -90,7 +96,7 @@ func dialDRVA(creds *control.Credentials, cfg *ioFilterConfig) func(context.Cont
 		if err != nil {
 			return nil, err
 		}
-		if _, name := link.Peer(); name != cfg.Domain.String() {
+		if _, name := link.Peer(); !link.Is(control.RoleDRVA, cfg.Domain.String()) {
 			link.Close()
 			return nil, errs.New("iofilter.dial", errs.Denied, cfg.DRVA, "this DRVA serves domain "+name+", not "+cfg.Domain.String()).
 				WithRemedy("set drva to the address of this domain's DRVA")

@@ -118,6 +118,7 @@ The history:        retention, gc, pin, tag, timeline`,
 	root.AddCommand(
 		newKeyCommand(), newStoreCommand(), newDomainCommand(), newCertCommand(),
 		newDRVACommand(), newIOFilterCommand(), newResyncCommand(), newSeedCommand(), newStatusCommand(), newBandwidthCommand(), newCheckpointCommand(),
+		newPauseCommand(), newResumeCommand(),
 		newCheckpointsCommand(), newInspectCommand(), newFsckCommand(), newRestoreCommand(), newRocVACommand(),
 		newRetentionCommand(), newGCCommand(), newPinCommand(), newTagCommand(), newTimelineCommand(),
 		newDemoCommand(),

@@ -10,6 +10,8 @@ import (
 
 	"holdfast/internal/control"
 	"holdfast/internal/dr"
+	"holdfast/internal/drva"
+	"holdfast/internal/drva/order"
 	"holdfast/internal/iofilter"
 )
 
@@ -72,7 +74,13 @@ func printDRVA(w io.Writer, s *drvaStatus) {
 	if s.RPO >= 0 {
 		rpo = fmt.Sprintf("%.1f s", s.RPO)
 	}
+	if s.RPOTarget > 0 {
+		rpo += fmt.Sprintf(", target %v: %s", time.Duration(s.RPOTarget*float64(time.Second)), s.RPOState)
+	}
 	fmt.Fprintf(w, "rpo\t%s\n", rpo)
+	if s.Paused != nil {
+		fmt.Fprintf(w, "paused\tby a user since %s\n", timeOf(s.Paused.Since))
+	}
 	c := &s.Checkpoints
 	fmt.Fprintf(w, "checkpoints\t%d taken, %d group, %d partial, %d published\n", c.Taken, c.Group, c.Partial, c.Published)
 	absorbs := "as long as nothing changes"
@@ -80,6 +88,9 @@ func printDRVA(w io.Writer, s *drvaStatus) {
 		absorbs = (time.Duration(s.Log.Absorbs) * time.Second).String()
 	}
 	fmt.Fprintf(w, "log\t%s of %s, absorbs an outage of the store of %s\n", sizeOf(s.Log.Used), sizeOf(s.Log.Quota), absorbs)
+	if s.Load.Level > drva.LevelNormal {
+		fmt.Fprintf(w, "overload\t%s since %s%s\n", s.Load.Level, timeOf(s.Load.Since), suffix(s.Load.Cause))
+	}
 	fmt.Fprintf(w, "bytes\t%s in, %s stored in %d objects\n", sizeOf(int64(s.BytesIn)), sizeOf(int64(s.BytesStored)), s.Objects)
 	p := &s.Publisher
 	fmt.Fprintf(w, "publisher\tepoch %d, object %d, %d under way%s\n", p.Epoch, p.Published, p.UnderWay, suffix(p.LastError+p.Stopped))
@@ -138,26 +149,43 @@ func suffix(cause string) string {
 // checkpointRequest is the body of a local /checkpoint call.
 type checkpointRequest struct {
 	Tag string `json:"tag"`
+	App bool   `json:"app,omitempty"` // freeze the guests
+}
+
+// checkpointReply is its answer.
+type checkpointReply struct {
+	dr.Checkpoint
+	Faults []order.FreezeFault `json:"faults,omitempty"` // why it is not application-consistent
 }
 
 func newCheckpointCommand() *cobra.Command {
-	var tag string
+	var r checkpointRequest
 	cmd := &cobra.Command{
-		Use:     "checkpoint SOCKET",
-		Short:   "Take a checkpoint now, with a tag",
-		Example: "  holdfast checkpoint /run/holdfast/drva.sock --tag before-upgrade",
+		Use:   "checkpoint SOCKET",
+		Short: "Take a checkpoint now, with a tag",
+		Long: `Cuts a checkpoint of the domain whose DRVA answers on SOCKET.
+
+With --app the guests are frozen at the cut, by their agents or by the scripts the
+host components are configured with, and thawed right after it, by the hosts' own
+timers if need be. When one could not be frozen the checkpoint is kept, as
+crash-consistent, and the command says which VM and why.`,
+		Example: "  holdfast checkpoint /run/holdfast/drva.sock --tag before-upgrade\n  holdfast checkpoint /run/holdfast/drva.sock --app --tag nightly",
 		Args:    exactArgs("SOCKET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var cp dr.Checkpoint
-			if err := control.CallLocal(cmd.Context(), args[0], "/checkpoint", checkpointRequest{tag}, &cp); err != nil {
+			var cp checkpointReply
+			if err := control.CallLocal(cmd.Context(), args[0], "/checkpoint", r, &cp); err != nil {
 				return err
 			}
+			for _, f := range cp.Faults {
+				fmt.Fprintf(cmd.ErrOrStderr(), "warning: VM %s on %s was not frozen: %s\n", f.VM, f.Host, f.Reason)
+			}
 			return print(cmd, cp, func(w io.Writer) {
-				fmt.Fprintf(w, "checkpoint %d of %s (%s)\n", cp.ID, timeOf(cp.Time), cp.Scope)
+				fmt.Fprintf(w, "checkpoint %d of %s (%s, %s)\n", cp.ID, timeOf(cp.Time), cp.Kind, cp.Scope)
 			})
 		},
 	}
 	addOutputFlag(cmd)
-	cmd.Flags().StringVar(&tag, "tag", "", "label to find the checkpoint by, as tag:LABEL")
+	cmd.Flags().StringVar(&r.Tag, "tag", "", "label to find the checkpoint by, as tag:LABEL")
+	cmd.Flags().BoolVar(&r.App, "app", false, "freeze the guests at the cut")
 	return cmd
 }

@@ -7,6 +7,7 @@ import (
 
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
+	"holdfast/internal/fair"
 	"holdfast/internal/store"
 	"holdfast/internal/store/azblob"
 	"holdfast/internal/store/dir"
@@ -33,6 +34,11 @@ type stackOptions struct {
 	logger  *slog.Logger   // told of repeats; nil: nobody
 	later   bool           // do not ask whether the store is there: the caller does, with check
 	elapsed time.Duration  // how long a failing call is repeated; zero: package retry's default
+
+	// What several stores of a process share; nil: nothing.
+	shared   *limit.Limiter
+	weight   int
+	requests *fair.Member
 }
 
 // openStore opens the store a URL names. create makes the place first, where
@@ -64,8 +70,11 @@ func openStack(ctx context.Context, rawURL string, opts stackOptions) (*stack, e
 	m := meter.New(driver)
 	s := &stack{meter: m, check: check}
 	var inner store.Store = m
+	if opts.shared != nil {
+		inner = limit.NewShare(inner, opts.shared, opts.weight, opts.requests)
+	}
 	if opts.limiter != nil {
-		inner = limit.New(m, opts.limiter)
+		inner = limit.New(inner, opts.limiter)
 	}
 	s.store = retry.New(inner, retry.Options{Logger: opts.logger, Elapsed: opts.elapsed})
 	return s, nil

@@ -76,25 +76,25 @@ func TestNothingCounted(t *testing.T) {
 // said what to write.
 func TestOneLockSetting(t *testing.T) {
 	for name, c := range map[string]struct {
-		cfg  drvaConfig
+		cfg  domainConfig
 		says string
 	}{
-		"both":        {drvaConfig{Lock: "compliance", OldLock: "compliance for 90d", OldLockFor: "48h"}, `"lock": "compliance for 90d"`},
-		"bare":        {drvaConfig{Lock: "compliance"}, `"lock": "compliance for 30d"`},
-		"object-lock": {drvaConfig{OldLock: "governance for 7d"}, `"lock": "governance for 7d"`},
-		"lock-for":    {drvaConfig{OldLockFor: "48h"}, `"lock": "governance for 30d"`},
+		"both":        {domainConfig{Lock: "compliance", OldLock: "compliance for 90d", OldLockFor: "48h"}, `"lock": "compliance for 90d"`},
+		"bare":        {domainConfig{Lock: "compliance"}, `"lock": "compliance for 30d"`},
+		"object-lock": {domainConfig{OldLock: "governance for 7d"}, `"lock": "governance for 7d"`},
+		"lock-for":    {domainConfig{OldLockFor: "48h"}, `"lock": "governance for 30d"`},
 	} {
 		if err := c.cfg.refuseOldLock(); !errs.Is(err, errs.Invalid) || !strings.Contains(errs.RemedyOf(err), c.says) {
 			t.Errorf("%s: %v; %s", name, err, errs.RemedyOf(err))
 		}
 	}
 	for _, text := range []string{"", "none", "governance for 30d"} {
-		if err := (&drvaConfig{Lock: text}).refuseOldLock(); err != nil {
+		if err := (&domainConfig{Lock: text}).refuseOldLock(); err != nil {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
 	no := false
-	if _, err := (&drvaConfig{Lock: "governance for 30d", Maintain: &no}).policy(); err != nil {
+	if _, err := (&domainConfig{Lock: "governance for 30d", Maintain: &no}).policy(); err != nil {
 		t.Errorf("a lock for what is published by who does not maintain: %v", err)
 	}
 }
@@ -152,11 +152,11 @@ func TestLockOfWhatIsPublished(t *testing.T) {
 		"compliance for 400d": {Mode: store.LockCompliance, For: firstHold},
 		"governance for 2h":   {Mode: store.LockGovernance, For: journal.LeastLock},
 	} {
-		if got, err := (&drvaConfig{Lock: text}).lock(t.Context(), c, quiet); err != nil || got != want {
+		if got, err := (&domainConfig{Lock: text}).lock(t.Context(), c, quiet); err != nil || got != want {
 			t.Errorf("lock %q: %+v, %v; want %+v", text, got, err, want)
 		}
 	}
-	if _, err := (&drvaConfig{Lock: "iron for 2d"}).lock(t.Context(), c, quiet); exitCode(err) != exitUsage {
+	if _, err := (&domainConfig{Lock: "iron for 2d"}).lock(t.Context(), c, quiet); exitCode(err) != exitUsage {
 		t.Errorf("a mode that is none: %v", err)
 	}
 	infos, err := c.ListManifests(t.Context(), c.Domain().Timeline)
@@ -167,7 +167,7 @@ func TestLockOfWhatIsPublished(t *testing.T) {
 		st.Damage(in.Key, func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
 	}
 	var log bytes.Buffer
-	if got, err := (&drvaConfig{}).lock(t.Context(), c, slog.New(slog.NewTextHandler(&log, nil))); err != nil || !got.IsZero() || !strings.Contains(log.String(), "nothing that is published is locked") {
+	if got, err := (&domainConfig{}).lock(t.Context(), c, slog.New(slog.NewTextHandler(&log, nil))); err != nil || !got.IsZero() || !strings.Contains(log.String(), "nothing that is published is locked") {
 		t.Errorf("a manifest that cannot be read: %+v, %v; %s", got, err, &log)
 	}
 }

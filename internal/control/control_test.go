@@ -255,3 +255,28 @@ func TestLocalSocketErrorsNameTheRemedy(t *testing.T) {
 		}
 	}
 }
+
+// TestOneCertificateForSeveralDomains: each of its names is proved, and no other.
+func TestOneCertificateForSeveralDomains(t *testing.T) {
+	ca, host, _ := site(t)
+	out := filepath.Join(t.TempDir(), "drva")
+	if err := IssueNames(ca, out, RoleDRVA, []string{"erp", "mail"}, []string{"127.0.0.1"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := IssueNames(ca, out+"2", RoleDRVA, nil, nil); !errs.Is(err, errs.Invalid) {
+		t.Errorf("no name: %v", err)
+	}
+	own := load(t, out)
+	if n := own.Names(RoleDRVA); len(n) != 2 || n[0] != "erp" || n[1] != "mail" || own.Names(RoleHost) != nil {
+		t.Errorf("names %v", n)
+	}
+	c, s, err := connect(t, load(t, host), own, RoleDRVA, RoleHost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	defer s.Close()
+	if !c.Is(RoleDRVA, "erp") || !c.Is(RoleDRVA, "mail") || c.Is(RoleDRVA, "web") || c.Is(RoleHost, "erp") {
+		t.Error("the certificate's names are not told apart")
+	}
+}

@@ -148,6 +148,34 @@ func (l *Link) Peer() (Role, string) {
 	return role, name
 }
 
+// Is reports whether the other side has proved in the handshake that it is the
+// box of that role and name, or one that stands for it among others.
+func (l *Link) Is(role Role, name string) bool {
+	certs := l.ConnectionState().PeerCertificates
+	if len(certs) == 0 {
+		return false
+	}
+	for _, u := range certs[0].URIs {
+		if *u == *boxURI(role, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Names are the names this side's own certificate has for a role.
+func (c *Credentials) Names(role Role) (names []string) {
+	if c.cert.Leaf == nil {
+		return nil
+	}
+	for _, u := range c.cert.Leaf.URIs {
+		if u.Scheme == "holdfast" && u.Host == string(role) {
+			names = append(names, strings.TrimPrefix(u.Path, "/"))
+		}
+	}
+	return names
+}
+
 // Dial connects to a box of the expected role at addr (host:port). Kinds:
 // Unavailable, Denied.
 func (c *Credentials) Dial(ctx context.Context, addr string, expect Role) (*Link, error) {

@@ -82,7 +82,19 @@ func InitAuthority(dir, site string) error {
 // caDir: ca.pem, cert.pem, key.pem. addrs are the names or IP addresses the
 // box listens on; a box that only dials needs none.
 func Issue(caDir, out string, role Role, name string, addrs []string) error {
+	return IssueNames(caDir, out, role, []string{name}, addrs)
+}
+
+// MaxNames bounds the names of one certificate: a DRVA's domains.
+const MaxNames = 64
+
+// IssueNames is Issue for a box that stands for several: a DRVA that serves
+// several domains. Kind Invalid for no name or more than MaxNames.
+func IssueNames(caDir, out string, role Role, names, addrs []string) error {
 	const op = "control.Issue"
+	if len(names) == 0 || len(names) > MaxNames {
+		return errs.New(op, errs.Invalid, out, fmt.Sprintf("a certificate has 1 to %d names, not %d", MaxNames, len(names)))
+	}
 	caCert, caKey, err := loadAuthority(op, caDir)
 	if err != nil {
 		return err
@@ -94,12 +106,14 @@ func Issue(caDir, out string, role Role, name string, addrs []string) error {
 	now := time.Now()
 	tmpl := &x509.Certificate{
 		SerialNumber: serial(),
-		Subject:      pkix.Name{CommonName: string(role) + " " + name},
+		Subject:      pkix.Name{CommonName: string(role) + " " + names[0]},
 		NotBefore:    now.Add(-clockSlack),
 		NotAfter:     now.Add(boxValidity),
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-		URIs:         []*url.URL{boxURI(role, name)},
+	}
+	for _, name := range names {
+		tmpl.URIs = append(tmpl.URIs, boxURI(role, name))
 	}
 	for _, a := range addrs {
 		if ip := net.ParseIP(a); ip != nil {

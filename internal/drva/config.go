@@ -10,6 +10,8 @@ import (
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
+	"holdfast/internal/segment"
+	"holdfast/internal/wire"
 )
 
 // Config says what a DRVA serves. Fields without a word about zero are needed.
@@ -34,7 +36,27 @@ type Config struct {
 	// Limits are the times the order waits for hosts; zero fields: defaults.
 	Limits order.Config
 
-	// Listener accepts hosts. Run closes it.
+	// RPOTarget is what is promised: alarms tell when it is not kept. Zero: no
+	// promise, no alarms. 2 s to 30 days.
+	RPOTarget time.Duration
+	// AppInterval is the time between application-consistent checkpoints, which
+	// freeze the guests for a moment; at least 1 min. Zero: none on schedule.
+	AppInterval time.Duration
+	// NoThrottle leaves guests at full speed while the log fills up, until hosts
+	// track. ThrottleDelay is how long throttling keeps one write back at most;
+	// zero: 20 ms; at most 1 s.
+	NoThrottle    bool
+	ThrottleDelay time.Duration
+	// Compression is how hard objects are compressed. A log above half its quota
+	// may choose a faster way, see package documentation.
+	Compression segment.Level
+
+	// Shared is what the domains of one process share; nil: this one is alone.
+	// Priority is this domain's weight in it; zero: NormalPriority.
+	Shared   *Shared
+	Priority Priority
+
+	// Listener accepts hosts. Run closes it. Nil: a Front hands them over.
 	Listener net.Listener
 	// Authenticate says which host is at the other end of an accepted
 	// connection, as its certificate tells, completing the handshake if need
@@ -51,8 +73,8 @@ func (c Config) withDefaults() (Config, error) {
 	bad := func(object, words, remedy string) (Config, error) {
 		return c, errs.New(op, errs.Invalid, object, words).WithRemedy(remedy)
 	}
-	if c.Container == nil || c.Listener == nil || c.LogDir == "" {
-		return bad("", "container, listener and log directory are needed", "complete the configuration")
+	if c.Container == nil || c.LogDir == "" {
+		return bad("", "container and log directory are needed", "complete the configuration")
 	}
 	id := c.Container.Domain().ID
 	if c.Domain.IsZero() {
@@ -70,8 +92,20 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Heartbeat == 0 {
 		c.Heartbeat = Heartbeat
 	}
+	if err := c.checkPromises(); err != nil {
+		return c, err
+	}
 	if err := c.Lock.Validate(); err != nil {
 		return c, err
+	}
+	if c.ThrottleDelay == 0 {
+		c.ThrottleDelay = DefaultThrottleDelay
+	}
+	if c.Priority == 0 {
+		c.Priority = NormalPriority
+	}
+	if c.Shared == nil {
+		c.Shared = NewShared()
 	}
 	if c.FS == nil {
 		c.FS = durable.OS{}
@@ -81,4 +115,18 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.Logger = c.Logger.With("domain", c.Domain.String())
 	return c, nil
+}
+
+// checkPromises checks what is promised to people and asked of guests.
+func (c *Config) checkPromises() error {
+	const op = "drva.New"
+	switch {
+	case c.RPOTarget != 0 && (c.RPOTarget < MinTarget || c.RPOTarget > MaxTarget):
+		return errs.New(op, errs.Invalid, "RPO target", c.RPOTarget.String()+" cannot be promised").WithRemedy("choose 2s to 720h")
+	case c.AppInterval != 0 && c.AppInterval < MinAppInterval:
+		return errs.New(op, errs.Invalid, "app interval", "guests would be frozen every "+c.AppInterval.String()).WithRemedy("choose 1m or more")
+	case c.ThrottleDelay < 0 || c.ThrottleDelay > wire.MaxThrottleDelay:
+		return errs.New(op, errs.Invalid, "throttle delay", c.ThrottleDelay.String()+" is not within 0 and 1s").WithRemedy("leave it out for 20ms")
+	}
+	return nil
 }

@@ -2,7 +2,9 @@ package drva
 
 import (
 	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/dr"
@@ -19,23 +21,35 @@ type buffer struct {
 	recs    []record.Record
 	body    []byte
 	payload []byte // page-aligned, so that the log writes it from here
-	home    chan *buffer
+	large   bool
+	conn    *conn // whose permit it has
 }
 
-func newBuffer(home chan *buffer) *buffer {
+// newBuffer returns a buffer for small frames, or for any. Most hosts write
+// little at a time: 64 disks that idle would hold a gibibyte in large ones.
+func newBuffer(large bool) *buffer {
+	records, payload := smallRecords, smallPayload
+	if large {
+		records, payload = wire.MaxRecords, wire.MaxPayload
+	}
 	b := &buffer{
-		recs:    make([]record.Record, 0, wire.MaxRecords),
-		body:    make([]byte, wire.MaxRecords*record.Size),
-		payload: durable.AlignedBytes(wire.MaxPayload),
-		home:    home,
+		recs:    make([]record.Record, 0, records),
+		body:    make([]byte, records*record.Size),
+		payload: durable.AlignedBytes(payload),
+		large:   large,
 	}
 	b.frame.Owner = b
 	return b
 }
 
-// release gives the buffer back to its connection. home has room for every
-// buffer of the connection.
-func (b *buffer) release() { b.home <- b }
+// release gives the buffer back, and its permit to its connection, which has
+// room for all of its own.
+func (b *buffer) release() {
+	c := b.conn
+	b.conn = nil
+	c.frames.give(b)
+	c.permits <- struct{}{}
+}
 
 // conn is one connection of a host.
 type conn struct {
@@ -45,9 +59,15 @@ type conn struct {
 	name string
 	ack  dr.AckRule
 
-	// Owned by the reader.
-	free chan *buffer // written by whoever is done with a buffer, never closed
-	made int
+	throttles, tracks bool // frames it takes, as its Hello says
+
+	frames  *framePool
+	permits chan struct{} // one for each frame it may have in memory; given back by whoever is done with it, never closed
+	bytesIn atomic.Uint64 // payload that came
+
+	// Owned by the sequencer.
+	welcome bool // a Welcome was sent: nothing may come before
+	rate    rate // of bytesIn
 
 	done chan struct{}     // closed by the reader when it ends
 	asks chan wire.HashAsk // written by the reader, never closed
@@ -61,31 +81,46 @@ type conn struct {
 	closing bool       // the last frame is in control
 }
 
-func newConn(id order.ConnID, nc net.Conn, h *wire.Hello) *conn {
+func newConn(id order.ConnID, nc net.Conn, h *wire.Hello, frames *framePool) *conn {
 	ack, _ := dr.ParseAckRule(h.Ack)
-	return &conn{id: id, nc: nc, host: h.Host, name: h.Name, ack: ack,
-		free: make(chan *buffer, Buffers), done: make(chan struct{}), wake: make(chan struct{}, 1),
-		asks: make(chan wire.HashAsk, maxAsks)}
+	c := &conn{id: id, nc: nc, host: h.Host, name: h.Name, ack: ack, frames: frames,
+		throttles: slices.Contains(h.Features, wire.FeatureThrottle), tracks: slices.Contains(h.Features, wire.FeatureTrack),
+		rate:    rate{window: lookWindow},
+		permits: make(chan struct{}, Buffers), asks: make(chan wire.HashAsk, maxAsks), done: make(chan struct{}), wake: make(chan struct{}, 1)}
+	for range Buffers {
+		c.permits <- struct{}{}
+	}
+	return c
 }
 
-// buffer returns a free buffer, waiting for one if all are under way; nil when
-// stop is closed first.
-func (c *conn) buffer(stop <-chan struct{}) *buffer {
+// buffer returns a buffer for a frame, waiting if all the host may have are
+// under way; nil when stop is closed first.
+func (c *conn) buffer(h *wire.Head, stop <-chan struct{}) *buffer {
 	select {
-	case b := <-c.free:
-		return b
-	default:
-	}
-	if c.made < Buffers {
-		c.made++
-		return newBuffer(c.free)
-	}
-	select {
-	case b := <-c.free:
-		return b
+	case <-c.permits:
 	case <-stop:
 		return nil
 	}
+	b := c.frames.take(int(h.Count), h.Payload)
+	b.conn = c
+	return b
+}
+
+// tell takes a whole frame for the host; false when it reads too slowly.
+func (c *conn) tell(frame []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.control = append(c.control, frame...)
+	return c.pushedLocked()
+}
+
+// pushedLocked wakes the writer; false when the host reads too slowly.
+func (c *conn) pushedLocked() bool {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return len(c.spans) <= maxSpans && len(c.control) <= maxControl
 }
 
 // push takes a frame for the host; false when it reads too slowly.
@@ -106,16 +141,14 @@ func (c *conn) push(m *order.Send) bool {
 			return false
 		}
 		c.control = append(c.control, f...)
+	case wire.TypeFreeze:
+		c.control = wire.Freeze{Round: m.Round, Limit: m.Limit}.Append(c.control)
 	default:
 		var b [wire.RoundSize]byte
 		m.Round.Put(b[:])
 		c.control = wire.AppendFrame(c.control, m.Type, b[:])
 	}
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
-	return len(c.spans) <= maxSpans && len(c.control) <= maxControl
+	return c.pushedLocked()
 }
 
 // pushFrame takes a whole frame for the host; false when it reads too slowly.

@@ -20,6 +20,14 @@
 // published under the current epoch; a checkpoint's object holds exactly the
 // newest state of each block below its Seq that no earlier object holds.
 //
+// Several appliances may run in one process: a [Front] hands each host to the
+// appliance of its domain, and [Shared] divides memory and processors among
+// them by weight. Nothing of the order is shared.
+//
+// Overload: as the log fills up, hosts are slowed down, then told to track,
+// before the order must stop for want of room; see [Level]. Above half the
+// quota draining comes before compressing well.
+//
 // Bounds: each host has Buffers frames of 1 MiB under way; when they are full,
 // its connection is not read. A log without room stops the order, hosts then
 // notice and track. Publishing holds at most maxBuilders objects in memory.

@@ -14,10 +14,11 @@ import (
 // take as much processor time as taking the writes in (64 KiB writes: 130 of
 // 270 µs each); where the processors do not suffice for both, the log takes the
 // burst and guests are not slowed by what can be done a moment later. It waits
-// until the processors are free, the burst has lasted burstMost, or the log is
-// filling up; less than burstLeast is no burst.
+// until the processors are free, the burst has lasted burstMost, or at short
+// intervals the greater part of one, or the log is filling up; less than burstLeast is no burst.
 func (h *shipper) giveWay(ctx context.Context) error {
-	for yields(h.behindBy(), h.busy.look(time.Now()), time.Since(h.caughtUp), h.logFill()) {
+	most := min(burstMost, h.s.cfg.Interval*burstOfInterval/100)
+	for time.Since(h.caughtUp) < most && yields(h.behindBy(), h.busy.look(time.Now()), time.Since(h.caughtUp), h.logFill()) {
 		t := time.NewTimer(pressureSpan)
 		select {
 		case <-ctx.Done():

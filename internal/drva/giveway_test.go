@@ -83,14 +83,17 @@ func TestPublishingGivesWayToABurst(t *testing.T) {
 		came uint64
 		ago  time.Duration
 		want time.Duration
+		each time.Duration // between checkpoints
 	}{
-		{"contended", 1, burstLeast, 0, burstMost},
-		{"contended, half of the burst is over", 1, burstLeast, burstMost / 2, burstMost / 2},
-		{"free", contended / 2, burstLeast, 0, 0},
-		{"no burst", 1, burstLeast - 1, 0, 0},
+		{"contended", 1, burstLeast, 0, burstMost, DefaultInterval},
+		{"contended, half of the burst is over", 1, burstLeast, burstMost / 2, burstMost / 2, DefaultInterval},
+		{"contended, a checkpoint each second", 1, burstLeast, 0, 600 * time.Millisecond, time.Second},
+		{"contended, a checkpoint a minute", 1, burstLeast, 0, burstMost, time.Minute},
+		{"free", contended / 2, burstLeast, 0, 0, DefaultInterval},
+		{"no burst", 1, burstLeast - 1, 0, 0, DefaultInterval},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			h := &shipper{s: &Server{}, rl: rl, caughtUp: time.Now().Add(-c.ago)}
+			h := &shipper{s: &Server{cfg: Config{Interval: c.each}}, rl: rl, caughtUp: time.Now().Add(-c.ago)}
 			h.s.count.bytesIn.Store(c.came)
 			h.busy = &pressure{file: &account{part: c.part, from: time.Now()}, part: c.part, at: time.Now()}
 			began := time.Now()
@@ -104,7 +107,7 @@ func TestPublishingGivesWayToABurst(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		h := &shipper{s: &Server{}, rl: rl, caughtUp: time.Now(), busy: &pressure{file: &account{part: 1, from: time.Now()}, part: 1, at: time.Now()}}
+		h := &shipper{s: &Server{cfg: Config{Interval: DefaultInterval}}, rl: rl, caughtUp: time.Now(), busy: &pressure{file: &account{part: 1, from: time.Now()}, part: 1, at: time.Now()}}
 		h.s.count.bytesIn.Store(burstLeast)
 		go cancel()
 		if h.giveWay(ctx) == nil {

@@ -3,136 +3,75 @@ package drva
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
 	"time"
 
-	"holdfast/internal/dr"
 	"holdfast/internal/drva/order"
 	"holdfast/internal/errs"
 	"holdfast/internal/record"
 	"holdfast/internal/wire"
 )
 
-// accept serves hosts until ctx ends.
-func (s *Server) accept(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { s.cfg.Listener.Close() })
-	defer stop()
-	var all sync.WaitGroup
-	defer all.Wait()
-	slots := make(chan struct{}, maxConns)
-	for {
-		nc, err := s.cfg.Listener.Accept()
-		if ctx.Err() != nil {
-			if err == nil {
-				nc.Close()
-			}
-			return nil
-		}
-		if errors.Is(err, net.ErrClosed) {
-			return errs.E("drva.accept", errs.Unavailable, "listener", err)
-		}
-		if err != nil {
-			s.log.Warn("a connection could not be accepted", "err", err)
-			select { // out of descriptors, as a rule: let some go
-			case <-ctx.Done():
-			case <-time.After(cutRetry):
-			}
-			continue
-		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			s.log.Warn("too many connections, one is refused", "host", nc.RemoteAddr().String())
-			nc.Close()
-			continue
-		}
-		all.Go(func() {
-			defer func() { <-slots }()
-			s.serve(ctx, nc)
-		})
+// hosts takes hosts, from the server's own listener or from a Front, until ctx
+// ends.
+func (s *Server) hosts(ctx context.Context) error {
+	s.mu.Lock()
+	s.serving = ctx
+	s.mu.Unlock()
+	defer s.attached.Wait()
+	defer func() {
+		s.mu.Lock()
+		s.serving = nil
+		s.mu.Unlock()
+	}()
+	if s.cfg.Listener == nil {
+		<-ctx.Done()
+		return nil
 	}
+	f := NewFront(s.cfg.Listener, s.cfg.Authenticate, s.log)
+	f.Add(s)
+	return f.Run(ctx)
 }
 
-// serve is the life of one connection.
-func (s *Server) serve(ctx context.Context, nc net.Conn) {
-	defer nc.Close()
+// enter returns the context in which a host is served; nil when none is now.
+// With a context the caller must leave.
+func (s *Server) enter() context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.serving != nil {
+		s.attached.Add(1)
+	}
+	return s.serving
+}
+
+// serve takes a host that has said Hello, until its connection ends; false when
+// the appliance is not ready, and the connection is as it was.
+func (s *Server) serve(nc net.Conn, in *bufio.Reader, h *wire.Hello) bool {
+	ctx := s.enter()
+	if ctx == nil {
+		return false
+	}
+	defer s.attached.Done()
 	unhook := context.AfterFunc(ctx, func() { nc.Close() })
 	defer unhook()
-	in := bufio.NewReaderSize(nc, readBuffer)
-	h, err := s.greet(nc, in)
-	if err != nil {
-		s.turnAway(nc, err)
-		return
-	}
-	c := newConn(order.ConnID(s.conns.Add(1)), nc, h)
+	c := newConn(order.ConnID(s.conns.Add(1)), nc, h, s.share.frames)
 	if !s.post(ctx, event{attach: h, conn: c}) {
-		return
+		return true
 	}
 	var writer sync.WaitGroup
 	writer.Go(c.write)
 	writer.Go(func() { s.answer(ctx, c) })
-	err = s.read(ctx, c, in)
+	err := s.read(ctx, c, in)
 	nc.Close()
 	close(c.done)
 	writer.Wait()
 	s.log.Info("host disconnected", "host", h.Name, "err", err)
 	s.noteError(err)
 	s.post(ctx, event{detach: true, conn: c})
-}
-
-// greet authenticates the peer and reads its Hello.
-func (s *Server) greet(nc net.Conn, in *bufio.Reader) (*wire.Hello, error) {
-	const op = "drva.greet"
-	if err := nc.SetDeadline(time.Now().Add(handshakeLimit)); err != nil {
-		return nil, errs.E(op, errs.Unavailable, "link", err)
-	}
-	var id dr.HostID
-	if s.cfg.Authenticate != nil {
-		var err error
-		if id, err = s.cfg.Authenticate(nc); err != nil {
-			return nil, errs.E(op, errs.Denied, nc.RemoteAddr().String(), err).
-				WithRemedy("enrol the host at this site's management server")
-		}
-	}
-	head, body, err := readSmall(in, wire.MaxBody)
-	if err != nil {
-		return nil, err
-	}
-	h := &wire.Hello{}
-	if head.Type != wire.TypeHello {
-		return nil, errs.E(op, errs.Invalid, "link", fmt.Errorf("frame of type %d instead of a Hello", head.Type))
-	}
-	if err := wire.DecodeJSON(body, h); err != nil {
-		return nil, err
-	}
-	switch {
-	case h.Domain != s.cfg.Domain:
-		return nil, errs.New(op, errs.Invalid, "domain "+h.Domain.String(), "this appliance serves domain "+s.cfg.Domain.String()).
-			WithRemedy("give the host the address of its own domain's appliance")
-	case s.cfg.Authenticate != nil && id != h.Host:
-		return nil, errs.New(op, errs.Denied, "host "+h.Host.String(), "the certificate is of host "+id.String()).
-			WithRemedy("issue the host its own certificate; identities are not copied between hosts")
-	}
-	return h, nc.SetDeadline(time.Time{})
-}
-
-// turnAway tells a host why it is not served.
-func (s *Server) turnAway(nc net.Conn, err error) {
-	s.log.Warn("a host was turned away", "host", nc.RemoteAddr().String(), "err", err, "remedy", errs.RemedyOf(err))
-	s.noteError(err)
-	var e *errs.Error
-	if !errors.As(err, &e) {
-		return
-	}
-	if b, err := wire.EncodeJSON(wire.TypeRefuse, order.RefuseOf(e)); err == nil {
-		if nc.SetWriteDeadline(time.Now().Add(writeLimit)) == nil {
-			_, _ = nc.Write(b) // the host learns of it by the closed connection anyway
-		}
-	}
+	return true
 }
 
 // readSmall reads a frame without records whose body is at most limit bytes.
@@ -190,11 +129,15 @@ func (s *Server) read(ctx context.Context, c *conn, in *bufio.Reader) error {
 	}
 }
 
-// maxSmall bounds what a host says besides records, in bytes: a Confirm.
+// maxSmall bounds what a host says besides records and reports of a freeze, in
+// bytes: a Confirm.
 const maxSmall = 64
 
 // readControl reads a frame without records; Pings become no event.
 func readControl(c *conn, in *bufio.Reader, h *wire.Head, small []byte) (event, error) {
+	if h.Type == wire.TypeFrozen || h.Type == wire.TypeThawed {
+		return readReport(c, in, h)
+	}
 	if h.Body > maxSmall {
 		return event{}, errs.E("drva.read", errs.Invalid, "link", fmt.Errorf("frame of type %d with %d bytes", h.Type, h.Body))
 	}
@@ -223,9 +166,29 @@ func readControl(c *conn, in *bufio.Reader, h *wire.Head, small []byte) (event, 
 	return event{}, errs.E("drva.read", errs.Invalid, "link", fmt.Errorf("frame of type %d from a host", h.Type))
 }
 
+// readReport reads what became of a host's guests in an application-consistent
+// round.
+func readReport(c *conn, in *bufio.Reader, h *wire.Head) (event, error) {
+	if h.Body > wire.MaxFreezeReport {
+		return event{}, errs.E("drva.read", errs.Invalid, "link", fmt.Errorf("a report of %d bytes", h.Body))
+	}
+	body := make([]byte, h.Body)
+	if _, err := io.ReadFull(in, body); err != nil {
+		return event{}, err
+	}
+	if err := h.CheckBody(body); err != nil {
+		return event{}, err
+	}
+	m, err := wire.ParseFreezeReport(body)
+	if h.Type == wire.TypeFrozen {
+		return event{conn: c, frozen: &m}, err
+	}
+	return event{conn: c, thawed: &m}, err
+}
+
 // readRecords reads a Records frame into a free buffer.
 func (s *Server) readRecords(ctx context.Context, c *conn, in *bufio.Reader, h *wire.Head) (event, error) {
-	b := c.buffer(ctx.Done())
+	b := c.buffer(h, ctx.Done())
 	if b == nil {
 		return event{}, context.Cause(ctx)
 	}
@@ -235,6 +198,7 @@ func (s *Server) readRecords(ctx context.Context, c *conn, in *bufio.Reader, h *
 		return event{}, err
 	}
 	s.count.bytesIn.Add(uint64(h.Payload))
+	c.bytesIn.Add(uint64(h.Payload))
 	s.count.records.Add(uint64(h.Count))
 	e.conn = c
 	return e, nil

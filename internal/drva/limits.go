@@ -63,6 +63,14 @@ const (
 	// objectZeros and objectMetas bound the other content of an object.
 	objectZeros = 1 << 14
 	objectMetas = 64
+	// cellLog and cellParts bound what one object may cover of the log, in bytes
+	// and as a part of the quota: guests that overwrite the same blocks again and
+	// again would else fill the log with records that no object ever covers, for
+	// a full log cuts no checkpoint. recordLog is what a lone record takes in the
+	// log besides its payload.
+	cellLog   = 1 << 30
+	cellParts = 8
+	recordLog = 4096
 	// maxHeld bounds the objects that wait behind a checkpoint whose result is
 	// not known yet: 128 MiB, over 2 s at 50 MB/s.
 	maxHeld = 8
@@ -76,11 +84,18 @@ const (
 	// burstMost is how long it gives way: what is lost with the site grows by
 	// it, in a burst that the processors do not suffice for.
 	burstMost = 3 * time.Second
+	// burstOfInterval is the per cent of the time between checkpoints it gives way
+	// at most: at an interval of 1 s, 3 s would be three points late.
+	burstOfInterval = 60
 	// burstLeast is the backlog, in bytes, from which on there is a burst: one
 	// object. Less is packed in a few milliseconds.
 	burstLeast = 16 << 20
-	// burstFill is the part of the log's quota it may fill.
+	// burstFill is the part of the log's quota it may fill; above it, draining
+	// comes first, also before compressing well.
 	burstFill = 0.5
+	// busyStore is the number of requests under way from which on it is the
+	// store that limits publishing: most of the eight it may have.
+	busyStore = 6
 	// pressureSpan is how often contention is looked at.
 	pressureSpan = 20 * time.Millisecond
 
@@ -101,12 +116,57 @@ const (
 	// seedPoll is how often it is looked whether a piece is durable.
 	seedPoll = 2 * time.Millisecond
 
-	// warnQuota and alarmQuota are the parts of the log's quota at which
-	// operators are told.
-	warnQuota  = 0.70
-	alarmQuota = 0.95
-	// watchEvery is how often the log's filling is looked at.
+	// leastBuilders are the objects in memory that each domain of a process may
+	// have whatever the others do: one that waits for its checkpoint's result,
+	// one behind it, one under way, one being filled.
+	leastBuilders = 4
+
+	// smallRecords and smallPayload are what a small buffer of a frame has room
+	// for; keptSmall and keptLarge are how many that are not in use are kept for
+	// the next frames, 8 and 32 MiB.
+	smallRecords = 32
+	smallPayload = 64 << 10
+	keptSmall    = 128
+	keptLarge    = 32
+
+	// lookEvery is how often the log's filling is looked at: at 1 GB/s, 100 MB.
+	lookEvery = 100 * time.Millisecond
+	// lookWindow is the memory of what comes in and drains: two checkpoints of
+	// the usual interval, since objects settle in bursts.
+	lookWindow = 10 * time.Second
+	// throttleEvery is how often hosts are told another rate.
+	throttleEvery = 500 * time.Millisecond
+	// DefaultThrottleDelay is how long a throttled write is kept back at most:
+	// what a busy disk does to it anyway.
+	DefaultThrottleDelay = 20 * time.Millisecond
+	// throttleMost and throttleLeast are the parts of what drains that hosts may
+	// send at the beginning and at the end of throttling.
+	throttleMost, throttleLeast = 1.2, 0.7
+	// minThrottle is what hosts may always send together, bytes a second:
+	// while nothing drains at all, guests still run, slowly.
+	minThrottle = 1 << 20
+
+	// watchEvery is how often the RPO and the store are looked at.
 	watchEvery = time.Second
+	// nearTarget is the part of the RPO target from which on people are warned.
+	nearTarget = 0.80
+	// calmIntervals is how many intervals the RPO must stay better before an
+	// alarm ends; calmLeast is the least of it.
+	calmIntervals = 3
+	calmLeast     = 10 * time.Second
+	// storeAway is how long publishing must fail before people are told.
+	storeAway = 10 * time.Second
+	// MinTarget is the least RPO target: the interval of 1 s, and its publishing.
+	MinTarget = 2 * time.Second
+	// MaxTarget is the largest: a month.
+	MaxTarget = 30 * 24 * time.Hour
+	// MinAppInterval is the shortest time between application-consistent
+	// checkpoints: each stops the guests' applications for a moment.
+	MinAppInterval = time.Minute
+	// maxEventsKept bounds the events in memory: about 300 KiB.
+	maxEventsKept = 1024
+	// maxPauseFile bounds the file that tells of a pause, in bytes.
+	maxPauseFile = 4096
 	// retryFirst and retryMost bound the pauses between tries to open the
 	// container or store a VM's configuration.
 	retryFirst = 200 * time.Millisecond

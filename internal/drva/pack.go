@@ -22,6 +22,8 @@ type cell struct {
 	runs  int // zero runs of all disks
 	metas []meta
 	raw   uint64 // bytes of data that came in
+
+	logged, most int64 // about what its records take in the log; closed from most on
 }
 
 // diskCell is one disk's part. Data is always newer than a zero run that
@@ -50,18 +52,20 @@ type meta struct {
 	cfg dr.VMConfig
 }
 
-func newCell() *cell { return &cell{disks: map[dr.DiskID]*diskCell{}} }
+// newCell returns a cell that is closed when the records in it take most bytes
+// of the log, however little of them is still the newest.
+func newCell(most int64) *cell { return &cell{disks: map[dr.DiskID]*diskCell{}, most: most} }
 
 // begin empties the cell; the next record it covers is first.
 func (c *cell) begin(first dr.Seq) {
 	clear(c.disks)
 	c.mem.reset()
-	c.first, c.last, c.runs, c.metas, c.raw = first, first-1, 0, nil, 0
+	c.first, c.last, c.runs, c.metas, c.raw, c.logged = first, first-1, 0, nil, 0, 0
 }
 
 // full reports whether the cell must be closed.
 func (c *cell) full() bool {
-	return c.mem.used() >= objectBlocks || c.runs >= objectZeros || len(c.metas) >= objectMetas
+	return c.mem.used() >= objectBlocks || c.runs >= objectZeros || len(c.metas) >= objectMetas || c.logged >= c.most
 }
 
 func (c *cell) disk(id dr.DiskID) *diskCell {

@@ -16,7 +16,7 @@ func TestCellKeepsTheNewestState(t *testing.T) {
 	rng := seeded(t)
 	id := dr.DiskID{UUID: dr.NewUUID()}
 	for range 60 {
-		c := newCell()
+		c := newCell(1 << 40)
 		c.begin(1)
 		want := map[uint64][]byte{} // nil: zeroed
 		for seq := dr.Seq(1); seq < 80; seq++ {
@@ -85,7 +85,7 @@ func randomBytes(rng *rand.Rand, n int) []byte {
 // TestCellIsBounded: a huge discard is one run, whatever it covers, and many
 // small ones fill the cell.
 func TestCellIsBounded(t *testing.T) {
-	c := newCell()
+	c := newCell(1 << 40)
 	c.begin(1)
 	id := dr.DiskID{UUID: dr.NewUUID()}
 	for i := range uint64(64) {

@@ -187,6 +187,10 @@ type host struct {
 	received int // Acks
 	hashes   map[uint32]*wire.HashAnswer
 	closed   chan struct{}
+
+	orders    []wire.TrackReason // in order; a Welcome's too
+	throttles []wire.Throttle
+	freeze    func(t wire.Type, vm dr.VMID) (wire.FreezeState, string) // nil: it does not answer
 }
 
 var hostCount byte
@@ -241,9 +245,11 @@ func (h *host) connect(r *rig) error {
 		}
 		return m.Err("host.connect")
 	}
+	h.welcome = wire.Welcome{}
 	if err := wire.DecodeJSON(body, &h.welcome); err != nil || t != wire.TypeWelcome {
 		return fmt.Errorf("no Welcome but type %d: %w", t, err)
 	}
+	h.orders = append(h.orders, h.welcome.Track)
 	h.forgetLocked(h.welcome.Durable)
 	h.nc, h.closed, h.refused = nc, make(chan struct{}), nil
 	go h.receive(nc, h.closed)
@@ -379,9 +385,14 @@ func (h *host) receive(nc net.Conn, closed chan struct{}) {
 			h.refused = &wire.Refuse{}
 			_ = wire.DecodeJSON(body, h.refused)
 		}
+		h.orderedLocked(t, body)
 		mute, outside := h.mute, h.outside
 		h.cond.Broadcast()
 		h.mu.Unlock()
+		if t == wire.TypeFreeze || t == wire.TypeThaw {
+			answers.Go(func() { h.quiesce(nc, t, body) })
+			continue
+		}
 		if t != wire.TypeHold && t != wire.TypeRelease && t != wire.TypeMark || mute {
 			continue
 		}
@@ -391,6 +402,66 @@ func (h *host) receive(nc net.Conn, closed chan struct{}) {
 		}
 		answers.Go(func() { h.answer(nc, t, round, outside) })
 	}
+}
+
+// orderedLocked notes what the DRVA wants besides rounds.
+func (h *host) orderedLocked(t wire.Type, body []byte) {
+	switch t {
+	case wire.TypeTrack:
+		m, err := wire.ParseTrack(body)
+		if err != nil {
+			h.t.Errorf("track: %v", err)
+		}
+		h.orders = append(h.orders, m.Reason)
+	case wire.TypeThrottle:
+		m, err := wire.ParseThrottle(body)
+		if err != nil {
+			h.t.Errorf("throttle: %v", err)
+		}
+		h.throttles = append(h.throttles, m)
+	}
+}
+
+// order is the order in force.
+func (h *host) order() wire.TrackReason {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.orders[len(h.orders)-1]
+}
+
+// quiesce answers Freeze and Thaw.
+func (h *host) quiesce(nc net.Conn, t wire.Type, body []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	answer := wire.TypeThawed
+	round, err := wire.ParseRound(body)
+	if t == wire.TypeFreeze {
+		var m wire.Freeze
+		m, err = wire.ParseFreeze(body)
+		answer, round = wire.TypeFrozen, m.Round
+	}
+	if err != nil {
+		h.t.Errorf("freeze or thaw: %v", err)
+	}
+	if h.freeze == nil {
+		return
+	}
+	m := wire.FreezeReport{Round: round}
+	for _, vm := range h.hello.VMs {
+		state, why := h.freeze(t, vm.Config.ID)
+		m.VMs = append(m.VMs, wire.FreezeVM{VM: vm.Config.ID, State: state, Reason: why})
+	}
+	frame, err := m.Append(nil, answer)
+	if err != nil {
+		h.t.Error(err)
+	}
+	_, _ = nc.Write(frame)
+}
+
+// modern offers all features.
+func (h *host) modern() *host {
+	h.hello.Features = []string{wire.FeatureFreeze, wire.FeatureThrottle, wire.FeatureTrack}
+	return h
 }
 
 func (h *host) answer(nc net.Conn, t wire.Type, round wire.Round, outside bool) {

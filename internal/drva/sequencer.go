@@ -21,6 +21,8 @@ type event struct {
 	detach    bool
 	replayEnd bool
 	confirm   *wire.Confirm
+	frozen    *wire.FreezeReport
+	thawed    *wire.FreezeReport
 	do        func(*sequencer)
 }
 
@@ -38,7 +40,9 @@ type sequencer struct {
 	space   chan error     // from the wait for room; room for one
 	group   func(func() error)
 
+	load     overload
 	nextCut  time.Time
+	nextApp  time.Time  // zero: none on schedule
 	requests []*request // users' checkpoints not begun
 	current  *request   // the one being cut
 	settled  []*request // result known, not durable
@@ -51,6 +55,7 @@ type sequencer struct {
 // request is a checkpoint a user asked for.
 type request struct {
 	tag   string
+	kind  dr.CheckpointKind
 	id    dr.CheckpointID
 	cp    order.Result
 	reply chan error // room for one
@@ -70,8 +75,17 @@ type flight struct {
 }
 
 func newSequencer(s *Server, core *order.Core, rl *replog.Log, group func(func() error)) *sequencer {
-	return &sequencer{s: s, core: core, rl: rl, conns: map[order.ConnID]*conn{}, group: group,
-		space: make(chan error, 1), moved: make(chan struct{}, 1), nextCut: time.Now().Add(s.cfg.Interval)}
+	now := time.Now()
+	q := &sequencer{s: s, core: core, rl: rl, conns: map[order.ConnID]*conn{}, group: group,
+		space: make(chan error, 1), moved: make(chan struct{}, 1), nextCut: now.Add(s.cfg.Interval)}
+	q.load = overload{since: now, in: rate{window: lookWindow}, out: rate{window: lookWindow}}
+	if s.cfg.AppInterval > 0 {
+		q.nextApp = now.Add(s.cfg.AppInterval)
+	}
+	if s.isPaused() {
+		q.load.order = wire.TrackPausedUser
+	}
+	return q
 }
 
 // run owns the order until ctx ends or the log fails.
@@ -96,6 +110,7 @@ func (q *sequencer) run(ctx context.Context) error {
 		case now := <-timer.C:
 			q.core.Tick(now)
 		}
+		q.watchLog(time.Now())
 		q.cutDue(time.Now())
 		if err := q.carryOut(ctx); err != nil {
 			return err
@@ -137,6 +152,10 @@ func (q *sequencer) handle(e *event) {
 		q.core.ReplayEnd(e.conn.id, now)
 	case e.confirm != nil:
 		q.core.Confirm(e.conn.id, *e.confirm, now)
+	case e.frozen != nil:
+		q.core.Frozen(e.conn.id, *e.frozen, now)
+	case e.thawed != nil:
+		q.core.Thawed(e.conn.id, *e.thawed, now)
 	}
 }
 
@@ -175,10 +194,17 @@ func (q *sequencer) send(m *order.Send) {
 	if m.Type == wire.TypeRefuse {
 		q.s.log.Warn("a host is refused", "host", c.name, "err", m.Refuse.Message, "remedy", m.Refuse.Remedy)
 	}
-	if !c.push(m) {
-		q.s.log.Warn("a host does not read its answers and is dropped", "host", c.name)
-		c.nc.Close()
+	if m.Type == wire.TypeWelcome {
+		q.greet(c, m)
 	}
+	if !c.push(m) {
+		q.dropSlow(c)
+	}
+}
+
+func (q *sequencer) dropSlow(c *conn) {
+	q.s.log.Warn("a host does not read its answers and is dropped", "host", c.name)
+	c.nc.Close()
 }
 
 // append hands the log what has its place, as far as there is room. At the
@@ -274,6 +300,9 @@ func (f *flights) durable() dr.Seq {
 // sleep is how long nothing needs to happen by itself.
 func (q *sequencer) sleep(now time.Time) time.Duration {
 	d := min(statusEvery, max(0, q.nextCut.Sub(now)))
+	if q.load.level > LevelNormal {
+		d = min(d, lookEvery)
+	}
 	if at, ok := q.core.Deadline(); ok {
 		d = min(d, max(0, at.Sub(now)))
 	}

@@ -33,10 +33,15 @@ type Server struct {
 	count   counters
 	order   atomic.Pointer[order.Status]
 
-	mu  sync.Mutex // guards what follows
-	pub *journal.Publisher
-	rl  *replog.Log
-	run runStatus
+	share    share
+	attached sync.WaitGroup // hosts being served
+
+	mu      sync.Mutex // guards what follows
+	pub     *journal.Publisher
+	rl      *replog.Log
+	run     runStatus
+	ring    eventRing
+	serving context.Context // of hosts; nil: none is served now
 
 	seeds   []*seedJob
 	seeding chan struct{} // capacity 1: a seed waits
@@ -48,7 +53,8 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{cfg: cfg, log: cfg.Logger, events: make(chan event, maxEvents), stopped: make(chan struct{}), seeding: make(chan struct{}, 1)}, nil
+	return &Server{cfg: cfg, log: cfg.Logger, events: make(chan event, maxEvents), stopped: make(chan struct{}), seeding: make(chan struct{}, 1),
+		share: cfg.Shared.join(cfg.Priority)}, nil
 }
 
 // Run serves the domain until ctx ends (nil) or it cannot go on: kind Fenced
@@ -57,7 +63,10 @@ func New(cfg Config) (*Server, error) {
 // that is not reachable is waited for; hosts track meanwhile.
 func (s *Server) Run(ctx context.Context) error {
 	defer close(s.stopped)
-	defer s.cfg.Listener.Close()
+	defer s.share.leave()
+	if s.cfg.Listener != nil {
+		defer s.cfg.Listener.Close()
+	}
 	pub, err := s.openPublisher(ctx)
 	if err != nil {
 		return s.ended(ctx, err)
@@ -77,7 +86,9 @@ func (s *Server) Run(ctx context.Context) error {
 		s.run.shows(&cp.Checkpoint)
 	}
 	s.mu.Unlock()
-	err = s.serveAll(ctx, pub, rl)
+	if err = s.loadPause(); err == nil {
+		err = s.serveAll(ctx, pub, rl)
+	}
 	if closeErr := rl.Close(); err == nil && ctx.Err() == nil {
 		err = closeErr
 	}
@@ -103,7 +114,7 @@ func (s *Server) serveAll(ctx context.Context, pub *journal.Publisher, rl *replo
 	g.Go(func() error { return q.run(ctx) })
 	g.Go(func() error { return ship.run(ctx) })
 	g.Go(func() error { return ship.settle(ctx) })
-	g.Go(func() error { return s.accept(ctx) })
+	g.Go(func() error { return s.hosts(ctx) })
 	g.Go(func() error { return s.watch(ctx) })
 	g.Go(func() error { return s.runSeeds(ctx) })
 	return g.Wait()
@@ -209,33 +220,42 @@ func (s *Server) post(ctx context.Context, e event) bool {
 	}
 }
 
-// watch tells operators how full the log is.
+// watch looks at what was promised, and tells when it is not kept.
 func (s *Server) watch(ctx context.Context) error {
 	t := time.NewTicker(watchEvery)
 	defer t.Stop()
-	level := 0
+	alarm := rpoAlarm{target: s.cfg.RPOTarget, calm: max(calmLeast, calmIntervals*s.cfg.Interval)}
+	away := false
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
 		}
+		now := time.Now()
 		s.mu.Lock()
-		u := s.rl.Usage()
-		s.run.rate.add(u.Written, time.Now())
+		s.run.rate.add(s.rl.Usage().Written, now)
 		s.mu.Unlock()
-		fill := float64(u.Used) / float64(u.Quota)
-		now := 0
-		switch {
-		case fill >= alarmQuota:
-			now = 2
-		case fill >= warnQuota:
-			now = 1
+		st := s.Status()
+		if alarm.look(st.RPO, now) {
+			s.mu.Lock()
+			s.run.meeting = alarm.state
+			s.mu.Unlock()
+			s.emit(alarm.event(st.RPO, st.cause()))
 		}
-		if now > level {
-			s.log.Warn("the replication log is filling up", "used", u.Used, "quota", u.Quota,
-				"remedy", "restore the link to the store, or raise the log's quota")
-		}
-		level = now
+		away = s.watchStore(&st.Publisher, away)
 	}
+}
+
+// watchStore tells when publishing has failed for long, and when it goes on.
+func (s *Server) watchStore(p *PublisherStatus, away bool) bool {
+	now := p.Failures > 0 && p.Oldest >= storeAway.Seconds() || away && p.Failures > 0
+	switch {
+	case now && !away:
+		s.emit(Event{Code: "store-away", Severity: Warning, Object: "store", Text: "nothing can be published: " + p.LastError + "; the log keeps what comes",
+			Remedy: "restore the link to the store; \"holdfast status\" tells how long the log lasts"})
+	case away && !now:
+		s.emit(Event{Code: "store-back", Severity: Info, Object: "store", Text: "publishing goes on; the log drains"})
+	}
+	return now
 }

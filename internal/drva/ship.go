@@ -3,6 +3,7 @@ package drva
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"holdfast/internal/dr"
@@ -28,13 +29,13 @@ type shipper struct {
 	held   *object   // its checkpoint's result is not known
 	behind []*object // closed after held, in order
 
-	builders chan *segment.Builder // free ones; written by the settler too, room for all
-	made     int
-	sent     chan *object // to the settler; written by the shipper, closed when it ends
+	spare []*segment.Builder // free ones; guarded by spareMu: the settler gives back too
+	sent  chan *object       // to the settler; written by the shipper, closed when it ends
 
 	published time.Time      // of the last object given to the publisher
 	shown     *dr.Checkpoint // the last one published
 
+	spareMu  sync.Mutex
 	busy     *pressure
 	caughtUp time.Time // when there was last nothing left to read
 	seen     int64     // bytes that had come in by then, and those read since
@@ -51,8 +52,8 @@ type object struct {
 }
 
 func newShipper(s *Server, rl *replog.Log, pub *journal.Publisher) (*shipper, error) {
-	h := &shipper{s: s, rl: rl, pub: pub, st: order.NewState(), done: pub.LastSeq(), cell: newCell(),
-		builders: make(chan *segment.Builder, maxBuilders), sent: make(chan *object, maxBuilders)}
+	h := &shipper{s: s, rl: rl, pub: pub, st: order.NewState(), done: pub.LastSeq(), cell: newCell(min(cellLog, rl.Usage().Quota/cellParts)),
+		sent: make(chan *object, maxBuilders)}
 	for _, r := range rl.Recovered().Carried {
 		if err := h.st.Apply(&r); err != nil {
 			return nil, err
@@ -126,6 +127,7 @@ func (h *shipper) take(ctx context.Context, r *record.Record) error {
 	}
 	c := h.cell
 	c.last = r.Seq
+	c.logged += int64(len(r.Payload)) + recordLog
 	var checkpoint *dr.Checkpoint
 	switch r.Kind {
 	case record.Data, record.Zero, record.Discard:
@@ -169,7 +171,7 @@ func (h *shipper) close(ctx context.Context, cp *dr.Checkpoint) error {
 		if err != nil {
 			return err
 		}
-		if err := c.pack(b); err != nil {
+		if err := h.pack(ctx, b); err != nil {
 			return err
 		}
 		o.b = b
@@ -181,9 +183,7 @@ func (h *shipper) close(ctx context.Context, cp *dr.Checkpoint) error {
 		if len(h.behind) < maxHeld {
 			return nil
 		}
-		h.s.log.Warn("a checkpoint is given up, its outcome comes too late", "checkpoint", uint64(h.held.cp.ID))
-		h.held.cp = nil
-		return h.letGo(ctx)
+		return h.giveUp(ctx)
 	case cp != nil:
 		h.held = o
 		return nil
@@ -202,6 +202,9 @@ func (h *shipper) outcome(ctx context.Context, r *record.Record) error {
 		return nil
 	}
 	h.held.cp.Scope, h.held.cp.Missing = b.ScopeOf(), b.Missing
+	if b.Kind == dr.AppConsistent {
+		h.held.cp.Kind = b.Kind
+	}
 	return h.letGo(ctx)
 }
 
@@ -281,24 +284,63 @@ func (h *shipper) putMeta(ctx context.Context, m meta) error {
 	})
 }
 
-// builder returns an empty builder, waiting for a publication if all are in
-// use.
+// pack fills b with the cell, in this domain's turn, compressed as the log's
+// filling demands.
+func (h *shipper) pack(ctx context.Context, b *segment.Builder) error {
+	if err := h.s.share.packers.Take(ctx); err != nil {
+		return err
+	}
+	defer h.s.share.packTurn(time.Now())
+	l := levelFor(h.s.cfg.Compression, h.logFill(), h.pub.Status().UnderWay)
+	b.SetLevel(l)
+	h.s.showCompression(l)
+	return h.cell.pack(b)
+}
+
+// giveUp publishes what is held without its checkpoint, whose outcome comes too
+// late for the memory there is.
+func (h *shipper) giveUp(ctx context.Context) error {
+	if h.held.cp != nil {
+		h.s.log.Warn("a checkpoint is given up, its outcome comes too late", "checkpoint", uint64(h.held.cp.ID))
+	}
+	h.held.cp = nil
+	return h.letGo(ctx)
+}
+
+// builder returns an empty builder, waiting for a publication if all this
+// domain may have are in use. What is held back keeps builders from coming
+// free, so that it is let go first.
 func (h *shipper) builder(ctx context.Context) (*segment.Builder, error) {
-	select {
-	case b := <-h.builders:
+	m := h.s.share.builders
+	if !m.Try() {
+		if h.held != nil {
+			if err := h.giveUp(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if err := m.Take(ctx); err != nil {
+			return nil, err
+		}
+	}
+	h.spareMu.Lock()
+	defer h.spareMu.Unlock()
+	if n := len(h.spare); n > 0 {
+		b := h.spare[n-1]
+		h.spare = h.spare[:n-1]
 		return b, nil
-	default:
 	}
-	if h.made < maxBuilders {
-		h.made++
-		return h.s.cfg.Container.NewBuilder(segment.BuilderOptions{}), nil
+	return h.s.cfg.Container.NewBuilder(segment.BuilderOptions{Level: h.s.cfg.Compression}), nil
+}
+
+// giveBack ends the use of a builder. A few are kept: each has up to 16 MiB.
+func (h *shipper) giveBack(b *segment.Builder) {
+	b.Reset()
+	h.spareMu.Lock()
+	if len(h.spare) < leastBuilders {
+		h.spare = append(h.spare, b)
 	}
-	select {
-	case b := <-h.builders:
-		return b, nil
-	case <-ctx.Done():
-		return nil, errs.E("drva.ship", errs.Canceled, "", context.Cause(ctx))
-	}
+	h.spareMu.Unlock()
+	h.s.share.builders.Give(1)
 }
 
 // settle waits for publications in order and trims the log behind them.
@@ -318,8 +360,7 @@ func (h *shipper) settle(ctx context.Context) error {
 			return errs.E("drva.trim", errs.Internal, h.s.cfg.LogDir, err)
 		}
 		h.s.settled(o)
-		o.b.Reset()
-		h.builders <- o.b // has room for all
+		h.giveBack(o.b)
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package drva
 
 import (
+	"cmp"
+	"fmt"
 	"math"
 	"sync/atomic"
 	"time"
@@ -8,11 +10,13 @@ import (
 	"holdfast/internal/dr"
 	"holdfast/internal/drva/order"
 	"holdfast/internal/errs"
+	"holdfast/internal/segment"
 )
 
 // counters are written on the hot path.
 type counters struct {
 	bytesIn, records atomic.Uint64
+	drained          atomic.Uint64 // payload of published objects, as it came in
 }
 
 // runStatus is what Status tells besides the order. Guarded by Server.mu.
@@ -25,6 +29,10 @@ type runStatus struct {
 	lastPublished       *dr.Checkpoint
 	rate                rate
 	errors              []TimedError
+	load                LoadStatus
+	meeting             Meeting
+	missing             int // VMs the newest checkpoint's cut does not cover
+	paused              *Pause
 }
 
 // maxErrors bounds the errors a status shows.
@@ -51,6 +59,14 @@ type Status struct {
 	// RPO is the age, in seconds, of the newest point all VMs can be recovered
 	// to from the container; negative: there is none yet.
 	RPO float64 `json:"rpo_seconds"`
+	// RPOTarget is what is promised, in seconds, and RPOState whether it is
+	// kept; absent: nothing is.
+	RPOTarget float64 `json:"rpo_target_seconds,omitempty"`
+	RPOState  Meeting `json:"rpo_state,omitempty"`
+
+	// Paused is set while a person has paused the domain.
+	Paused *Pause     `json:"paused,omitempty"`
+	Load   LoadStatus `json:"load"`
 
 	Log         LogStatus       `json:"log"`
 	BytesIn     uint64          `json:"bytes_in"`     // payload from hosts
@@ -90,6 +106,7 @@ type Checkpoints struct {
 	Group         uint64         `json:"group"`
 	Partial       uint64         `json:"partial"`
 	Published     uint64         `json:"published"`
+	Missing       int            `json:"missing"` // VMs the newest cut does not cover
 	LastPublished *dr.Checkpoint `json:"last_published,omitempty"`
 	LastGroup     time.Time      `json:"last_group"` // zero: none
 }
@@ -102,6 +119,20 @@ type LogStatus struct {
 	// Absorbs is how long, in seconds, the store may be away at this rate
 	// before capture stops; negative: no end in sight.
 	Absorbs float64 `json:"absorbs_seconds"`
+}
+
+// LoadStatus is how near the log is to its quota and what is done about it.
+type LoadStatus struct {
+	Level Level     `json:"level"`
+	Since time.Time `json:"since"`
+	Cause string    `json:"cause,omitempty"` // why it fills; empty at LevelNormal
+	Fill  float64   `json:"fill"`            // part of the quota
+	In    float64   `json:"in"`              // bytes a second that come from hosts, over about 10 s
+	Out   float64   `json:"out"`             // of these, published
+	// Throttle is what hosts together may acknowledge, bytes a second; 0: no
+	// limit.
+	Throttle    float64 `json:"throttle,omitempty"`
+	Compression string  `json:"compression,omitempty"` // in use now
 }
 
 // PublisherStatus is the way to the container.
@@ -136,12 +167,14 @@ func (s *Server) Status() Status {
 	defer s.mu.Unlock()
 	r := &s.run
 	st.Checkpoints = Checkpoints{Taken: r.cut, Group: r.group, Partial: r.partial, Published: r.published,
-		LastPublished: r.lastPublished, LastGroup: r.lastGroup}
+		Missing: r.missing, LastPublished: r.lastPublished, LastGroup: r.lastGroup}
 	if !r.lastGroup.IsZero() {
 		st.RPO = now.Sub(r.lastGroup).Seconds()
 	}
 	st.BytesRaw, st.BytesStored, st.Objects = r.raw, r.stored, r.objects
 	st.Errors = append([]TimedError{}, r.errors...)
+	st.RPOTarget, st.RPOState = s.cfg.RPOTarget.Seconds(), r.meeting
+	st.Paused, st.Load = r.paused, r.load
 	for _, j := range s.seeds {
 		st.Seeds = append(st.Seeds, j.SeedStatus)
 	}
@@ -212,6 +245,7 @@ func (s *Server) tookResult(r *order.Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.run.cut++
+	s.run.missing = len(r.Missing)
 	if r.Scope == dr.Group {
 		s.run.group++
 	} else {
@@ -244,6 +278,7 @@ func (s *Server) settled(o *object) {
 	r := &s.run
 	r.objects++
 	r.raw += o.raw
+	s.count.drained.Add(o.raw)
 	r.stored += uint64(o.pending.Size())
 	if o.cp == nil {
 		return
@@ -256,13 +291,13 @@ func (s *Server) settled(o *object) {
 func (s *Server) event(e order.Event) {
 	switch e.Kind {
 	case order.HostLost:
-		s.log.Warn("known host did not come back in time", "host", e.Host.String(), "remedy", "bring the host back; its disks sync again")
+		s.emit(Event{Code: "host-lost", Severity: Warning, Object: "host " + e.Host.String(), Text: "a known host did not come back in time after a restart", Remedy: "bring the host back; its disks sync again"})
 	case order.Disordered:
-		s.log.Warn("replayed records lost their place in the order", "host", e.Host.String(), "remedy", "nothing to do: the host's disks sync again")
+		s.emit(Event{Code: "host-disordered", Severity: Warning, Object: "host " + e.Host.String(), Text: "replayed records lost their place in the order; its disks sync again"})
 	case order.DiskUnsynced:
-		s.log.Warn("disk needs a resync", "disk", e.Disk.String())
+		s.emit(Event{Code: "disk-unsynced", Severity: Warning, Object: "disk " + e.Disk.String(), Text: "the disk must be synced; until then no new point of it can be recovered"})
 	case order.ReplayDone:
-		s.log.Info("replay after restart is complete", "filled", e.Count)
+		s.emit(Event{Code: "replay-done", Severity: Info, Object: "domain", Text: fmt.Sprintf("the order is whole again after a restart, %d places were filled", e.Count)})
 	}
 }
 
@@ -280,9 +315,50 @@ func (s *Server) noteError(err error) {
 	}
 }
 
-// rate is a moving average of a growing counter.
+// showLoad keeps the sequencer's view of the log for the status.
+func (s *Server) showLoad(o *overload, fill float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := &s.run.load
+	l.Level, l.Since, l.Cause, l.Fill = o.level, o.since.UTC(), o.cause, fill
+	l.In, l.Out, l.Throttle = o.in.perSecond, o.out.perSecond, o.throttle
+}
+
+// showCompression keeps how the last object was packed for the status.
+func (s *Server) showCompression(l segment.Level) {
+	s.mu.Lock()
+	s.run.load.Compression = wordOf(l)
+	s.mu.Unlock()
+}
+
+// cause says in a few words what holds points up; empty: nothing known.
+func (st *Status) cause() string {
+	away := 0
+	for _, h := range st.Hosts {
+		if h.State != "live" {
+			away++
+		}
+	}
+	switch {
+	case st.Paused != nil:
+		return "protection is paused by a user"
+	case st.Publisher.LastError != "":
+		return "the store does not take what is published: " + st.Publisher.LastError
+	case st.Load.Level >= LevelTrack:
+		return "hosts track: " + st.Load.Cause
+	case away > 0:
+		return fmt.Sprintf("%d of %d hosts are away or replaying", away, len(st.Hosts))
+	case st.Checkpoints.Missing > 0:
+		return fmt.Sprintf("checkpoints lack %d VM(s): a disk is being synced, or a host tracks", st.Checkpoints.Missing)
+	}
+	return st.Load.Cause
+}
+
+// rate is a moving average of a growing counter over a window; zero: about a
+// minute.
 type rate struct {
 	perSecond float64
+	window    time.Duration
 	last      uint64
 	at        time.Time
 }
@@ -293,7 +369,7 @@ const rateWindow = time.Minute
 func (r *rate) add(total uint64, now time.Time) {
 	if !r.at.IsZero() && now.After(r.at) {
 		dt := now.Sub(r.at).Seconds()
-		share := 1 - math.Exp(-dt/rateWindow.Seconds())
+		share := 1 - math.Exp(-dt/cmp.Or(r.window, rateWindow).Seconds())
 		r.perSecond += share * (float64(total-r.last)/dt - r.perSecond)
 	}
 	r.last, r.at = total, now

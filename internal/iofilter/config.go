@@ -42,6 +42,8 @@ type Config struct {
 type VM struct {
 	Config dr.VMConfig `json:"config"` // what recovery builds the VM from; disk sizes are filled in
 	Disks  []Disk      `json:"disks"`
+	// Freeze says how the VM is quiesced; nil: by its guest agent, if any.
+	Freeze *FreezeConfig `json:"freeze,omitempty"`
 }
 
 // Disk is one protected disk of a VM.
@@ -142,6 +144,9 @@ func (c *Config) validateVMs() error {
 			return invalid(name, "give each VM its own id", "duplicate VM %v", vm.Config.ID)
 		}
 		s.vms[vm.Config.ID] = true
+		if err := vm.Freeze.validate(name); err != nil {
+			return err
+		}
 		if err := s.validateDisks(vm); err != nil {
 			return err
 		}
@@ -228,7 +233,8 @@ func (s *seen) validateSocket(d *Disk, object string) error {
 // hello is what the host says of itself. A VM's configuration has the sizes of
 // its disks to the byte; the disks themselves are announced in whole blocks.
 func (c *Config) hello(disks []*disk) wire.Hello {
-	h := wire.Hello{Domain: c.Domain, Host: c.Host, Name: c.Name, Ack: c.ackRule().String(), Features: []string{wire.FeatureHash}}
+	h := wire.Hello{Domain: c.Domain, Host: c.Host, Name: c.Name, Ack: c.ackRule().String(),
+		Features: []string{wire.FeatureFreeze, wire.FeatureThrottle, wire.FeatureTrack, wire.FeatureHash}}
 	index := 0
 	for i := range c.VMs {
 		vm := wire.HelloVM{Config: c.VMs[i].Config}

@@ -40,12 +40,20 @@ type fakeDRVA struct {
 	markedAt dr.HostSeq      // what had been received when the last marker came
 	lieOnce  *wire.Ack       // sent once instead of the next acknowledgement
 	unsynced map[uint16]bool // disks without a complete copy
-	lies     bool            // says that records are durable when they have merely come
-	trusting bool            // accepts any sidecar
+	track    wire.TrackReason
+	reports  chan reported
+	lies     bool // says that records are durable when they have merely come
+	trusting bool // accepts any sidecar
 
 	owner   uint64   // nonce of the last run
 	resumed int      // sidecars accepted
 	hashes  *hashing // not nil: it answers questions about hashes
+}
+
+// reported is a Frozen or Thawed.
+type reported struct {
+	t wire.Type
+	wire.FreezeReport
 }
 
 type logged struct {
@@ -76,7 +84,7 @@ type fakeConn struct {
 func (c *fakeConn) kill() { c.once.Do(func() { close(c.gone); c.Conn.Close() }) }
 
 func newFakeDRVA() *fakeDRVA {
-	return &fakeDRVA{runs: map[uint64]*hostRun{}, confirms: make(chan wire.Confirm, 1000), markers: make(chan wire.Round, 1000), unsynced: map[uint16]bool{}}
+	return &fakeDRVA{runs: map[uint64]*hostRun{}, confirms: make(chan wire.Confirm, 1000), markers: make(chan wire.Round, 1000), reports: make(chan reported, 1000), unsynced: map[uint16]bool{}}
 }
 
 // dial is the host's way in.
@@ -186,6 +194,13 @@ func (d *fakeDRVA) frame(c *fakeConn, h *wire.Head, body, payload []byte) error 
 		}
 		d.confirms <- m
 		return nil
+	case wire.TypeFrozen, wire.TypeThawed:
+		m, err := wire.ParseFreezeReport(body)
+		if err != nil {
+			return d.fault("report: %v", err)
+		}
+		d.reports <- reported{h.Type, m}
+		return nil
 	case wire.TypeHashAsk:
 		m, err := wire.ParseHashAsk(body)
 		if err != nil || d.hashes == nil {
@@ -243,7 +258,7 @@ func (d *fakeDRVA) hello(c *fakeConn, body []byte) error {
 	if d.hashes != nil {
 		d.hashes.welcome(&w, &h)
 	}
-	w.Session = run.session
+	w.Session, w.Track = run.session, d.track
 	c.run, c.nonce, c.next = run, h.Nonce, h.Next
 	d.conn = c
 	f, err := wire.EncodeJSON(wire.TypeWelcome, w)

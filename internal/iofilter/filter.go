@@ -28,6 +28,9 @@ type Options struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Logger hears of changes of state; nil discards.
 	Logger *slog.Logger
+	// Freezer quiesces guests for application-consistent checkpoints; nil: none
+	// can be, and the host says so.
+	Freezer Freezer
 	// FS holds the sidecars; nil is the real one.
 	FS durable.FS
 }
@@ -69,6 +72,7 @@ func New(cfg Config, o Options) (*Filter, error) {
 			}
 		}
 	}
+	f.out.freeze = newQuiescer(f.out, &cfg, o.Freezer)
 	f.out.hello = cfg.hello(f.out.disks)
 	if _, err := wire.EncodeJSON(wire.TypeHello, f.out.hello); err != nil {
 		f.Close()
@@ -143,6 +147,7 @@ func (f *Filter) Run(ctx context.Context) error {
 	}
 	stop()
 	running.Wait()
+	f.out.freeze.close()
 	if err != nil {
 		return err // operations are in flight: the primaries stay open
 	}

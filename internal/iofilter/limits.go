@@ -84,6 +84,15 @@ const (
 	// syncRetry is the pause after the primary failed to be read.
 	syncRetry = time.Second
 
+	// freezeParallel bounds the guests frozen at the same time: a freeze waits
+	// for the guest, not for us, and the first stays frozen until the last is.
+	freezeParallel = 32
+	// thawLimit is how long a thaw may take; a guest that does not thaw is tried
+	// again every thawRetry, thawTries times.
+	thawLimit = 5 * time.Second
+	thawRetry = time.Second
+	thawTries = 10
+
 	// drainLimit is how long a stopping host waits for the DRVA to have
 	// everything.
 	drainLimit = 5 * time.Second

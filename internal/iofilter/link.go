@@ -223,6 +223,7 @@ func (o *outlet) welcome(w *wire.Welcome, next dr.HostSeq) error {
 	l.outbox, l.marker = l.outbox[:0], marker{}
 	o.hashedLocked(w)
 	o.stats.connects++
+	o.orderLocked(w.Track)
 	o.progressLocked(o.str.First() > before)
 	return nil
 }
@@ -254,6 +255,8 @@ func (o *outlet) down(err error) {
 	l.outbox, l.marker = l.outbox[:0], marker{}
 	o.hashDownLocked()
 	o.asleep.Store(awake)
+	o.throttleLocked(wire.Throttle{})
+	o.freeze.linkLost()
 	o.gate.Disconnect()
 	o.holdEndedLocked(o.now())
 	o.room.Broadcast() // who waits for room now waits in vain

@@ -59,6 +59,11 @@ type outlet struct {
 	settling bool      // a Welcome is being taken in: no region is closed
 	hash     hashLink
 	stats    stats
+	order    wire.TrackReason // of the DRVA: track until it says otherwise
+	slow     slowdown
+
+	slowed atomic.Bool // slow is on; so that a hot path takes no lock
+	freeze *quiescer   // immutable after New; nil: no guest can be frozen
 }
 
 // Sleep states of the sender.
@@ -79,7 +84,9 @@ type entered struct {
 }
 
 // opList is a queue of intercepted operations threaded through Link.
-// Scratch[0] is the last record's number, Scratch[1] the time of arrival.
+// Scratch[0] is the last record's number, Scratch[1] the time of arrival, or, of
+// one that is kept back by a throttle, when its turn comes; Scratch[2] is paid
+// once it was kept back.
 type opList struct{ head, tail *nbd.Op }
 
 func (l *opList) push(op *nbd.Op) {
@@ -148,6 +155,9 @@ func signal(c chan struct{}) {
 
 // unlock gives up mu and completes what became ready under it.
 func (o *outlet) unlock() {
+	if o.slow.rate > 0 {
+		o.slowLocked()
+	}
 	var ready opList
 	ready.take(&o.ready)
 	o.mu.Unlock()

@@ -95,6 +95,8 @@ func (o *outlet) dispatch(t wire.Type, body []byte, ack *wire.Ack) error {
 			return o.onRelease(round)
 		}
 		return o.onMark(round)
+	case wire.TypeFreeze, wire.TypeThaw, wire.TypeThrottle, wire.TypeTrack:
+		return o.onOrder(t, body)
 	}
 	return errs.E("iofilter.dispatch", errs.Invalid, "link", fmt.Errorf("frame of type %d from a DRVA", t))
 }

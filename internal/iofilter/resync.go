@@ -103,6 +103,7 @@ func (c *cursor) copyDisk(ctx context.Context, d *disk) (wait time.Duration) {
 			return 0
 		}
 		c.pace.wait(ctx, n)
+		c.o.slowCursor(ctx, n)
 		if chunk, ok = d.dirty.Next(chunk); !ok {
 			chunk, ok = d.dirty.Next(0)
 		}

@@ -45,12 +45,12 @@ func (t *tap) Completed(op *nbd.Op, err error) {
 //
 // While tracking, the primary alone decides: nothing waits.
 func (o *outlet) acknowledge(op *nbd.Op, v *entered, arrived time.Duration) {
-	if v.tracked || o.ack == dr.Async && !v.held {
+	if v.tracked || o.ack == dr.Async && !v.held && !o.slowed.Load() {
 		op.Complete(nil)
 		return
 	}
 	o.mu.Lock()
-	op.Scratch[0], op.Scratch[1] = uint64(v.last), uint64(arrived)
+	op.Scratch[0], op.Scratch[1], op.Scratch[2] = uint64(v.last), uint64(arrived), 0
 	switch {
 	case o.mode.tracking || v.run != o.run:
 		o.ready.push(op)

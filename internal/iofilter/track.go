@@ -7,6 +7,7 @@ import (
 
 	"holdfast/internal/dr"
 	"holdfast/internal/record"
+	"holdfast/internal/wire"
 )
 
 // Why a host tracks; shown to people.
@@ -121,6 +122,7 @@ func (o *outlet) trackLocked(cause string) {
 	o.gate.Outside()
 	o.holdEndedLocked(now)
 	o.ready.take(&o.waits)
+	o.hurryLocked()
 	o.pressure.end(now)
 	o.room.Broadcast()
 	o.stats.trackings++
@@ -133,7 +135,7 @@ func (o *outlet) trackLocked(cause string) {
 // every disk whose copy is not complete.
 func (o *outlet) tryLeaveLocked(now time.Duration) {
 	m := &o.mode
-	if !m.tracking || !o.link.replayed || now < m.began+m.dwell || o.str.Fill() > leaveFill || !o.reachedLocked(m.from) {
+	if !m.tracking || o.order != wire.TrackNone || !o.link.replayed || now < m.began+m.dwell || o.str.Fill() > leaveFill || !o.reachedLocked(m.from) {
 		return
 	}
 	if !o.str.RoomForControl(len(o.disks)) {
@@ -242,6 +244,7 @@ func (o *outlet) expireLocked(now time.Duration) {
 	if at, ok := o.oldestWaitLocked(); ok && now >= at+ackLimit {
 		o.trackLocked(causeSilent)
 	}
+	o.slowDueLocked(now)
 	o.tryLeaveLocked(now)
 }
 
@@ -256,6 +259,9 @@ func (o *outlet) deadlineLocked(now time.Duration) time.Duration {
 	}
 	if at, ok := o.oldestWaitLocked(); ok {
 		next = min(next, at+ackLimit)
+	}
+	if op := o.slow.waiting.head; op != nil {
+		next = min(next, time.Duration(op.Scratch[1]))
 	}
 	if end := o.mode.began + o.mode.dwell; o.mode.tracking && end > now {
 		next = min(next, end)

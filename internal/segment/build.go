@@ -34,6 +34,7 @@ type Builder struct {
 	object dr.UUID
 	aead   cipher.AEAD
 	check  keyCheck
+	level  Level
 	enc    *zstd.Encoder
 	hasher *blockHash
 
@@ -54,6 +55,7 @@ func NewBuilder(key DataKey, domain dr.DomainID, opts BuilderOptions) *Builder {
 	b := &Builder{
 		key:    &key,
 		domain: domain,
+		level:  opts.Level,
 		enc:    newEncoder(opts.Level),
 		hasher: newBlockHash(derive(&key, nil, infoBlocks, 32)),
 		index:  map[dr.DiskID]uint16{},
@@ -65,6 +67,17 @@ func NewBuilder(key DataKey, domain dr.DomainID, opts BuilderOptions) *Builder {
 // Reset drops the current object and begins the next, with a new uuid and so
 // a new key. The body returned by Finish is overwritten from here on.
 func (b *Builder) Reset() { b.begin(dr.UUID{}) }
+
+// SetLevel has the frames added from here on compressed so.
+func (b *Builder) SetLevel(l Level) {
+	if l == b.level {
+		return
+	}
+	if l.zstd() != b.level.zstd() {
+		b.enc = newEncoder(l)
+	}
+	b.level = l
+}
 
 func (b *Builder) begin(object dr.UUID) {
 	if object.IsZero() {
@@ -161,9 +174,13 @@ func (b *Builder) AddFrame(disk dr.DiskID, chunk uint32, mask uint16, seq dr.Seq
 	}
 	f.Hashes = b.hasher.appendSums(f.Hashes, blocks)
 	b.reserve(room)
-	body := b.enc.EncodeAll(blocks, b.buf)
-	if len(body)-len(b.buf) > len(blocks)-len(blocks)/16 {
-		body, e.Raw = append(b.buf, blocks...), true // saves less than 1/16: not worth opening it twice
+	body := b.buf
+	if e.Raw = b.level == None; !e.Raw {
+		body = b.enc.EncodeAll(blocks, b.buf)
+		e.Raw = len(body)-len(b.buf) > len(blocks)-len(blocks)/16 // saves less than 1/16: not worth opening it twice
+	}
+	if e.Raw {
+		body = append(b.buf, blocks...)
 	}
 	putNonce(&b.nonce, e.Counter)
 	putAAD(&b.aad, b.domain, disk, chunk, mask, seq)

@@ -29,6 +29,12 @@
 // rounds of checkpoints, answered by Confirm. Either side Pings when it has
 // said nothing for a while.
 //
+// Frames 12 to 17 go only to a side that offered them by Hello.Features, so
+// that old and new boxes understand each other: Freeze, Frozen, Thaw and Thawed
+// are the quiescing of guests around a cut (freeze.go); Throttle slows guests
+// down and Track takes a host out of its stream, both because the DRVA's log
+// fills up (pace.go).
+//
 // A host whose tracking state is lost may ask what the container holds
 // (HashAsk, answered by HashAnswer) and ship what differs, if both sides have
 // the word "hash" among their Features.

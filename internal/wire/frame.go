@@ -37,6 +37,12 @@ const (
 	TypeMark      Type = 9  // DRVA → host, Round
 	TypeConfirm   Type = 10 // host → DRVA, Confirm
 	TypePing      Type = 11 // either, empty
+	TypeFreeze    Type = 12 // DRVA → host that offers FeatureFreeze, Freeze
+	TypeFrozen    Type = 13 // host → DRVA, JSON FreezeReport
+	TypeThaw      Type = 14 // DRVA → host, Round
+	TypeThawed    Type = 15 // host → DRVA, JSON FreezeReport
+	TypeThrottle  Type = 16 // DRVA → host that offers FeatureThrottle, Throttle
+	TypeTrack     Type = 17 // DRVA → host that offers FeatureTrack, Track
 
 	TypeHashAsk    Type = 18 // host → DRVA, HashAsk
 	TypeHashAnswer Type = 19 // DRVA → host, HashAnswer

@@ -23,7 +23,9 @@ type Hello struct {
 	// [First, Next). Next is the HostSeq of the first new record.
 	First dr.HostSeq `json:"first"`
 	Next  dr.HostSeq `json:"next"`
-	// Features are words for what the host speaks beyond the first protocol.
+	// Features are the frames this host takes besides those of the first
+	// version, as FeatureFreeze. A DRVA sends them to nobody else. Words it does
+	// not know mean nothing to it.
 	Features []string `json:"features,omitempty"`
 }
 
@@ -76,8 +78,11 @@ type Welcome struct {
 	// Hashed lists those of Unsynced of which the container has an earlier
 	// state: the host may compare hashes and ship what differs.
 	Hashed []uint16 `json:"hashed,omitempty"`
-	// Features are words for what the DRVA speaks beyond the first protocol.
+	// Features are what the DRVA offers besides the first version.
 	Features []string `json:"features,omitempty"`
+	// Track is the order in force when the host attaches, as Track.Reason; 0:
+	// none.
+	Track TrackReason `json:"track,omitempty"`
 }
 
 // Refuse ends a connection with a reason a person can act on.

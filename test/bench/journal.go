@@ -30,7 +30,7 @@ func journalStages() []journalStage {
 
 // journalFigures measures what is wanted of the journal's figures.
 func (b *bench) journalFigures(ctx context.Context) error {
-	for i, s := range journalStages() {
+	for i, s := range append(journalStages(), overloadStages()...) {
 		if !b.wants(s.names...) {
 			continue
 		}

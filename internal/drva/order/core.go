@@ -20,6 +20,9 @@ type Config struct {
 	MarkerLimit  time.Duration // how long a round waits for markers
 	ConfirmLimit time.Duration // how long a round waits for answers
 	ReplayLimit  time.Duration // how long a restart waits for known hosts
+	FreezeWait   time.Duration // how long an application-consistent round waits for guests to freeze
+	ThawWait     time.Duration // and for the word that they stayed frozen
+	FreezeLimit  time.Duration // when hosts thaw by themselves; longer than FreezeWait
 }
 
 // Frame is one Records frame of a host. The core owns it from [Core.Frame]
@@ -50,8 +53,9 @@ type Append struct {
 // Send is a frame for a host. Type says which of the other fields counts.
 type Send struct {
 	Conn    ConnID
-	Type    wire.Type     // Welcome, Refuse, Ack, Hold, Release or Mark
-	Round   wire.Round    // Hold, Release, Mark
+	Type    wire.Type     // Welcome, Refuse, Ack, Hold, Release, Mark, Freeze or Thaw
+	Round   wire.Round    // Hold, Release, Mark, Freeze, Thaw
+	Limit   time.Duration // Freeze
 	Span    wire.Span     // Ack; Count 0: only Durable
 	Durable dr.HostSeq    // Ack; 0: only Span
 	Welcome *wire.Welcome // Welcome
@@ -92,7 +96,8 @@ type Output struct {
 // is durable; what it says is true at once.
 type Result struct {
 	dr.Checkpoint
-	Seq dr.Seq // place of the CheckpointResult record
+	Seq    dr.Seq // place of the CheckpointResult record
+	Faults []FreezeFault
 }
 
 // Core is the sequencer of one domain. Not safe for concurrent use.
@@ -113,6 +118,15 @@ type Core struct {
 	round   *round   // nil between rounds
 	flight  []flight
 	out     Output
+	flaws   flaws
+}
+
+// flaws switch off single rules of application-consistent rounds, for tests
+// that prove the worth of other tests. All false outside them.
+type flaws struct {
+	noMarker    bool // cut when all are frozen, not behind a marker
+	trustFrozen bool // do not ask whether guests stayed frozen
+	countLate   bool // a report after the cut counts
 }
 
 // stream is one session as the core serves it.
@@ -138,6 +152,7 @@ type stream struct {
 	replayed bool                         // ReplayEnd came on this connection
 	place    dr.Seq                       // place of the last replayed record on this connection
 	dirty    bool                         // durable moved since the last drain
+	freezes  bool                         // its host takes Freeze
 }
 
 // parked is a Hello that waits until places are given out again: what its
@@ -160,6 +175,9 @@ func New(cfg Config, st *State, now time.Time) *Core {
 	cfg.MarkerLimit = cmp.Or(cfg.MarkerLimit, DefaultMarkerLimit)
 	cfg.ConfirmLimit = cmp.Or(cfg.ConfirmLimit, DefaultConfirmLimit)
 	cfg.ReplayLimit = cmp.Or(cfg.ReplayLimit, DefaultReplayLimit)
+	cfg.FreezeWait = cmp.Or(cfg.FreezeWait, DefaultFreezeWait)
+	cfg.ThawWait = cmp.Or(cfg.ThawWait, DefaultThawWait)
+	cfg.FreezeLimit = cmp.Or(cfg.FreezeLimit, DefaultFreezeLimit)
 	c := &Core{cfg: cfg, state: st, now: now, streams: map[dr.Session]*stream{}, conns: map[ConnID]*stream{},
 		top: st.lastSession, metas: map[dr.VMID]uint32{}}
 	st.LastRound += RoundSkip

@@ -23,6 +23,7 @@ type round struct {
 	parts      []part
 	cp         dr.Checkpoint
 	owner      map[dr.DiskID]dr.Session // at the cut
+	quiet      *quiet                   // application-consistent: the guests' freeze; else nil
 }
 
 // part is one host's share in a round.
@@ -43,46 +44,85 @@ func (p *part) covered() bool {
 
 // Write path, step 6: cut a checkpoint into the domain's order.
 
-// Cut starts a round. Kind Unavailable when one is open, the order is not
-// whole after a restart, the log has no room, or the domain has no disk;
-// Invalid for a tag over MaxTag.
+// Cut starts a round. An AppConsistent one freezes the guests first; it becomes
+// UserTagged (with a tag) or CrashConsistent unless all of them were frozen when
+// it was cut, which its Result tells. Kind Unavailable when one is open, the
+// order is not whole after a restart, the log has no room, or the domain has no
+// disk; Invalid for a tag over MaxTag.
 func (c *Core) Cut(kind dr.CheckpointKind, tag string, now time.Time) (dr.CheckpointID, error) {
 	c.now = now
-	unavailable := func(words string) (dr.CheckpointID, error) {
-		return 0, errs.New("order.Cut", errs.Unavailable, "checkpoint", words).WithRemedy("repeat in a few seconds")
-	}
-	switch {
-	case len(tag) > MaxTag:
-		return 0, errs.New("order.Cut", errs.Invalid, "checkpoint", "the tag is longer than 256 bytes")
-	case c.round != nil:
-		return unavailable("another checkpoint is being cut")
-	case c.merge != nil:
-		return unavailable("hosts are still replaying after a restart")
-	case c.paused:
-		return unavailable("the replication log has no room")
-	case len(c.state.disks) == 0:
-		return unavailable("no disk is protected yet")
+	if err := c.mayCut(tag); err != nil {
+		return 0, err
 	}
 	r := &round{number: c.state.LastRound + 1, id: c.state.LastCheckpoint + 1, kind: kind, tag: tag, mode: ModeMark}
 	c.state.LastRound, c.state.LastCheckpoint = r.number, r.id
-	async := false
 	for _, s := range c.order {
 		if s.conn != 0 && s.replayed {
 			r.parts = append(r.parts, part{stream: s})
-			async = async || s.ack == dr.Async
 		}
 	}
 	c.round = r
-	if async && len(r.parts) > 1 {
+	if kind == dr.AppConsistent {
+		c.freeze()
+	} else {
+		c.beginCut()
+	}
+	return r.id, nil
+}
+
+// mayCut says why no round can begin now; nil: one can.
+func (c *Core) mayCut(tag string) error {
+	words := ""
+	switch {
+	case len(tag) > MaxTag:
+		return errs.New("order.Cut", errs.Invalid, "checkpoint", "the tag is longer than 256 bytes")
+	case c.round != nil:
+		words = "another checkpoint is being cut"
+	case c.merge != nil:
+		words = "hosts are still replaying after a restart"
+	case c.paused:
+		words = "the replication log has no room"
+	case len(c.state.disks) == 0:
+		words = "no disk is protected yet"
+	default:
+		return nil
+	}
+	return errs.New("order.Cut", errs.Unavailable, "checkpoint", words).WithRemedy("repeat in a few seconds")
+}
+
+// beginCut asks for markers, or places the cut at once where every prefix of
+// the order will do. Not so after a freeze of an asynchronous host, even of one
+// alone: what its guests flushed was acknowledged when it was in the host's
+// stream, and may still be on its way here.
+func (c *Core) beginCut() {
+	r := c.round
+	async := false
+	for i := range r.parts {
+		async = async || r.parts[i].stream.ack == dr.Async
+	}
+	if async && (len(r.parts) > 1 || r.quiet != nil) && !(r.quiet != nil && c.flaws.noMarker) {
 		r.mode, r.collecting = ModeHold, true
-		r.deadline = now.Add(c.cfg.MarkerLimit)
+		r.deadline = c.now.Add(c.cfg.MarkerLimit)
 		c.ask(wire.TypeHold)
-		return r.id, nil
+		if r.gone() {
+			c.discard() // who froze is not there any more to place a marker
+		}
+		return
 	}
 	c.cutHere()
 	c.ask(wire.TypeMark)
 	c.roundSettle()
-	return r.id, nil
+}
+
+// gone reports whether a host has left the round before its markers were asked
+// for.
+func (r *round) gone() bool {
+	for i := range r.parts {
+		if r.parts[i].answered {
+			return true
+		}
+	}
+	return false
 }
 
 // Open is the checkpoint being cut, 0 for none.
@@ -104,13 +144,16 @@ func (c *Core) ask(t wire.Type) {
 			c.send(Send{Conn: s.conn, Type: t, Round: r.number})
 		}
 	}
+	if t != wire.TypeHold {
+		c.thaw()
+	}
 }
 
 // cutHere places the Checkpoint record.
 func (c *Core) cutHere() {
 	r := c.round
 	r.collecting = false
-	b := CutBody{ID: r.id, Round: r.number, Mode: r.mode, Kind: r.kind, Tag: r.tag}
+	b := CutBody{ID: r.id, Round: r.number, Mode: r.mode, Kind: r.cutKind(), Tag: r.tag}
 	c.state.snapshot(&b)
 	r.owner = make(map[dr.DiskID]dr.Session, len(b.Disks))
 	for i := range b.Disks {
@@ -135,7 +178,7 @@ func (c *Core) cutAlone() {
 	c.round = r
 	c.cutHere()
 	c.round = nil
-	c.result(r.cp, dr.Partial, allVMs(&r.cp))
+	c.result(outcome{cp: r.cp, missing: allVMs(&r.cp)})
 }
 
 // roundMarker takes a host's marker out of its stream.
@@ -186,7 +229,7 @@ func (c *Core) Confirm(conn ConnID, m wire.Confirm, now time.Time) {
 		return
 	}
 	p := r.part(s)
-	if p == nil || p.answered || r.collecting && m.OK {
+	if p == nil || p.answered || r.freezing() || r.collecting && m.OK {
 		return
 	}
 	p.answered, p.ok, p.reason = true, m.OK, m.Reason
@@ -221,8 +264,10 @@ func (c *Core) roundLost(s *stream) {
 	if r == nil {
 		return
 	}
+	c.quietLost(s)
 	p := r.part(s)
 	if p == nil || p.answered && !r.collecting {
+		c.roundSettle()
 		return
 	}
 	p.answered, p.ok, p.reason = true, false, wire.ReasonUnknown
@@ -238,17 +283,20 @@ func (c *Core) roundTick() {
 	if r == nil || c.now.Before(r.deadline) {
 		return
 	}
-	if r.collecting {
+	switch {
+	case r.freezing():
+		c.frozen()
+	case r.collecting:
 		c.discard()
-		return
+	default:
+		c.resolve()
 	}
-	c.resolve()
 }
 
 // roundSettle resolves the round once every host has answered.
 func (c *Core) roundSettle() {
 	r := c.round
-	if r == nil || r.collecting {
+	if r == nil || r.collecting || r.freezing() || !r.quiet.thawed() {
 		return
 	}
 	for i := range r.parts {
@@ -283,17 +331,31 @@ func (c *Core) resolve() {
 	if group && len(missing) == 0 {
 		scope = dr.Group
 	}
-	c.result(r.cp, scope, missing)
+	kind, faults := c.kindNow(r, scope)
+	c.result(outcome{cp: r.cp, scope: scope, kind: kind, missing: missing, faults: faults})
+}
+
+// outcome is what a checkpoint turned out to be.
+type outcome struct {
+	cp      dr.Checkpoint
+	scope   dr.Scope
+	kind    dr.CheckpointKind // AppConsistent, or zero: as it was cut
+	missing []dr.VMID
+	faults  []FreezeFault
 }
 
 // result logs the outcome of a checkpoint.
-func (c *Core) result(cp dr.Checkpoint, scope dr.Scope, missing []dr.VMID) {
-	cp.Scope, cp.Missing = scope, missing
-	r := mustEncode(record.CheckpointResult, &ResultBody{ID: cp.ID, Scope: scope.String(), Missing: missing})
+func (c *Core) result(o outcome) {
+	cp := o.cp
+	cp.Scope, cp.Missing = o.scope, o.missing
+	if o.kind == dr.AppConsistent {
+		cp.Kind = o.kind
+	}
+	r := mustEncode(record.CheckpointResult, &ResultBody{ID: cp.ID, Scope: o.scope.String(), Kind: o.kind, Missing: o.missing})
 	r.Seq, r.Time = c.state.Last+1, c.now.UnixNano()
 	c.state.Last, c.state.open = r.Seq, nil // as Apply would, without decoding
 	c.out.Appends = append(c.out.Appends, Append{Recs: []record.Record{r}})
-	c.out.Results = append(c.out.Results, Result{cp, r.Seq})
+	c.out.Results = append(c.out.Results, Result{cp, r.Seq, o.faults})
 }
 
 // allVMs lists the VMs of a checkpoint once each.

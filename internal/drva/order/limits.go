@@ -31,6 +31,16 @@ const (
 	DefaultMarkerLimit = 200 * time.Millisecond
 	// DefaultConfirmLimit is how long a round waits for answers.
 	DefaultConfirmLimit = 2 * time.Second
+	// DefaultFreezeWait is how long a round waits for guests to freeze: a
+	// Windows guest's writers take up to a few seconds. What is frozen first
+	// stays frozen for as long as the slowest takes.
+	DefaultFreezeWait = 5 * time.Second
+	// DefaultThawWait is how long the outcome waits for hosts to say whether
+	// their guests had stayed frozen. What is cut meanwhile waits in memory, see
+	// the appliance's maxHeld.
+	DefaultThawWait = 2 * time.Second
+	// DefaultFreezeLimit is when a host thaws by itself. Applications wait.
+	DefaultFreezeLimit = 10 * time.Second
 	// DefaultReplayLimit is how long a restarted DRVA waits for a known host:
 	// hosts try again every second or two.
 	DefaultReplayLimit = 10 * time.Second

@@ -40,9 +40,12 @@ type CutBody struct {
 
 // ResultBody is the payload of a CheckpointResult record.
 type ResultBody struct {
-	ID      dr.CheckpointID `json:"id"`
-	Scope   string          `json:"scope"` // dr.Scope.String
-	Missing []dr.VMID       `json:"missing,omitempty"`
+	ID    dr.CheckpointID `json:"id"`
+	Scope string          `json:"scope"` // dr.Scope.String
+	// Kind is AppConsistent when every guest was frozen at the cut; else it is
+	// left out and the checkpoint is of the kind it was cut as.
+	Kind    dr.CheckpointKind `json:"kind,omitempty"`
+	Missing []dr.VMID         `json:"missing,omitempty"`
 }
 
 // SessionBody is the payload of a Session record.
@@ -151,6 +154,9 @@ func DecodeResult(r *record.Record) (ResultBody, error) {
 	}
 	if b.Scope == dr.Group.String() && len(b.Missing) > 0 {
 		return b, badBody(r, "a group checkpoint misses VMs")
+	}
+	if b.Kind != 0 && (b.Kind != dr.AppConsistent || b.Scope != dr.Group.String()) {
+		return b, badBody(r, "kind")
 	}
 	return b, nil
 }

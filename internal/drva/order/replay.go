@@ -189,7 +189,7 @@ func (c *Core) mergeEnd() {
 	m := c.merge
 	c.merge = nil
 	if open := c.state.open; open != nil {
-		c.result(*open, dr.Partial, allVMs(open))
+		c.result(outcome{cp: *open, missing: allVMs(open)})
 	}
 	var lost []*disk
 	rescue := false

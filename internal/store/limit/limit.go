@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"holdfast/internal/errs"
+	"holdfast/internal/fair"
 	"holdfast/internal/store"
 )
 
@@ -49,8 +50,10 @@ func (l *Limiter) Rates() (up, down Rate) {
 
 // Store is a store whose traffic waits for a limiter. Safe for concurrent use.
 type Store struct {
-	inner   store.Store
-	limiter *Limiter
+	inner    store.Store
+	limiter  *Limiter
+	up, down *party
+	requests *fair.Member // slots for Creates; nil: no bound
 }
 
 var (
@@ -60,32 +63,45 @@ var (
 )
 
 // New returns inner with its traffic limited by l.
-func New(inner store.Store, l *Limiter) *Store { return &Store{inner: inner, limiter: l} }
+func New(inner store.Store, l *Limiter) *Store { return NewShare(inner, l, 1, nil) }
+
+// NewShare is New for one of several stores that share l: what is allowed goes
+// to those that want it, by their weights where it does not suffice for all. A
+// weight below 1 means 1. With requests, each Create under way has one of its
+// slots, at the cost of its bytes.
+func NewShare(inner store.Store, l *Limiter, weight int, requests *fair.Member) *Store {
+	w := float64(max(weight, 1))
+	return &Store{inner: inner, limiter: l, up: &party{weight: w}, down: &party{weight: w}, requests: requests}
+}
 
 // Unwrap returns the store beneath.
 func (s *Store) Unwrap() store.Store { return s.inner }
 
-// upload waits until a body of n bytes may go.
-func (s *Store) upload(ctx context.Context, op, key string, n int) error {
-	if err := s.limiter.up.take(ctx, n); err != nil {
+// upload has create carried out once a body of n bytes may go.
+func (s *Store) upload(ctx context.Context, op, key string, n int, create func() error) error {
+	if err := s.limiter.up.take(ctx, s.up, n); err != nil {
 		return errs.E(op, errs.Canceled, key, err)
 	}
-	return nil
+	if s.requests == nil {
+		return create()
+	}
+	if err := s.requests.Take(ctx); err != nil {
+		return errs.E(op, errs.Canceled, key, err)
+	}
+	defer s.requests.Give(float64(n))
+	return create()
 }
 
 // Create implements store.Store. With kind Canceled from the wait, the store
 // was not asked.
 func (s *Store) Create(ctx context.Context, key string, body []byte) error {
-	if err := s.upload(ctx, "limit.Create", key, len(body)); err != nil {
-		return err
-	}
-	return s.inner.Create(ctx, key, body)
+	return s.upload(ctx, "limit.Create", key, len(body), func() error { return s.inner.Create(ctx, key, body) })
 }
 
 // ReadRange implements store.Store. What it asked for and did not get is not
 // counted.
 func (s *Store) ReadRange(ctx context.Context, key string, p []byte, off int64) (int, error) {
-	if err := s.limiter.down.take(ctx, len(p)); err != nil {
+	if err := s.limiter.down.take(ctx, s.down, len(p)); err != nil {
 		return 0, errs.E("limit.ReadRange", errs.Canceled, key, err)
 	}
 	n, err := s.inner.ReadRange(ctx, key, p, off)
@@ -121,10 +137,7 @@ func (s *Store) CreateLocked(ctx context.Context, key string, body []byte, lock 
 	if err != nil {
 		return err
 	}
-	if err := s.upload(ctx, op, key, len(body)); err != nil {
-		return err
-	}
-	return l.CreateLocked(ctx, key, body, lock)
+	return s.upload(ctx, op, key, len(body), func() error { return l.CreateLocked(ctx, key, body, lock) })
 }
 
 // ExtendLock implements store.Locker.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast/internal/errs"
+	"holdfast/internal/fair"
 	"holdfast/internal/store"
 	"holdfast/internal/store/mem"
 	"holdfast/internal/store/storetest"
@@ -241,6 +242,31 @@ func TestEqualSharing(t *testing.T) {
 				t.Errorf("caller %d of 8 was done after %v, want all at the end, about 16s", i, d)
 			}
 		}
+	})
+}
+
+// TestSharesByWeight: two stores that both want more than there is get it by
+// their weights; what one leaves the other has.
+func TestSharesByWeight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLimiter(mustParse(t, "* 1MB/s"))
+		slots := fair.New(4, 1)
+		heavy := NewShare(mem.New(), l, 4, slots.Join(4))
+		light := NewShare(mem.New(), l, 1, slots.Join(1))
+		began := time.Now()
+		var first, last time.Duration
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			put(t, heavy, "k", 8e6)
+			first = time.Since(began)
+		})
+		wg.Go(func() {
+			put(t, light, "k", 8e6)
+			last = time.Since(began)
+		})
+		wg.Wait()
+		near(t, "the heavier", first, 10*time.Second) // four fifths of 1 MB/s
+		near(t, "the lighter", last, 16*time.Second)  // and then all of it
 	})
 }
 
