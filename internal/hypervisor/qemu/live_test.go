@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
 	"holdfast/internal/hypervisor/hypervisortest"
 	"holdfast/internal/hypervisor/hypervisortest/pattern"
@@ -697,5 +698,60 @@ func TestQEMUKilled(t *testing.T) {
 	}
 	if out, err := exec.Command("qemu-img", "check", g.images[0]).CombinedOutput(); err != nil {
 		t.Errorf("qemu-img check: %v: %s", err, out)
+	}
+}
+
+// TestChangesFoundByLooking makes changes QEMU has no event for.
+func TestChangesFoundByLooking(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	g := idleGuest(t, "raw", stops...)
+	p, _ := liveVM(ctx, t, g)
+	for _, c := range []struct {
+		command string
+		kind    hypervisor.ChangeKind
+	}{
+		{`{"execute":"block_resize","arguments":{"node-name":"fmt","size":33554432}}`, hypervisor.ChangedDisks},
+		{`{"execute":"blockdev-snapshot-sync","arguments":{"node-name":"fmt","snapshot-file":"` + g.dir +
+			`/overlay","format":"qcow2","snapshot-node-name":"snap"}}`, hypervisor.ChangedChain},
+	} {
+		g.command(c.command)
+		for found := false; !found; {
+			select {
+			case got := <-p.Changes():
+				found = got.Kind == c.kind
+			case <-ctx.Done():
+				t.Fatalf("nobody told of %s", c.command)
+			}
+		}
+	}
+}
+
+// TestUnsuitedDisks asks for what cannot be captured.
+func TestUnsuitedDisks(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for name, args := range map[string][]string{
+		"shared":    {stops[0], stops[1], stops[2], stops[3] + ",share-rw=on"},
+		"read-only": {stops[0], stops[1] + ",read-only=on", stops[2], stops[3]},
+		"in memory": {"-blockdev", "driver=null-co,node-name=fmt,size=16777216", stops[2], stops[3]},
+	} {
+		g := idleGuest(t, "raw", args...)
+		_, vm := liveVM(ctx, t, g)
+		for _, c := range bothWays {
+			if _, err := vm.Prepare(ctx, "d0", c); !errs.Is(err, errs.Invalid) {
+				t.Errorf("%s, %v: %v, want kind invalid", name, c, err)
+			}
+		}
+	}
+	g := idleGuest(t, "raw", stops...)
+	_, vm := liveVM(ctx, t, g)
+	small := filepath.Join(t.TempDir(), "small")
+	if err := os.WriteFile(small, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := export(t, "file", small, "")
+	if _, err := vm.Attach(ctx, "d0", e.Attachment); !errs.Is(err, errs.Invalid) {
+		t.Errorf("an export of another size: %v, want kind invalid", err)
 	}
 }
