@@ -73,7 +73,8 @@ func (a *agent) freeze(ctx context.Context, limit time.Duration) (int, error) {
 	if !a.arm(limit) {
 		return 0, errs.New(op, errs.Conflict, a.path, "the guest is frozen already")
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	// A guest that is slow to freeze is let go as soon as it has.
+	ctx, cancel := context.WithTimeout(ctx, max(limit, agentLimit))
 	defer cancel()
 	var n int
 	asked, err := a.ask(ctx, op, "guest-fsfreeze-freeze", &n)

@@ -266,10 +266,8 @@ func (w *deal) detachImage(dead bool) (hypervisor.Switch, error) {
 	if err := w.run("stop", nil); err != nil {
 		return hypervisor.Switch{}, errors.Join(err, w.goOn())
 	}
-	if server != nil && server.alive() {
-		if err := server.release(w.ctx); err != nil && server.alive() {
-			return hypervisor.Switch{}, errors.Join(errs.E(w.op, errs.Internal, w.d.own, err), w.goOn())
-		}
+	if err := w.releaseImage(server); err != nil {
+		return hypervisor.Switch{}, errors.Join(err, w.goOn())
 	}
 	if err := w.takeBack(); err != nil {
 		return hypervisor.Switch{}, errors.Join(err, w.serveAgain(server), w.goOn())
@@ -280,6 +278,24 @@ func (w *deal) detachImage(dead bool) (hypervisor.Switch, error) {
 	sw := hypervisor.Switch{Pause: time.Since(begin), Route: route}
 	w.n.remove(w.d.export, nodeName(imageRole+w.d.kind, w.slot))
 	return sw, nil
+}
+
+// releaseImage has the storage daemon close the image. One that died has; what
+// it acknowledged is in the image.
+func (w *deal) releaseImage(server *imageServer) error {
+	if server == nil || !server.alive() {
+		return nil
+	}
+	err := server.release(w.ctx)
+	if errs.Is(err, errs.Unavailable) { // it does not answer: make sure that it is gone
+		_ = server.proc.kill() // it may just have ended
+		<-server.ended
+		return nil
+	}
+	if err != nil {
+		return errs.E(w.op, errs.Internal, w.d.own, err)
+	}
+	return nil
 }
 
 // serveAgain gives the image back to the storage daemon after a detach failed.

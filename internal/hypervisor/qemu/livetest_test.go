@@ -255,8 +255,8 @@ func (g *liveGuest) read() {
 	lines := bufio.NewScanner(g.conn)
 	for lines.Scan() {
 		words := strings.Fields(lines.Text())
-		if len(words) == 0 {
-			continue
+		if len(words) == 0 || words[0] == "P" && len(words) < 3 {
+			continue // nothing, or cut off by QEMU's end
 		}
 		switch words[0] {
 		case "READY":
