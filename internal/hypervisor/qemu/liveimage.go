@@ -202,7 +202,13 @@ func (w *deal) attachImage() (hypervisor.Switch, error) {
 	w.n.remove(w.d.root.Name)
 	err := server.serve(w.ctx, w.d, w.d.kind, imageExport, w.d.base.Cache.Direct)
 	if err != nil {
-		return hypervisor.Switch{}, errors.Join(errs.E(w.op, errs.Internal, w.d.own, err), w.takeBack(), w.goOn())
+		err = errs.E(w.op, errs.Internal, w.d.own, err)
+		if back := errors.Join(w.releaseImage(server), w.takeBack()); back != nil {
+			w.n.added = nil // what fail-open goes by must stay
+			return hypervisor.Switch{}, errs.E(w.op, errs.Internal, w.d.own, errors.Join(err, back)).
+				WithRemedy("the VM is paused, since nobody has its image open: fail open, then resume it")
+		}
+		return hypervisor.Switch{}, errors.Join(err, w.goOn())
 	}
 	if err := w.goOn(); err != nil {
 		return hypervisor.Switch{}, err
