@@ -755,3 +755,32 @@ func TestUnsuitedDisks(t *testing.T) {
 		t.Errorf("an export of another size: %v, want kind invalid", err)
 	}
 }
+
+// TestFailOpenWithPatience kills the export of a disk whose requests QEMU would
+// hold for long: letting go of the dead connection takes none of that time.
+func TestFailOpenWithPatience(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for _, format := range []string{"raw", "qcow2"} {
+		args := slices.Clone(stops)
+		args[1] = strings.Replace(args[1], "driver=raw", "driver="+format, 1)
+		args[3] = strings.ReplaceAll(args[3], "stop", "report")
+		g := idleGuest(t, format, args...)
+		_, vm := liveVM(ctx, t, g)
+		e, _ := attach(ctx, t, vm, "d0", hypervisor.InPath)
+		e.Kill()
+		begin := time.Now()
+		sw, err := vm.FailOpen(ctx, "d0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := vm.Info(ctx); err != nil {
+			t.Fatal(err)
+		}
+		took := time.Since(begin)
+		t.Logf("%s: %s took %v", format, sw.Route, took)
+		if took > 10*time.Second { // half of what QEMU waits for a connection
+			t.Errorf("%s: fail-open took %v", format, took)
+		}
+	}
+}

@@ -314,10 +314,18 @@ func (w *deal) attachAgain() (hypervisor.Switch, error) {
 
 // forget removes what a slot's nodes and the disk's former root left.
 func (w *deal) forget(slot int) {
+	w.cut(nodeName(nbdRole, slot))
 	if w.d.reopened {
 		w.n.remove(w.d.root.Name)
 	}
 	w.n.remove(nodeName(nbdRole, slot), nodeName(rawRole, slot), nodeName(fileRole, slot))
+}
+
+// cut ends the connection of a node that no disk uses any more. QEMU flushes a
+// node before it lets go of it, and would wait, with the whole guest, for a
+// dead server to come back.
+func (w *deal) cut(node string) {
+	_ = w.run("yank", object{"instances": []object{{"type": "block-node", "node-name": node}}}) // gone is as good
 }
 
 // Detach takes the export out again.

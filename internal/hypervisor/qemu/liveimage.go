@@ -91,9 +91,15 @@ func (s *imageServer) serve(ctx context.Context, d *liveDisk, format, name strin
 		driver = "host_device"
 	}
 	cache := object{"direct": direct, "no-flush": false}
+	// A raw image caches nothing, and QEMU opens it before the daemon, which has
+	// no request any more, lets go: the lock would be in the way.
+	locking := "auto"
+	if format == "raw" {
+		locking = "off"
+	}
 	err := s.q.execute(ctx, "blockdev-add", object{
 		"driver": format, "node-name": "image", "discard": "unmap", "cache": cache,
-		"file": object{"driver": driver, "filename": d.own, "discard": "unmap", "cache": cache},
+		"file": object{"driver": driver, "filename": d.own, "discard": "unmap", "cache": cache, "locking": locking},
 	}, nil)
 	if err != nil {
 		return err
@@ -282,6 +288,9 @@ func (w *deal) detachImage(dead bool) (hypervisor.Switch, error) {
 		return hypervisor.Switch{}, err
 	}
 	sw := hypervisor.Switch{Pause: time.Since(begin), Route: route}
+	if dead {
+		w.cut(w.d.export)
+	}
 	w.n.remove(w.d.export, nodeName(imageRole+w.d.kind, w.slot))
 	return sw, nil
 }
