@@ -784,3 +784,24 @@ func TestFailOpenWithPatience(t *testing.T) {
 		}
 	}
 }
+
+// TestPlatformIdle runs the suite on VMs that write nothing, which takes a
+// second where TestPlatform takes a minute.
+func TestPlatformIdle(t *testing.T) {
+	for name, c := range map[string]struct {
+		format string
+		args   []string
+	}{
+		"raw": {"raw", stops},
+		"qcow2 drive": {"qcow2", []string{
+			"-drive", "file=PATH0,format=qcow2,if=none,id=d", "-device", "virtio-blk-pci,drive=d,id=d0,werror=stop,rerror=stop"}},
+		"iothread": {"raw", []string{"-object", "iothread,id=io", stops[0], stops[1], stops[2], stops[3] + ",iothread=io"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := idleGuest(t, c.format, c.args...)
+			rig := rigOf(t, g, "d0", bothWays...)
+			rig.Load, rig.PowerOff = nil, func(*testing.T) { g.cmd.Process.Kill() }
+			hypervisortest.RunPlatform(t, rig)
+		})
+	}
+}

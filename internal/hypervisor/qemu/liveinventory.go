@@ -3,6 +3,7 @@ package qemu
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -188,7 +189,12 @@ func (s *scan) machineFacts(ctx context.Context, q *qmp) error {
 	}
 	s.name, s.id, s.status, s.cpus, s.memory = name.Name, dr.VMID{UUID: u}, status.Status, len(cpus), memory.Base+memory.Plugged
 	if s.name == "" {
-		s.name = "qemu-" + u.String()[:8]
+		s.name = filepath.Base(q.conn.RemoteAddr().String())
+	}
+	if u.IsZero() { // QEMU was given none; the name has to do
+		h := sha256.Sum256([]byte(s.name))
+		copy(s.id.UUID[:], h[:])
+		s.id.UUID[6], s.id.UUID[8] = s.id.UUID[6]&0x0f|0x80, s.id.UUID[8]&0x3f|0x80
 	}
 	s.machine = strings.TrimSuffix(text(ctx, q, "/machine", "type"), "-machine")
 	s.firmware = "bios"
