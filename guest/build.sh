@@ -1,7 +1,9 @@
 #!/bin/sh
-# Builds the test guest: OUTDIR/ledger.raw, a whole VM disk with boot code in
-# its first sectors and one ext4 partition that holds all the rest. Nothing in
-# it comes from outside the disk at boot.
+# Builds the test guests. OUTDIR/ledger.raw is a whole VM disk with boot code in
+# its first sectors and one ext4 partition that holds all the rest: nothing in
+# it comes from outside the disk at boot. OUTDIR/vmlinuz and OUTDIR/writer.img
+# are a kernel and an initial RAM file system, for a guest that only writes to
+# the disks it is given (guest/writer) and has QEMU's guest agent in it.
 #
 #   usage: guest/build.sh OUTDIR
 #
@@ -30,6 +32,8 @@ part_mib=$((disk_mib - 1))
 grub=/usr/lib/grub/i386-pc
 meta=linux-image-cloud-amd64
 # Load order is the order of this list: each driver needs those before it.
+writer_modules="virtio/virtio_ring virtio/virtio virtio/virtio_pci_legacy_dev virtio/virtio_pci_modern_dev
+	virtio/virtio_pci block/virtio_blk scsi/scsi_common scsi/scsi_mod scsi/sd_mod scsi/virtio_scsi char/virtio_console"
 modules="virtio/virtio_ring virtio/virtio virtio/virtio_pci_legacy_dev virtio/virtio_pci_modern_dev
 	virtio/virtio_pci block/virtio_blk input/evdev acpi/button"
 # One processor and no self-tests: nothing here may cost boot time.
@@ -71,12 +75,63 @@ drivers=$(echo "$out"/kernel/tree/lib/modules/*/kernel/drivers)
 # --- the two programs
 work=$out/work
 rm -rf "$work"
-mkdir -p "$work/initrd" "$work/root/boot" "$work/root/sbin"
+mkdir -p "$work/initrd" "$work/writer-initrd" "$work/root/boot" "$work/root/sbin"
 trap 'rm -rf "$work"' EXIT
-for p in init ledger; do
+for p in init ledger writer; do
 	(cd "$here/.." && CGO_ENABLED=0 GOOS=linux GOARCH=amd64 GOFLAGS= \
 		go build -trimpath -buildvcs=false -ldflags '-s -w' -o "$work/$p" "./guest/$p") || die "go build of guest/$p failed"
 done
+
+# pack DIR INIT MODULE…: an initial RAM file system of the first program and the
+# drivers beside what DIR holds already, to standard output; uncompressed,
+# since emulated processors unpack slower than the boot loader reads.
+pack() (
+	cd "$1"
+	cp "$2" init
+	shift 2
+	mkdir -p dev proc sys newroot modules
+	n=10
+	for m in "$@"; do
+		[ -e "$drivers/$m.ko" ] || die "the kernel has no driver $m"
+		cp "$drivers/$m.ko" "modules/$n-${m##*/}.ko"
+		n=$((n + 1))
+	done
+	find . -exec touch -h -d @0 {} +
+	find . | LC_ALL=C sort | cpio --quiet --reproducible -o -H newc -R 0:0
+)
+
+# --- the guest agent: $out/agent has the program and the libraries it needs,
+# kept until removed. The libraries are this machine's: QEMU needs the same.
+if [ ! -e "$out/agent/version" ]; then
+	say "downloading qemu-guest-agent"
+	rm -rf "$out/agent.tmp"
+	mkdir -p "$out/agent.tmp/tree/bin"
+	(cd "$out/agent.tmp" && apt-get -qq -o APT::Sandbox::User="$(id -un)" download qemu-guest-agent && dpkg -x ./*.deb deb) || die "download of qemu-guest-agent failed"
+	cp "$out/agent.tmp/deb/usr/sbin/qemu-ga" "$out/agent.tmp/tree/bin/qemu-ga"
+	ldd "$out/agent.tmp/tree/bin/qemu-ga" >"$out/agent.tmp/libraries"
+	! grep 'not found' "$out/agent.tmp/libraries" || die "the guest agent needs a library that is missing (run 'make deps')"
+	sed -n 's,.* => \(/[^ ]*\) .*,\1,p; s,^[[:space:]]*\(/[^ ]*\) (.*,\1,p' "$out/agent.tmp/libraries" | while read -r lib; do
+		mkdir -p "$out/agent.tmp/tree${lib%/*}"
+		cp -L "$lib" "$out/agent.tmp/tree$lib"
+	done
+	(cd "$out/agent.tmp" && sha256sum ./*.deb >version && rm -rf ./*.deb deb)
+	rm -rf "$out/agent"
+	mv "$out/agent.tmp" "$out/agent"
+fi
+
+# --- the writer
+wstamp=$(cat "$here/build.sh" "$out/kernel/version" "$out/agent/version" "$work/writer" | sha256sum)
+if [ ! -e "$out/writer.img" ] || [ "$wstamp" != "$(cat "$out/writer.stamp" 2>/dev/null)" ]; then
+	say "packing the writer"
+	cp -r "$out/agent/tree/." "$work/writer-initrd"
+	mkdir "$work/writer-initrd/run" "$work/writer-initrd/mnt"
+	# shellcheck disable=SC2086 # a list of words
+	pack "$work/writer-initrd" "$work/writer" $writer_modules >"$work/writer.img"
+	rm -f "$out/writer.stamp"
+	cp "$kernel" "$out/vmlinuz"
+	mv "$work/writer.img" "$out/writer.img"
+	echo "$wstamp" >"$out/writer.stamp"
+fi
 
 # --- unchanged?
 stamp=$({ cat "$here/build.sh" "$out/kernel/version" "$work/init" "$work/ledger" "$grub/boot.img"
@@ -86,22 +141,10 @@ if [ -e "$out/ledger.raw" ] && [ "$stamp" = "$(cat "$out/stamp" 2>/dev/null)" ];
 	exit 0
 fi
 
-# --- initial RAM file system: the first program and the drivers, uncompressed
-# (emulated processors unpack slower than the boot loader reads)
+# --- initial RAM file system
 say "packing the initial RAM file system"
-(
-	cd "$work/initrd"
-	mkdir dev proc sys newroot modules
-	mv ../init init
-	n=10
-	for m in $modules; do
-		[ -e "$drivers/$m.ko" ] || die "the kernel has no driver $m"
-		cp "$drivers/$m.ko" "modules/$n-${m##*/}.ko"
-		n=$((n + 1))
-	done
-	find . -exec touch -h -d @0 {} +
-	find . | LC_ALL=C sort | cpio --quiet --reproducible -o -H newc -R 0:0
-) >"$work/root/boot/initrd.img"
+# shellcheck disable=SC2086 # a list of words
+pack "$work/initrd" "$work/init" $modules >"$work/root/boot/initrd.img"
 
 # --- root file system
 say "filling the root file system"

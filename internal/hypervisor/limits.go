@@ -20,4 +20,7 @@ const (
 	// eventQueue bounds the events of one VM nobody has read yet. When it is
 	// full the oldest goes, and a later one says how many went.
 	eventQueue = 64
+	// changeQueue bounds the changes of one platform nobody has read yet, in
+	// the same way: a host's VMs all starting at once fit.
+	changeQueue = 256
 )

@@ -33,12 +33,25 @@ type Platform interface {
 type LiveVM interface {
 	// Info is what the VM is now. Kinds: NotFound (it is gone), Unavailable.
 	Info(ctx context.Context) (VMInfo, error)
+	// Prepare says where an export that is going to be attached to disk gets
+	// the disk's content, and makes that reachable. InPath: the path of a raw
+	// image or device, which the export reads and writes in the guest's place;
+	// or, for any other format, an NBD export of the content, which answers
+	// from Attach to Detach only, and which keeps every write it acknowledged
+	// whatever happens to the process behind it. Mirror: an NBD export for
+	// reading alone, which answers at once; what is written to the attached
+	// export must not be written there. What Prepare started ends with Detach,
+	// FailOpen or Close; calling it again gives the same answer. Kinds as
+	// Attach.
+	Prepare(ctx context.Context, disk string, c Capture) (Source, error)
 	// Attach puts an NBD export in the path of a running VM's disk, or beside
 	// it, without a restart, so that from the return on every write of the
-	// guest passes the export. The export serves the same content as the disk.
-	// On error the disk is as it was. Kinds: NotFound (no such disk), Conflict
-	// (attached already, or in use by a job), Invalid (the way does not suit
-	// the disk), Unavailable, Canceled.
+	// guest passes the export. The export serves the same content as the disk:
+	// what Prepare named. On error the disk is as it was. A ctx that ends
+	// stops it only before the switch-over, which is finished or undone.
+	// Kinds: NotFound (no such disk), Conflict (attached already, in use by a
+	// job, or the VM is powered off), Invalid (the way does not suit the
+	// disk), Unavailable, Canceled.
 	Attach(ctx context.Context, disk string, a Attachment) (Switch, error)
 	// Detach takes the export out again: from the return on the guest writes
 	// to its own disk alone, and nothing it had been acknowledged is lost.
@@ -51,8 +64,9 @@ type LiveVM interface {
 	FailOpen(ctx context.Context, disk string) (Switch, error)
 	// Freeze asks the guest's agent to flush and freeze its file systems and
 	// returns how many there are. The driver thaws by itself after limit
-	// (0: DefaultFreezeLimit), whatever its caller does. Kinds: Unavailable
-	// (no agent), Transient (it did not answer in time), Conflict (frozen).
+	// (0: DefaultFreezeLimit), whatever its caller does. A Freeze that fails
+	// leaves nothing frozen. Kinds: Unavailable (no agent), Transient (it did
+	// not answer in time), Conflict (frozen).
 	Freeze(ctx context.Context, limit time.Duration) (filesystems int, err error)
 	// Thaw ends a freeze. It reports how many file systems it thawed; 0 when
 	// they had thawed by themselves, which makes the point in time worthless

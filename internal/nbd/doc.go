@@ -7,7 +7,8 @@
 // [Device] and writes replies in batches. Between the loop and the primary
 // disk stand at most a few layers (the host component's filter is one); each
 // takes part in an operation by Intercept-ing its completion. [File] is the
-// primary: a raw image or a block device. [Client] is the other end.
+// primary: a raw image or a block device; [Remote] is one that another server
+// serves. [Client] is the other end.
 //
 // # Order and durability
 //
@@ -21,5 +22,6 @@
 //
 // Serve owns one goroutine per connection, which is its loop, and a writer
 // beside it for replies whose operation was completed by somebody else. A
-// File owns the goroutines that wait for the disk; a Client owns its reader.
+// File or a Remote owns the goroutines that wait for the disk; a Client owns its
+// reader.
 package nbd

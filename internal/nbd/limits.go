@@ -67,4 +67,13 @@ const (
 	directWorkers = 32
 	// zeroStep is the buffer for writing zeroes the slow way.
 	zeroStep = 1 << 20
+
+	// defaultRemoteRetry is how long an operation on a remote disk waits for
+	// a connection, and remoteRedial how often one is tried: a server that is
+	// started again is there in tenths of a second, and a guest's disk driver
+	// gives up after 30 s.
+	defaultRemoteRetry = 5 * time.Second
+	remoteRedial       = 20 * time.Millisecond
+	// defaultRemoteTimeout bounds one operation on a remote disk.
+	defaultRemoteTimeout = 30 * time.Second
 )

@@ -23,4 +23,24 @@
 // Each VM has two goroutines: one, bound to its thread, that started the
 // process and waits for it, and one that reads QMP. The first ends the second
 // and makes the final move; nobody else does.
+//
+// # VMs that somebody else started
+//
+// A [Platform] drives QEMU processes by their QMP sockets and takes the disks
+// of running VMs under protection and out of it again:
+//
+//	raw      blockdev-reopen of the raw node, or qom-set of the device    (reopen, qom-set)
+//	other    VM stopped; QEMU closes the image, a storage daemon opens    (image)
+//	         it and exports its content; qom-set; VM goes on
+//	mirror   a job that writes to the export before the guest is answered (mirror)
+//
+// All it knows it reads out of QEMU, so that a driver which starts anew finds
+// what the one before it left; livenode.go says how block nodes are named. A
+// node for the disk's own image waits beside each attached raw disk: fail-open
+// is one qom-set. QEMU ends no request that waits at a dead export before its
+// reconnect delay is over, so a disk whose errors stop the VM gets none, and
+// any other is helped by a storage daemon that answers in the export's place.
+//
+// Each VM has one goroutine more than the embedded driver's reader: it holds
+// the connection, and looks for changes. Commands on one VM take turns.
 package qemu

@@ -39,4 +39,52 @@ const (
 	// maxFirmware bounds a UEFI variable store's template, bytes: the largest
 	// in the field has 528 KiB.
 	maxFirmware = 8 << 20
+	// maxLiveVMs bounds the QEMU processes one Platform drives: more do not fit
+	// a host.
+	maxLiveVMs = 1024
+	// maxNews bounds events of one VM that were not looked at yet; what does
+	// not fit is found by looking.
+	maxNews = 64
+	// reconnectEvery is how often a QMP socket that does not answer is tried.
+	reconnectEvery = 500 * time.Millisecond
+	// lookEvery is how often a VM is looked at for changes QEMU has no event
+	// for: some 20 commands of a tenth of a millisecond each.
+	lookEvery = 2 * time.Second
+	// commandLimit bounds commands that do not depend on a disk, and connecting.
+	commandLimit = 10 * time.Second
+	// switchLimit bounds what is done once a switch-over has begun, whatever
+	// the caller's context says: half of one must not be left. A hung export
+	// holds QEMU until it is killed.
+	switchLimit = 60 * time.Second
+	// jobPoll is how often a mirror job is asked where it stands: it is ready
+	// after a millisecond or two.
+	jobPoll = 2 * time.Millisecond
+	// maxDevices bounds the devices of a VM that are looked at for network cards.
+	maxDevices = 256
+	// maxSlots bounds the numbers of our block nodes in one VM: each attached
+	// disk uses one, and a detached one may keep its number in use.
+	maxSlots = 4096
+	// maxNodeName bounds a block node's name, bytes, in QEMU.
+	maxNodeName = 31
+	// daemonLimit is how long a storage daemon may take to close its image
+	// before it is killed.
+	daemonLimit = 30 * time.Second
+	// maxAgentBytes bounds what one conversation with a guest's agent reads,
+	// bytes, old garbage in the channel included; maxAgentLine one answer.
+	maxAgentBytes = 1 << 20
+	maxAgentLine  = 64 << 10
+	// syncLimit is how long a guest's agent may take to answer the handshake:
+	// milliseconds where there is one.
+	syncLimit = 3 * time.Second
+	// agentLimit bounds a conversation that has no limit of its own.
+	agentLimit = 10 * time.Second
+	// agentMemory is how long an agent that answered is taken to be there.
+	agentMemory = 10 * time.Minute
+	// thawEvery and maxThaws: a guest that does not answer while frozen is
+	// asked again for ten minutes; then it is dead.
+	thawEvery = time.Second
+	maxThaws  = 600
+	// greetLimit bounds the wait for an NBD server's greeting before QEMU is
+	// told to connect: QEMU itself would wait without end.
+	greetLimit = 5 * time.Second
 )

@@ -29,6 +29,12 @@ const patience = 60 * time.Second
 const roleVar = "HOLDFAST_QEMU_TEST_PARENT"
 
 func TestMain(m *testing.M) {
+	if words := os.Getenv(exportRole); words != "" {
+		os.Exit(serveExport(words))
+	}
+	if words := os.Getenv(ownerRole); words != "" {
+		os.Exit(own(words))
+	}
 	if disk := os.Getenv(roleVar); disk != "" {
 		os.Exit(parent(disk))
 	}
