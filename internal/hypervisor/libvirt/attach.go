@@ -89,6 +89,14 @@ func (v *liveVM) Attach(ctx context.Context, disk string, a hypervisor.Attachmen
 	if err := c.clear(ctx); err != nil {
 		return hypervisor.Switch{}, err
 	}
+	if at := c.w.standing(c.x); at != alone && at != opened { // a driver died in the middle of it
+		if err := c.undo(ctx); err != nil {
+			return hypervisor.Switch{}, err
+		}
+		if err := c.refresh(ctx); err != nil {
+			return hypervisor.Switch{}, err
+		}
+	}
 	r, err := c.record(ctx, a)
 	if err != nil {
 		return hypervisor.Switch{}, err
@@ -123,7 +131,7 @@ func (c *change) suits(a hypervisor.Attachment) error {
 	case c.x.problem() != "":
 		return c.refuse(errs.Invalid, "%s", c.x.problem())
 	}
-	if at := c.w.standing(c.x); at != alone && at != opened {
+	if at := c.w.standing(c.x); at != alone && at != opened && c.rec.State != attaching {
 		return c.refuse(errs.Conflict, "an export is attached already")
 	}
 	if a.Capture == hypervisor.InPath {
@@ -245,7 +253,12 @@ func (c *change) undo(ctx context.Context) error {
 	if c.rec == nil {
 		return nil
 	}
-	if c.w.standing(c.x) == alone {
+	switch c.w.standing(c.x) {
+	case opened:
+		r := *c.rec
+		r.State = failedOpen
+		return c.remember(ctx, r)
+	case alone:
 		if err := c.defineOriginal(ctx, c.w, *c.rec); err != nil {
 			return err
 		}

@@ -39,7 +39,7 @@
 //
 //	<holdfast:protection xmlns:holdfast="urn:holdfast:libvirt:1">
 //	  <disk name="vda" state="attached" route="blockcopy" socket="/run/…" export="…"
-//	        format="raw" size="…" type="file" werror="" rerror="">
+//	        format="raw" size="…" type="file" werror="" rerror="" discard="">
 //	    <source file="/var/lib/libvirt/images/web.raw"/>
 //	  </disk>
 //	</holdfast:protection>

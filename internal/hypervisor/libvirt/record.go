@@ -34,9 +34,15 @@ type record struct {
 	Format string `xml:"format,attr"` // original driver type
 	Size   int64  `xml:"size,attr"`   // bytes
 	Type   string `xml:"type,attr"`   // original type of the disk
-	WError string `xml:"werror,attr"` // original policies, as configured
-	RError string `xml:"rerror,attr"`
+	policy
 	Source string `xml:",innerxml"` // original <source>, whole
+}
+
+// policy is how a disk's <driver> treats errors and discards; "": as by default.
+type policy struct {
+	WError  string `xml:"werror,attr"`
+	RError  string `xml:"rerror,attr"`
+	Discard string `xml:"discard,attr"`
 }
 
 // States of a record.
@@ -139,7 +145,7 @@ func (r *record) original() (*diskXML, error) {
 func newRecord(x *diskXML, size int64) (record, error) {
 	r := record{
 		Name: x.Target.Dev, State: attaching, Format: x.format(), Size: size, Type: x.Type,
-		WError: x.Driver.WError, RError: x.Driver.RError,
+		policy: policy{WError: x.Driver.WError, RError: x.Driver.RError, Discard: x.Driver.Discard},
 	}
 	parts, err := x.children()
 	if err != nil {
@@ -233,9 +239,9 @@ func (x *diskXML) children() ([]element, error) {
 	}
 }
 
-// rewrite describes the disk with another source, type and error policy, and
-// all else as it is.
-func (x *diskXML) rewrite(typ, source, werror, rerror string) (string, error) {
+// rewrite describes the disk with another type, source and policy, and all else
+// as it is.
+func (x *diskXML) rewrite(typ, source string, to policy) (string, error) {
 	parts, err := x.children()
 	if err != nil {
 		return "", err
@@ -249,8 +255,9 @@ func (x *diskXML) rewrite(typ, source, werror, rerror string) (string, error) {
 			b.WriteString(source)
 			continue
 		case "driver":
-			p.set("error_policy", werror)
-			p.set("rerror_policy", rerror)
+			p.set("error_policy", to.WError)
+			p.set("rerror_policy", to.RError)
+			p.set("discard", to.Discard)
 		}
 		b.WriteString(p.String())
 	}

@@ -90,13 +90,13 @@ func (w *view) hidden() bool {
 // standing says where the guest's disk x is.
 func (w *view) standing(x *diskXML) standing {
 	r := w.Metadata.Protection.find(x.Target.Dev)
-	node := ownName(x.Target.Dev)
+	node, socket := ownName(x.Target.Dev), x.Source.socket()
 	switch {
 	case r == nil:
 		return alone
-	case r.Socket != "" && x.Source.socket() == r.Socket && r.State == failedOpen && w.active:
+	case socket != "" && w.active && (r.State == failedOpen || socket != r.Socket):
 		return opened
-	case r.Socket != "" && x.Source.socket() == r.Socket:
+	case socket != "":
 		return inXML
 	case w.jobs[node]:
 		return mirrored
@@ -153,7 +153,7 @@ func (v *liveVM) liveDisk(ctx context.Context, w *view, x *diskXML) (hypervisor.
 			return d, err
 		}
 		d.Path, d.Format, d.Problem = orig.path(), orig.format(), ""
-		if d.Attached = at != opened; d.Attached {
+		if d.Attached = at != opened && r.State != attaching; d.Attached {
 			d.Socket = r.Socket
 		}
 	}
@@ -235,16 +235,17 @@ func (v *liveVM) define(ctx context.Context, w *view, disk string, edit func(*di
 
 // defineExport makes the next start use the export. A disk that cannot be
 // written then stops the VM instead of failing it: what can be helped must not
-// reach the guest.
+// reach the guest. And it does not unmap, so that a block copy can take the
+// export out again: see mayCopy.
 func (v *liveVM) defineExport(ctx context.Context, w *view, r record) error {
 	return v.define(ctx, w, r.Name, func(x *diskXML) (string, error) {
-		return x.rewrite("network", exportSource(r.Socket, r.Export), "stop", "stop")
+		return x.rewrite("network", exportSource(r.Socket, r.Export), policy{WError: "stop", RError: "stop"})
 	})
 }
 
 // defineOriginal makes the next start use the disk itself, as it was.
 func (v *liveVM) defineOriginal(ctx context.Context, w *view, r record) error {
 	return v.define(ctx, w, r.Name, func(x *diskXML) (string, error) {
-		return x.rewrite(r.Type, r.Source, r.WError, r.RError)
+		return x.rewrite(r.Type, r.Source, r.policy)
 	})
 }
