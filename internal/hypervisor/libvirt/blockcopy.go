@@ -125,6 +125,9 @@ func (c *change) harden(ctx context.Context, r record) error {
 	if !ok {
 		return nil // a libvirt that leaves out this node knows <reconnect>
 	}
+	if err := c.drop(ctx, ownName(r.Name)); err != nil { // of a driver that died
+		return err
+	}
 	if err := c.addExport(ctx, r, n, c.x.unmaps(), reconnectSeconds); err != nil {
 		return err
 	}

@@ -263,3 +263,24 @@ func TestMirror(t *testing.T) {
 	r.must(err)
 	r.check(r.console.Acked())
 }
+
+// TestIOThread goes every way with a disk that is served by a thread of its
+// own, whose nodes must be in that thread as well.
+func TestIOThread(t *testing.T) {
+	r := idle(t, libvirt.Options{}, libvirttest.Disk{Driver: "iothread='1'"})
+	for _, route := range []libvirt.Route{libvirt.RouteCopy, libvirt.RouteMonitor} {
+		r.p = r.connect(libvirt.Options{Socket: r.site.Socket, Route: route})
+		for range 2 {
+			e := serve(t, r.site.Dir, r.image)
+			_, err := r.vm().Attach(r.ctx, "vda", e.Attachment)
+			r.must(err)
+			e.Kill()
+			_, err = r.vm().FailOpen(r.ctx, "vda")
+			r.must(err)
+		}
+		_, err := r.vm().Detach(r.ctx, "vda")
+		r.must(err)
+		r.names("the running VM", "")
+		r.names("the definition", "", "--inactive")
+	}
+}

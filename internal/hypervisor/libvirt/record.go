@@ -254,6 +254,8 @@ func (x *diskXML) rewrite(typ, source string, to policy) (string, error) {
 		case "source":
 			b.WriteString(source)
 			continue
+		case "backingStore":
+			continue // empty, as the disk is raw; a pivot leaves one in the definition
 		case "driver":
 			p.set("error_policy", to.WError)
 			p.set("rerror_policy", to.RError)

@@ -80,7 +80,7 @@ func (v *liveVM) look(ctx context.Context) (*view, error) {
 func (w *view) hidden() bool {
 	p := w.Metadata.Protection
 	for _, x := range w.disks() {
-		if p.find(x.Target.Dev) != nil && x.path() != "" {
+		if r := p.find(x.Target.Dev); r != nil && r.Route != routeCopy && x.Source.socket() == "" {
 			return true
 		}
 	}
