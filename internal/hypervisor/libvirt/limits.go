@@ -14,8 +14,8 @@ const (
 	maxCalls = 64
 	// dialLimit bounds connecting to the daemon, which is on this host.
 	dialLimit = 15 * time.Second
-	// pollEvery is how often every VM is looked at, for what libvirt tells no
-	// event of, as a resized disk. One look costs the daemon about a millisecond
+	// pollEvery is how often every VM is looked at unless options say otherwise,
+	// for what libvirt tells no event of, as a resized disk. One look costs the daemon about a millisecond
 	// a VM.
 	pollEvery = 10 * time.Second
 	// lookLimit bounds one look at all VMs, so that one that hangs does not keep

@@ -45,6 +45,7 @@ type Options struct {
 	CopyRate int64          // most bytes a second of a block copy; 0: as fast as it goes
 	Progress func(Progress) // called during a block copy, by Attach's caller; may be nil
 	RunDir   string         // where QEMU makes the sockets of Prepare; its user must be able to write there
+	Poll     time.Duration  // how often every VM is looked at, for what there is no event of; 0: 10 s
 	Log      *slog.Logger   // nil: nothing is logged
 }
 
@@ -79,6 +80,9 @@ func Connect(ctx context.Context, opt Options) (*Platform, error) {
 	}
 	if opt.RunDir == "" {
 		opt.RunDir = filepath.Dir(opt.Socket)
+	}
+	if opt.Poll <= 0 {
+		opt.Poll = pollEvery
 	}
 	if !slices.Contains([]Route{RouteAuto, RouteCopy, RouteMonitor}, opt.Route) || opt.CopyRate < 0 {
 		return nil, errs.New("libvirt.Connect", errs.Invalid, string(opt.Route), "no such route, or a negative rate")

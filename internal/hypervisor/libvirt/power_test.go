@@ -188,7 +188,7 @@ func (r *rig) change(kind hypervisor.ChangeKind, disk string) hypervisor.Change 
 
 // TestChanges makes each kind of change.
 func TestChanges(t *testing.T) {
-	r := idle(t, libvirt.Options{}, libvirttest.Disk{})
+	r := idle(t, libvirt.Options{Poll: 300 * time.Millisecond}, libvirttest.Disk{})
 	second := filepath.Join(r.site.Dir, "second.img")
 	r.must(os.WriteFile(second, make([]byte, 1<<20), 0o600))
 	r.site.Virsh("attach-disk", r.guest.Name, second, "vdb", "--targetbus", "virtio", "--live")

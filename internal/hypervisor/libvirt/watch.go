@@ -36,7 +36,7 @@ func newWatcher(p *Platform) *watcher { return &watcher{p: p, known: map[dr.VMID
 func (w *watcher) run(ctx context.Context) {
 	defer close(w.p.stopped)
 	defer func() { w.unhear() }()
-	tick := time.NewTicker(pollEvery)
+	tick := time.NewTicker(w.p.opt.Poll)
 	defer tick.Stop()
 	for {
 		select {
