@@ -71,7 +71,7 @@ func (v *liveVM) Thaw(ctx context.Context) (int, error) {
 // askAgent freezes or thaws all file systems.
 func (v *liveVM) askAgent(ctx context.Context, op string,
 	what func(*golibvirt.Libvirt, golibvirt.Domain, []string, uint32) (int32, error)) (int, error) {
-	n, err := ask(ctx, v.p.conn, op, v.name, func(l *golibvirt.Libvirt) (int32, error) { return what(l, v.dom, nil, 0) })
+	n, err := ask(ctx, v.p.conn, op, v.name, func(l *golibvirt.Libvirt) (int32, error) { return what(l, v.ref, nil, 0) })
 	return int(n), err
 }
 

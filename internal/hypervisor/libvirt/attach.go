@@ -331,6 +331,6 @@ func (c *change) leave(ctx context.Context) (sw hypervisor.Switch, err error) {
 // returns when it has ended.
 func (c *change) abortJob(ctx context.Context, flags golibvirt.DomainBlockJobAbortFlags) error {
 	return tell(ctx, c.p.conn, c.op, c.name+" "+c.x.Target.Dev, func(l *golibvirt.Libvirt) error {
-		return l.DomainBlockJobAbort(c.dom, c.x.Target.Dev, flags)
+		return l.DomainBlockJobAbort(c.ref, c.x.Target.Dev, flags)
 	})
 }

@@ -35,7 +35,7 @@ func (c *change) copyTo(ctx context.Context, typ, source string) (hypervisor.Swi
 		params = append(params, golibvirt.TypedParam{Field: golibvirt.DomainBlockCopyBandwidth, Value: rate})
 	}
 	err := tell(ctx, c.p.conn, c.op, c.name+" "+c.x.Target.Dev, func(l *golibvirt.Libvirt) error {
-		return l.DomainBlockCopy(c.dom, c.x.Target.Dev, target(typ, source), params, copyFlags)
+		return l.DomainBlockCopy(c.ref, c.x.Target.Dev, target(typ, source), params, copyFlags)
 	})
 	if err != nil {
 		return hypervisor.Switch{}, err
@@ -94,7 +94,7 @@ func (c *change) level(ctx context.Context) (bool, error) {
 		cur, end int64
 	}
 	j, err := ask(ctx, c.p.conn, c.op, c.name+" "+c.x.Target.Dev, func(l *golibvirt.Libvirt) (job, error) {
-		found, _, _, cur, end, err := l.DomainGetBlockJobInfo(c.dom, c.x.Target.Dev, 0)
+		found, _, _, cur, end, err := l.DomainGetBlockJobInfo(c.ref, c.x.Target.Dev, 0)
 		return job{found != 0, int64(cur), int64(end)}, err
 	})
 	if err != nil {

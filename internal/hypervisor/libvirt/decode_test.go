@@ -28,7 +28,7 @@ const described = `<domain type='kvm' id='4'><name>web</name><uuid>6c656467-6572
 <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel></devices></domain>`
 
 func TestDescription(t *testing.T) {
-	d, err := parseDomain(described)
+	d, err := parseVM(described)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func TestDescription(t *testing.T) {
 	if len(c.NICs) != 1 || c.NICs[0].Model != "virtio-net-pci" || c.NICs[0].Network != "lan" {
 		t.Errorf("cards %+v", c.NICs)
 	}
-	w := &view{domainXML: d, active: true}
+	w := &view{vmXML: d, active: true}
 	if at := w.standing(d.disk("vda")); at != inXML {
 		t.Errorf("vda stands at %d", at)
 	}
@@ -54,7 +54,7 @@ func TestDescription(t *testing.T) {
 
 // TestRewrite changes a disk's source and policy, and nothing else.
 func TestRewrite(t *testing.T) {
-	d, err := parseDomain(described)
+	d, err := parseVM(described)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func FuzzDescription(f *testing.F) {
 	f.Add(described)
 	f.Add(strings.Replace(described, "seclabel", "xmlns:a='b'", 1))
 	f.Fuzz(func(t *testing.T, text string) {
-		d, err := parseDomain(text)
+		d, err := parseVM(text)
 		if err != nil {
 			if !errs.Is(err, errs.Corrupt) {
 				t.Fatalf("%v has kind %v", err, errs.KindOf(err))
@@ -138,7 +138,7 @@ func FuzzDescription(f *testing.F) {
 			return
 		}
 		_ = d.config()
-		w := &view{domainXML: d, active: true}
+		w := &view{vmXML: d, active: true}
 		for _, x := range d.disks() {
 			_, _, _ = w.standing(x), x.problem(), x.stops()
 			if r, err := newRecord(x, 1); err == nil {

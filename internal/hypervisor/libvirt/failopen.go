@@ -178,7 +178,7 @@ func (c *change) goOn(ctx context.Context) error {
 		if s.Status != "io-error" {
 			return nil
 		}
-		err := tell(ctx, c.p.conn, c.op, c.name, func(l *golibvirt.Libvirt) error { return l.DomainResume(c.dom) })
+		err := tell(ctx, c.p.conn, c.op, c.name, func(l *golibvirt.Libvirt) error { return l.DomainResume(c.ref) })
 		if err != nil {
 			return err
 		}

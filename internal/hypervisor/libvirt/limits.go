@@ -5,8 +5,8 @@ import "time"
 const (
 	// maxPacket bounds one message of the daemon, bytes: libvirt's own bound.
 	maxPacket = 32 << 20
-	// maxDomains bounds the VMs of a host we look at: ten times what one holds.
-	maxDomains = 4096
+	// maxVMs bounds the VMs of a host we look at: ten times what one holds.
+	maxVMs = 4096
 	// maxXML bounds a VM's description, bytes: libvirt's own bound for strings.
 	maxXML = 4 << 20
 	// maxCalls bounds calls that await their answer. A daemon whose QEMU hangs

@@ -31,7 +31,7 @@ func (v *liveVM) qmp(ctx context.Context, command string, args object, result an
 		return errs.E(op, errs.Invalid, command, err)
 	}
 	text, err := ask(ctx, v.p.conn, op, v.name+" "+command, func(l *golibvirt.Libvirt) (string, error) {
-		return l.QEMUDomainMonitorCommand(v.dom, string(b), 0)
+		return l.QEMUDomainMonitorCommand(v.ref, string(b), 0)
 	})
 	if err != nil {
 		return err

@@ -136,13 +136,13 @@ func (p *Platform) Close() error {
 
 // VMs lists the VMs of the daemon.
 func (p *Platform) VMs(ctx context.Context) ([]hypervisor.LiveVM, error) {
-	domains, err := p.list(ctx)
+	refs, err := p.list(ctx)
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(domains, func(a, b golibvirt.Domain) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(refs, func(a, b golibvirt.Domain) int { return strings.Compare(a.Name, b.Name) })
 	var all []hypervisor.LiveVM
-	for _, d := range domains {
+	for _, d := range refs {
 		all = append(all, p.handle(d))
 	}
 	return all, nil
@@ -151,14 +151,14 @@ func (p *Platform) VMs(ctx context.Context) ([]hypervisor.LiveVM, error) {
 // list returns the daemon's VMs.
 func (p *Platform) list(ctx context.Context) ([]golibvirt.Domain, error) {
 	const op = "libvirt.VMs"
-	domains, err := ask(ctx, p.conn, op, p.opt.Socket, func(l *golibvirt.Libvirt) ([]golibvirt.Domain, error) {
+	refs, err := ask(ctx, p.conn, op, p.opt.Socket, func(l *golibvirt.Libvirt) ([]golibvirt.Domain, error) {
 		all, _, err := l.ConnectListAllDomains(1, golibvirt.ConnectListDomainsActive|golibvirt.ConnectListDomainsInactive)
 		return all, err
 	})
-	if err == nil && len(domains) > maxDomains {
+	if err == nil && len(refs) > maxVMs {
 		return nil, errs.New(op, errs.Full, p.opt.Socket, "more VMs than a host can have")
 	}
-	return domains, err
+	return refs, err
 }
 
 // VM finds a VM by name or UUID.
@@ -182,7 +182,7 @@ func (p *Platform) VM(ctx context.Context, nameOrID string) (hypervisor.LiveVM, 
 
 // handle returns the VM that d names.
 func (p *Platform) handle(d golibvirt.Domain) *liveVM {
-	return &liveVM{p: p, id: dr.VMID{UUID: dr.UUID(d.UUID)}, name: d.Name, dom: d}
+	return &liveVM{p: p, id: dr.VMID{UUID: dr.UUID(d.UUID)}, name: d.Name, ref: d}
 }
 
 // turn waits for the right to change a VM and returns how to give it back.

@@ -15,14 +15,14 @@ type liveVM struct {
 	p    *Platform
 	id   dr.VMID
 	name string // when the handle was made; for messages
-	dom  golibvirt.Domain
+	ref  golibvirt.Domain
 }
 
 var _ hypervisor.LiveVM = (*liveVM)(nil)
 
 // view is a VM as it was a moment ago.
 type view struct {
-	*domainXML
+	*vmXML
 	active     bool // it has a process
 	persistent bool // it has a definition, which outlives the process
 	nodes      map[string]blockNode
@@ -48,23 +48,23 @@ func (v *liveVM) look(ctx context.Context) (*view, error) {
 		active, persistent int32
 	}
 	f, err := ask(ctx, v.p.conn, op, v.name, func(l *golibvirt.Libvirt) (f facts, err error) {
-		if f.active, err = l.DomainIsActive(v.dom); err != nil {
+		if f.active, err = l.DomainIsActive(v.ref); err != nil {
 			return f, err
 		}
-		if f.persistent, err = l.DomainIsPersistent(v.dom); err != nil {
+		if f.persistent, err = l.DomainIsPersistent(v.ref); err != nil {
 			return f, err
 		}
-		f.xml, err = l.DomainGetXMLDesc(v.dom, 0)
+		f.xml, err = l.DomainGetXMLDesc(v.ref, 0)
 		return f, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	d, err := parseDomain(f.xml)
+	d, err := parseVM(f.xml)
 	if err != nil {
 		return nil, err
 	}
-	w := &view{domainXML: d, active: f.active != 0, persistent: f.persistent != 0}
+	w := &view{vmXML: d, active: f.active != 0, persistent: f.persistent != 0}
 	if w.active && w.hidden() {
 		// Behind libvirt's back: only QEMU knows. What it is asked taints the
 		// VM, so it is asked where we have been before, and nowhere else.
@@ -163,7 +163,7 @@ func (v *liveVM) liveDisk(ctx context.Context, w *view, x *diskXML) (hypervisor.
 // size returns the bytes a guest sees of a disk.
 func (v *liveVM) size(ctx context.Context, disk string) (int64, error) {
 	return ask(ctx, v.p.conn, "libvirt.Info", v.name+" "+disk, func(l *golibvirt.Libvirt) (int64, error) {
-		_, capacity, _, err := l.DomainGetBlockInfo(v.dom, disk, 0)
+		_, capacity, _, err := l.DomainGetBlockInfo(v.ref, disk, 0)
 		if err == nil && capacity > dr.MaxDiskSize {
 			err = errs.New("libvirt.Info", errs.Invalid, disk, "more bytes than a disk can have")
 		}
@@ -179,7 +179,7 @@ func (v *liveVM) save(ctx context.Context, w *view, p *protection) error {
 		text = golibvirt.OptString{s}
 	}
 	err := tell(ctx, v.p.conn, "libvirt.save", v.name, func(l *golibvirt.Libvirt) error {
-		return l.DomainSetMetadata(v.dom, int32(golibvirt.DomainMetadataElement), text,
+		return l.DomainSetMetadata(v.ref, int32(golibvirt.DomainMetadataElement), text,
 			golibvirt.OptString{metadataKey}, golibvirt.OptString{MetadataURI}, w.impact())
 	})
 	if errs.Is(err, errs.NotFound) && len(text) == 0 {
@@ -211,12 +211,12 @@ func (v *liveVM) define(ctx context.Context, w *view, disk string, edit func(*di
 		return nil
 	}
 	text, err := ask(ctx, v.p.conn, op, v.name, func(l *golibvirt.Libvirt) (string, error) {
-		return l.DomainGetXMLDesc(v.dom, golibvirt.DomainXMLInactive|golibvirt.DomainXMLSecure)
+		return l.DomainGetXMLDesc(v.ref, golibvirt.DomainXMLInactive|golibvirt.DomainXMLSecure)
 	})
 	if err != nil {
 		return err
 	}
-	d, err := parseDomain(text)
+	d, err := parseVM(text)
 	if err != nil {
 		return err
 	}
@@ -229,7 +229,7 @@ func (v *liveVM) define(ctx context.Context, w *view, disk string, edit func(*di
 		return err
 	}
 	return tell(ctx, v.p.conn, op, v.name+" "+disk, func(l *golibvirt.Libvirt) error {
-		return l.DomainUpdateDeviceFlags(v.dom, changed, golibvirt.DomainDeviceModifyConfig)
+		return l.DomainUpdateDeviceFlags(v.ref, changed, golibvirt.DomainDeviceModifyConfig)
 	})
 }
 

@@ -200,7 +200,7 @@ func (w *watcher) tell(kind hypervisor.ChangeKind, d golibvirt.Domain, disk, det
 func (w *watcher) lookAll(ctx context.Context, loud bool) error {
 	ctx, cancel := context.WithTimeout(ctx, lookLimit)
 	defer cancel()
-	domains, err := w.p.list(ctx)
+	refs, err := w.p.list(ctx)
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func (w *watcher) lookAll(ctx context.Context, loud bool) error {
 	for id := range w.known {
 		gone[id] = true
 	}
-	for _, d := range domains {
+	for _, d := range refs {
 		delete(gone, dr.VMID{UUID: dr.UUID(d.UUID)})
 		w.look(ctx, d, loud)
 	}

@@ -12,8 +12,8 @@ import (
 	"holdfast/internal/hypervisor"
 )
 
-// domainXML is what we read of a VM's description.
-type domainXML struct {
+// vmXML is what we read of a VM's description.
+type vmXML struct {
 	Name   string `xml:"name"`
 	UUID   string `xml:"uuid"`
 	Memory struct {
@@ -123,17 +123,17 @@ type channelXML struct {
 // agentChannel is the name guests look for.
 const agentChannel = "org.qemu.guest_agent.0"
 
-// parseDomain reads a description. The error's kind is Corrupt.
-func parseDomain(text string) (*domainXML, error) {
+// parseVM reads a description. The error's kind is Corrupt.
+func parseVM(text string) (*vmXML, error) {
 	if len(text) > maxXML {
-		return nil, errs.New("libvirt.parseDomain", errs.Corrupt, "", fmt.Sprintf("a description of %d bytes", len(text)))
+		return nil, errs.New("libvirt.parseVM", errs.Corrupt, "", fmt.Sprintf("a description of %d bytes", len(text)))
 	}
-	d := new(domainXML)
+	d := new(vmXML)
 	if err := xml.Unmarshal([]byte(text), d); err != nil {
-		return nil, errs.E("libvirt.parseDomain", errs.Corrupt, "", err)
+		return nil, errs.E("libvirt.parseVM", errs.Corrupt, "", err)
 	}
 	if _, err := dr.ParseUUID(d.UUID); err != nil || d.Name == "" {
-		return nil, errs.New("libvirt.parseDomain", errs.Corrupt, d.Name, "a description without name or identity")
+		return nil, errs.New("libvirt.parseVM", errs.Corrupt, d.Name, "a description without name or identity")
 	}
 	if p := d.Metadata.Protection; p != nil {
 		for i := range p.Disks {
@@ -147,8 +147,8 @@ func parseDomain(text string) (*domainXML, error) {
 	return d, nil
 }
 
-// id returns the VM's identity, which parseDomain has checked.
-func (d *domainXML) id() dr.VMID {
+// id returns the VM's identity, which parseVM has checked.
+func (d *vmXML) id() dr.VMID {
 	u, err := dr.ParseUUID(d.UUID)
 	if err != nil {
 		return dr.VMID{}
@@ -158,7 +158,7 @@ func (d *domainXML) id() dr.VMID {
 
 // disks returns the hard disks in boot order: those with a place in it first,
 // then the others as they stand.
-func (d *domainXML) disks() []*diskXML {
+func (d *vmXML) disks() []*diskXML {
 	var all []*diskXML
 	for i := range d.Devices.Disks {
 		if x := &d.Devices.Disks[i]; x.Target.Dev != "" && (x.Device == "disk" || x.Device == "lun" || x.Device == "") {
@@ -181,7 +181,7 @@ func (x *diskXML) place() int {
 }
 
 // disk returns the disk with a target name, or nil.
-func (d *domainXML) disk(name string) *diskXML {
+func (d *vmXML) disk(name string) *diskXML {
 	for _, x := range d.disks() {
 		if x.Target.Dev == name {
 			return x
@@ -191,7 +191,7 @@ func (d *domainXML) disk(name string) *diskXML {
 }
 
 // agent reports whether a guest agent is connected.
-func (d *domainXML) agent() bool {
+func (d *vmXML) agent() bool {
 	for _, c := range d.Devices.Channels {
 		if c.Target.Name == agentChannel && c.Target.State == "connected" {
 			return true
@@ -201,7 +201,7 @@ func (d *domainXML) agent() bool {
 }
 
 // config returns the configuration, with the sizes of disks still to come.
-func (d *domainXML) config() dr.VMConfig {
+func (d *vmXML) config() dr.VMConfig {
 	c := dr.VMConfig{
 		ID: d.id(), Name: d.Name, CPUs: number(d.VCPU.Current), MemoryMiB: mebibytes(d.Memory.Value, d.Memory.Unit),
 		Machine: d.OS.Type.Machine, Firmware: "bios",
