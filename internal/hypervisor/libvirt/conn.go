@@ -148,7 +148,7 @@ var kinds = map[golibvirt.ErrorNumber]errs.Kind{
 	golibvirt.ErrOperationTimeout:  errs.Transient,
 	golibvirt.ErrAgentUnsynced:     errs.Transient,
 	golibvirt.ErrOperationAborted:  errs.Transient,
-	golibvirt.ErrAgentUnresponsive: errs.Unavailable,
+	golibvirt.ErrAgentUnresponsive: errs.Transient,
 	golibvirt.ErrXMLError:          errs.Invalid,
 	golibvirt.ErrXMLDetail:         errs.Invalid,
 	golibvirt.ErrXMLInvalidSchema:  errs.Invalid,
