@@ -199,6 +199,11 @@ func (c *change) rebuild(ctx context.Context, at standing, orig *diskXML, like b
 	if err != nil {
 		return err
 	}
+	// Nothing waits at the dead export any more: QEMU need not be patient with
+	// it while its nodes are closed.
+	if err := c.yank(ctx); err != nil {
+		return err
+	}
 	hasFormat := nodes[format].Name != ""
 	if hasFormat {
 		if err := c.drop(ctx, format); err != nil {

@@ -201,16 +201,26 @@ func (v *liveVM) reopen(ctx context.Context, n blockNode, file string, unmap boo
 }
 
 // plug puts the guest's device on another node. Unlike reopen it asks nothing
-// of the node that was there. A device served by a thread of its own wants the
-// node to be in that thread already.
+// of the node that was there. A device that is served by a thread of its own
+// wants the node to be in that thread, from when its driver in the guest came
+// up, and not before: QEMU does not tell, so both are tried.
 func (v *liveVM) plug(ctx context.Context, x *diskXML, node string) error {
-	if x.Driver.Thread != "" {
-		err := v.qmp(ctx, "x-blockdev-set-iothread", object{"node-name": node, "iothread": "iothread" + x.Driver.Thread}, nil)
-		if err != nil {
+	set := func() error {
+		return v.qmp(ctx, "qom-set", object{"path": "/machine/peripheral/" + x.Alias.Name, "property": "drive", "value": node}, nil)
+	}
+	err := set()
+	if x.Driver.Thread == "" || !errs.Is(err, errs.Conflict) {
+		return err
+	}
+	for _, thread := range []any{"iothread" + x.Driver.Thread, nil} {
+		if err := v.qmp(ctx, "x-blockdev-set-iothread", object{"node-name": node, "iothread": thread}, nil); err != nil {
 			return err
 		}
+		if err = set(); err == nil {
+			return nil
+		}
 	}
-	return v.qmp(ctx, "qom-set", object{"path": "/machine/peripheral/" + x.Alias.Name, "property": "drive", "value": node}, nil)
+	return err
 }
 
 // drop removes a node; one that is not there is no error.
