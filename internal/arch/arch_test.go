@@ -37,7 +37,7 @@ var sameFloor = map[string]string{
 }
 
 // drivers may be imported only by the door, the demo and tests.
-var drivers = []string{"store/dir", "store/mem", "store/azblob", "store/s3", "kms/vault", "kms/azurekv", "hypervisor/qemu", "hypervisor/fake"}
+var drivers = []string{"store/dir", "store/mem", "store/azblob", "store/s3", "kms/vault", "kms/azurekv", "hypervisor/qemu", "hypervisor/libvirt", "hypervisor/fake"}
 
 // thirdParty lists what each floor may import from outside; nil means nothing.
 var thirdParty = map[string][]string{
@@ -49,7 +49,7 @@ var thirdParty = map[string][]string{
 	"kms":        {"github.com/Azure/azure-sdk-for-go"},
 	"maintain":   {"golang.org/x/sync", "golang.org/x/sys"},
 	"nbd":        {"golang.org/x/sys"},
-	"hypervisor": {"golang.org/x/sys"},
+	"hypervisor": {"github.com/digitalocean/go-libvirt", "golang.org/x/sys"},
 	"replog":     {"golang.org/x/sys"},
 	"journal":    {"golang.org/x/crypto", "filippo.io/age", "golang.org/x/sync", "golang.org/x/sys"},
 	"iofilter":   {"golang.org/x/sync", "golang.org/x/sys"},
