@@ -19,7 +19,7 @@ import (
 	"holdfast/test/rig"
 )
 
-const bootLimit = 1 * time.Minute // an emulated guest on a busy machine
+const bootLimit = 3 * time.Minute // an emulated guest on a busy machine
 
 // drivers of the guest, in the order of loading.
 var drivers = []string{
@@ -66,7 +66,14 @@ func newLink(t *testing.T, a, b *rig.Namespace) *link {
 	l := &link{t: t, line: dial(t, serial, &words)}
 	t.Cleanup(func() { l.line.Close() })
 	l.in = bufio.NewScanner(l.line)
-	for i, n := range []*rig.Namespace{a, b} { // the devices are there since QEMU listens
+	for i, n := range []*rig.Namespace{a, b} {
+		for deadline := time.Now().Add(bootLimit); ; time.Sleep(20 * time.Millisecond) { // between two looks
+			if _, err := net.InterfaceByName(taps[i]); err == nil {
+				break
+			} else if time.Now().After(deadline) {
+				t.Fatalf("QEMU makes no device %s: %v: %s", taps[i], err, &words)
+			}
+		}
 		rig.Tool(t, "ip", "link", "set", taps[i], "netns", n.Name, "name", "wan")
 	}
 	l.expect("READY", bootLimit)
@@ -114,7 +121,7 @@ func (l *link) expect(word string, limit time.Duration) {
 	for l.in.Scan() {
 		said = append(said, l.in.Text())
 		switch text := strings.TrimSpace(l.in.Text()); {
-		case strings.HasPrefix(text, word):
+		case strings.HasSuffix(text, word): // the firmware ends no line
 			return
 		case strings.HasPrefix(text, "ERR"), strings.HasPrefix(text, "FATAL"):
 			l.t.Fatalf("the link's guest says %q", text)
