@@ -105,7 +105,7 @@ func newSite(t *testing.T, a, b *rig.Namespace) *site {
 	t.Cleanup(x.Close)
 	x.Route(strings.TrimPrefix(gw.Endpoint, "http://"))
 	at := func(endpoint string) string {
-		return "s3://" + bucket + "?endpoint=" + endpoint + "&region=" + versitygw.Region + "&path-style=true"
+		return "s3://" + bucket + "?endpoint=" + endpoint + "&region=" + versitygw.Region + "&path-style=true&insecure=true"
 	}
 	key, err := journal.NewRecoveryKey()
 	must(t, err)
@@ -220,7 +220,7 @@ func TestFarStore(t *testing.T) {
 		rpo := s.watch(steady)
 		wrote := float64(load.Count()-before) * dr.BlockSize / 1e6 / steady.Seconds()
 		var bytes drvaStatus
-		l.set(strings.TrimSpace(k.netem + " loss 100%"))
+		l.set("loss 100%")
 		s.await("the outage lasts", func(st *drvaStatus) bool {
 			bytes = *st
 			return st.RPO > outage.Seconds()
