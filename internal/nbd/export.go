@@ -31,6 +31,9 @@ type Export struct {
 	// that connection reaches it and returns the device that requests are
 	// submitted to.
 	Layer func(primary Device) Device
+	// Enter, if not nil, is called when a client begins to use the export, and
+	// what it returns when that client is gone and its operations are over.
+	Enter func() (leave func())
 }
 
 // disk returns what is served.

@@ -98,24 +98,11 @@ func openRetry(path string, flags int) (int, error) {
 
 // setUp locks the descriptor and learns the disk's size and alignment.
 func (f *File) setUp(op string) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(f.fd, &st); err != nil {
-		return errs.E(op, kindOfSystem(err), f.path, err)
+	size, err := f.measure(op)
+	if err != nil {
+		return err
 	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		f.size = st.Size
-	case unix.S_IFBLK:
-		f.device = true
-		n, err := unix.Seek(f.fd, 0, io.SeekEnd)
-		if err != nil {
-			return errs.E(op, kindOfSystem(err), f.path, err)
-		}
-		f.size = n
-	default:
-		return errs.New(op, errs.Invalid, f.path, "neither a regular file nor a block device").
-			WithRemedy("name a raw disk image or a block device")
-	}
+	f.size = size
 	if err := f.lock(op); err != nil {
 		return err
 	}
@@ -127,6 +114,27 @@ func (f *File) setUp(op string) error {
 		}
 	}
 	return nil
+}
+
+// measure returns the disk's size and notes which sort it is of.
+func (f *File) measure(op string) (int64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(f.fd, &st); err != nil {
+		return 0, errs.E(op, kindOfSystem(err), f.path, err)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return st.Size, nil
+	case unix.S_IFBLK:
+		f.device = true
+		n, err := unix.Seek(f.fd, 0, io.SeekEnd)
+		if err != nil {
+			return 0, errs.E(op, kindOfSystem(err), f.path, err)
+		}
+		return n, nil
+	}
+	return 0, errs.New(op, errs.Invalid, f.path, "neither a regular file nor a block device").
+		WithRemedy("name a raw disk image or a block device")
 }
 
 // lock takes the disk's advisory lock (flock): exclusive for writers, shared
@@ -174,6 +182,27 @@ func (f *File) Close() error {
 	if err := unix.Close(f.fd); err != nil {
 		return errs.E("nbd.File.Close", kindOfSystem(err), f.path, err)
 	}
+	return nil
+}
+
+// Refresh learns the disk's size anew, after somebody has grown or shrunk it.
+// Called only while no export uses the file and nobody reads it. allow may
+// refuse a size. On error the size is as it was. Errors: Invalid (not a whole
+// number of direct I/O blocks), Unavailable, those of allow.
+func (f *File) Refresh(allow func(size int64) error) error {
+	const op = "nbd.File.Refresh"
+	size, err := f.measure(op)
+	if err != nil {
+		return err
+	}
+	if size%int64(f.align) != 0 {
+		return errs.New(op, errs.Invalid, f.path, "the size is not a multiple of the direct I/O block size").
+			WithRemedy("grow the disk to a whole block")
+	}
+	if err := allow(size); err != nil {
+		return err
+	}
+	f.size = size
 	return nil
 }
 

@@ -171,6 +171,7 @@ func (l *ringLoop) reap() {
 			l.listening = false
 		case tagSync:
 			l.synced(res)
+		case tagCancel:
 		default:
 			l.transferred(int(tag-tagOp), res)
 		}

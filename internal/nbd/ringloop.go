@@ -19,6 +19,7 @@ const (
 	tagSend
 	tagWake
 	tagSync
+	tagCancel
 	tagOp
 )
 
@@ -50,6 +51,8 @@ type ringLoop struct {
 
 	sleeping atomic.Bool // the thread waits in the kernel
 	halted   atomic.Bool
+	handing  atomic.Bool
+	left     *Handed
 
 	mu        sync.Mutex
 	submitted opList
@@ -145,7 +148,9 @@ func takeSocket(sc syscall.Conn) (int, error) {
 // run serves until the client leaves, the stream breaks or halt is called,
 // then waits for every operation in flight and sends its reply.
 func (l *ringLoop) run() error {
-	l.in = l.pool.get(ringReceive, &l.acct)
+	if l.in == nil {
+		l.in = l.pool.get(ringReceive, &l.acct)
+	}
 	defer l.in.release()
 	for {
 		l.round()
@@ -157,6 +162,7 @@ func (l *ringLoop) run() error {
 		}
 		l.reap()
 	}
+	l.leave()
 	if l.partial { // a payload that will not be completed
 		l.req.hold.release()
 	}
@@ -215,7 +221,13 @@ func (l *ringLoop) over() bool {
 	}
 	if !l.closing {
 		l.closing = true
-		unix.Shutdown(l.sock, unix.SHUT_RDWR)
+		switch {
+		case !l.handing.Load():
+			unix.Shutdown(l.sock, unix.SHUT_RDWR)
+		case l.receiving:
+			l.active++
+			l.ring.Cancel(tagRecv, tagCancel)
+		}
 		l.rouse()
 	}
 	return false

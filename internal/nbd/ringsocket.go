@@ -96,6 +96,7 @@ func (l *ringLoop) received(res int32) {
 		l.wr += int(res)
 	case res == 0:
 		l.end(nil) // the client hung up
+	case unix.Errno(-res) == unix.ECANCELED: // by over, to hand the connection over
 	case unix.Errno(-res) != unix.EINTR && unix.Errno(-res) != unix.EAGAIN:
 		l.end(unix.Errno(-res))
 	}

@@ -47,6 +47,10 @@ type Server struct {
 
 	mu    sync.Mutex
 	conns map[*serverConn]struct{}
+
+	handing bool     // the end of Serve takes connections out; guarded by mu
+	handed  []Handed // that were; guarded by mu
+	adopted []Handed // that the next Serve begins with; guarded by mu
 }
 
 // serving is one call of Serve.
@@ -61,6 +65,7 @@ type serverConn struct {
 	export *Export  // nil during the handshake
 	halt   func()   // asks the loop to stop reading
 	kill   func()   // breaks the connection
+	hand   func()   // asks the loop to leave the connection whole; nil: it cannot
 	halted bool
 }
 
@@ -122,7 +127,11 @@ func (s *Server) halt(match func(*serverConn) bool) []*serverConn {
 	for c := range s.conns {
 		if match(c) {
 			c.halted = true
-			c.halt()
+			if s.handing && c.hand != nil {
+				c.hand()
+			} else {
+				c.halt()
+			}
 			out = append(out, c)
 		}
 	}
@@ -148,6 +157,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
 	mine := new(serving)
+	for _, h := range s.takeAdopted() {
+		mine.conns.Go(func() { s.serveAdopted(ctx, h, mine) })
+	}
 	err := s.accept(ctx, ln, mine)
 	ln.Close()
 	if drained := s.drain(mine); err == nil {
@@ -232,21 +244,37 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn, by *serving) {
 		}
 		return
 	}
-	s.transmit(c, h)
+	s.transmit(c, h, nil)
 }
 
-// transmit runs the transmission phase.
-func (s *Server) transmit(c *serverConn, h *handshake) {
+// transmit runs the transmission phase, from where another server left it if
+// there was one.
+func (s *Server) transmit(c *serverConn, h *handshake, from *Handed) {
 	log := s.log.With("export", h.chosen.Name, "client", h.conn.RemoteAddr())
 	l := s.newLoop(h, log)
 	defer l.close()
-	if !s.enter(c, h.chosen, l.halt, l.kill) {
+	if from != nil {
+		l.preload(from)
+	}
+	hand := l.handOver
+	if h.secure {
+		hand = nil
+	}
+	if !s.enter(c, h.chosen, l.halt, l.kill, hand) {
+		if hand != nil && s.isHanding() { // the client has just come, or been adopted
+			hand()
+			s.keep(l.leaveIdle())
+		}
 		return
+	}
+	if enter := h.chosen.Enter; enter != nil {
+		defer enter()()
 	}
 	log.Debug("nbd connection", "structured", h.structured, "tls", h.secure)
 	if err := l.run(); err != nil && !quiet(err) {
 		log.Warn("nbd connection ended", "err", err)
 	}
+	s.keep(l.taken())
 }
 
 // runner is a transmission loop as the server handles it. close is called
@@ -256,6 +284,10 @@ type runner interface {
 	halt()
 	kill()
 	close()
+	preload(h *Handed)
+	handOver()
+	leaveIdle() *Handed // for a loop that never ran
+	taken() *Handed
 }
 
 // newLoop chooses the loop: a ring for a direct file where there can be one.
@@ -293,13 +325,13 @@ func (s *Server) register(ctx context.Context, c *serverConn) bool {
 
 // enter moves c to the transmission phase; false when it was told to end, or
 // its export was removed, meanwhile.
-func (s *Server) enter(c *serverConn, e *Export, halt, kill func()) bool {
+func (s *Server) enter(c *serverConn, e *Export, halt, kill, hand func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.halted || !s.exports.has(e) {
 		return false
 	}
-	c.export, c.halt, c.kill = e, halt, kill
+	c.export, c.halt, c.kill, c.hand = e, halt, kill, hand
 	return true
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,6 +32,9 @@ type streamLoop struct {
 	nc net.Conn
 
 	// Owned by the loop.
+	handing atomic.Bool // set by any goroutine
+	left    *Handed
+
 	in     *buffer
 	rd, wr int   // unparsed bytes of in
 	need   int   // bytes from rd that the next step waits for
@@ -67,7 +71,9 @@ func (l *streamLoop) run() error {
 		}
 		<-l.acct.freed
 	}
-	if e := l.flush(); err == nil {
+	if e := l.flush(); e == nil {
+		l.leave(err)
+	} else if err == nil {
 		err = e
 	}
 	close(l.wake)
@@ -87,7 +93,9 @@ func (l *streamLoop) close() { l.nc.Close() }
 
 // serve is the loop proper. It returns nil after an orderly end.
 func (l *streamLoop) serve() error {
-	l.in = l.pool.get(arenaSize, &l.acct)
+	if l.in == nil {
+		l.in = l.pool.get(arenaSize, &l.acct)
+	}
 	for {
 		err := l.parse()
 		if errors.Is(err, errDisconnect) {

@@ -23,6 +23,7 @@ type loop interface {
 // Fields are owned by the loop's goroutine unless their type says otherwise.
 type transmission struct {
 	lp         loop
+	name       string // of the export
 	disk       Disk
 	dev        Device // the outermost layer
 	size       uint64
@@ -39,7 +40,7 @@ type transmission struct {
 // set fills in what both loops share.
 func (t *transmission) set(lp loop, h *handshake, pool *bufferPool) {
 	e := h.chosen
-	t.lp, t.disk = lp, e.disk()
+	t.lp, t.disk, t.name = lp, e.disk(), e.Name
 	t.size = uint64(t.disk.Size())
 	t.readOnly = e.readOnly()
 	t.structured = h.structured

@@ -28,6 +28,7 @@ const (
 	enterGetEvents = 1 << 0
 
 	opFsync   = 3
+	opCancel  = 14
 	opSendMsg = 9
 	opRead    = 22
 	opWrite   = 23
@@ -210,6 +211,13 @@ func (r *Ring) Datasync(fd int, tag uint64) {
 // Recv receives what there is, up to len(p), on a blocking socket.
 func (r *Ring) Recv(fd int, p []byte, flags uint32, tag uint64) {
 	r.transfer(opRecv, fd, p, 0, flags, tag)
+}
+
+// Cancel makes a request that only waits return, with what it has done by then
+// or an error. Its own completion says nothing that matters.
+func (r *Ring) Cancel(target, tag uint64) {
+	e := r.next()
+	e.opcode, e.fd, e.addr, e.tag = opCancel, -1, target, tag
 }
 
 // Send sends p on a blocking socket, all of it with MSG_WAITALL.
