@@ -145,9 +145,13 @@ func (a *siteA) startHost(ctx context.Context, r *run, i int, domain dr.DomainID
 	vm := ledger.Config(fmt.Sprintf("guest%d", i+1), dr.VMID{UUID: dr.NewUUID()}, dr.DiskID{UUID: dr.NewUUID()}, st.Size())
 	r.vms[i] = vm
 	a.hostSocks[i] = filepath.Join(a.dir, name+".sock")
+	pace, err := iofilter.BytesPerSecond(syncBandwidth)
+	if err != nil {
+		return err
+	}
 	cfg := hostConfig{
 		Config: iofilter.Config{
-			Domain: domain, Host: host, Name: name, Ack: r.opts.Ack, SyncBandwidth: syncBandwidth,
+			Domain: domain, Host: host, Name: name, Ack: r.opts.Ack, SyncBandwidth: pace,
 			VMs: []iofilter.VM{{Config: vm, Disks: []iofilter.Disk{{
 				ID: vm.Disks[0].ID, Name: vm.Disks[0].Name, Path: disk, Socket: a.diskSocket(i),
 			}}}},

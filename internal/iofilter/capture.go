@@ -24,14 +24,23 @@ type disk struct {
 	dirty   *dirtyMap // set under out.mu, cleared by the cursor under the range lock
 	keep    *keeper   // of its sidecar; nil: it has none
 
+	work sync.Mutex // held while the cursor reads the primary, which must not be closed then
+
 	// Guarded by out.mu.
-	bypass    dr.HostSeq // the last record that had entered when a change last bypassed the stream
-	compare   bool       // what the DRVA holds of it is compared, and only what differs is shipped
-	unsynced  bool       // the DRVA must not take its copy as complete before the next SyncEnd
-	announced bool       // a TrackBegin of it is in this stream
-	progress  syncProgress
-	readError error         // why the primary could not be read; nil: it could
-	retryAt   time.Duration // when the cursor tries again after that
+	bypass     dr.HostSeq // the last record that had entered when a change last bypassed the stream
+	compare    bool       // what the DRVA holds of it is compared, and only what differs is shipped
+	unsynced   bool       // the DRVA must not take its copy as complete before the next SyncEnd
+	announced  bool       // a TrackBegin of it is in this stream
+	member     membership
+	complete   bool // the DRVA has held a complete copy: what is copied now is a resync
+	forced     bool // a user asked for the copy that is being made
+	clients    int  // NBD connections that use it
+	attachable bool // it is served: clients says something
+	shown      shown
+	progress   syncProgress
+	calm       chan struct{} // closed by restateLocked when there is nothing to copy; nil: nobody waits
+	readError  error         // why the primary could not be read; nil: it could
+	retryAt    time.Duration // when the cursor tries again after that
 }
 
 // tap is a disk as one connection sees it. Safe for concurrent use.
@@ -58,8 +67,8 @@ func (t *tap) Submit(op *nbd.Op) {
 		return
 	}
 	c := claim{lo: roundDown(op.Offset), hi: roundUp(op.Offset + op.Length), op: op, via: t}
-	if t.disk.out.ack != dr.Async {
-		c.at = t.disk.out.now()
+	if o := t.disk.out; o.ack != dr.Async || o.sampling() {
+		c.at = o.now()
 	}
 	op.Intercept(t)
 	// Write path, step 2: range lock, then (after the primary) widening,

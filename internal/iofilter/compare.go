@@ -55,11 +55,13 @@ func (o *outlet) hashedLocked(w *wire.Welcome) {
 		o.hash.on = o.hash.on || f == wire.FeatureHash
 	}
 	for _, i := range w.Unsynced {
-		o.disks[i].compare = false
+		if d := o.diskLocked(i); d != nil {
+			d.compare = false
+		}
 	}
 	for _, i := range w.Hashed {
-		if int(i) < len(o.disks) {
-			o.disks[i].compare = o.disks[i].unsynced
+		if d := o.diskLocked(i); d != nil {
+			d.compare = d.unsynced
 		}
 	}
 	signal(o.syncKick)
@@ -257,6 +259,8 @@ const (
 // compareFrom compares the run of dirty chunks at chunk, inside the window of
 // q, and records what differs. It returns the bytes read.
 func (c *cursor) compareFrom(ctx context.Context, d *disk, chunk uint32, q *question) (int, error) {
+	d.work.Lock()
+	defer d.work.Unlock()
 	lo := int64(chunk) * dr.ChunkSize
 	start, _, err := d.primary.NextData(lo)
 	if err != nil {
@@ -426,29 +430,9 @@ func (c *cursor) record(d *disk, p []byte, lo int64) {
 	}
 }
 
-// compareAgain makes the cursor compare all of a disk with what the DRVA holds,
-// or copy it where that cannot be known: for a copy that is doubted. The disk
-// is unsynced until that is done; earlier checkpoints stay recoverable.
-func (o *outlet) compareAgain(d *disk) {
-	o.mu.Lock()
-	o.bypassLocked(d)
-	d.dirty.SetAll()
-	d.unsynced, d.compare = true, true
-	o.trackLocked(causeAsked)
-	o.unlock()
-	signal(o.syncKick)
-}
-
 // Resync has a disk compared with what the DRVA holds of it, from the start,
 // and what differs shipped. It returns at once; Status tells how far it is.
 // Kind NotFound for a disk this host does not protect.
 func (f *Filter) Resync(id dr.DiskID) error {
-	for _, d := range f.out.disks {
-		if d.info.ID == id {
-			f.out.compareAgain(d)
-			return nil
-		}
-	}
-	return errs.New("iofilter.Resync", errs.NotFound, "disk "+id.String(), "this host protects no such disk").
-		WithRemedy(`"holdfast status" lists the disks`)
+	return f.Sync(Target{Disks: []dr.DiskID{id}}, SyncHash)
 }

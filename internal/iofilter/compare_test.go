@@ -14,6 +14,7 @@ import (
 	"holdfast/internal/nbd"
 	"holdfast/internal/record"
 	"holdfast/internal/segment"
+	"holdfast/internal/store/limit"
 	"holdfast/internal/wire"
 )
 
@@ -263,7 +264,7 @@ func (r *rig) doubt(rng *rand.Rand, stop chan struct{}) {
 		case <-stop:
 			return
 		case <-time.After(time.Duration(rng.IntN(3000)) * time.Millisecond):
-			r.o.compareAgain(r.o.disks[rng.IntN(len(r.o.disks))])
+			r.compareAgain(r.o.disks[rng.IntN(len(r.o.disks))])
 		}
 	}
 }
@@ -282,7 +283,7 @@ func (r *rig) differs() string {
 	return ""
 }
 
-func honest(o *outlet, ctx context.Context) { o.runCursor(ctx, 0) }
+func honest(o *outlet, ctx context.Context) { o.runCursor(ctx, newPacer(limit.Schedule{})) }
 
 // TestCompareChaos: whatever goes wrong, in the end the log rebuilds every
 // disk, though blocks that compared equal were not shipped.
@@ -407,7 +408,7 @@ func TestWrongKeyShipsAll(t *testing.T) {
 			defer r.end()
 			r.drva.with(func() { r.drva.hashes.wrongKey, r.drva.hashes.rng = wrong, source(6) })
 			before := r.status().Stream
-			r.o.compareAgain(r.o.disks[0])
+			r.compareAgain(r.o.disks[0])
 			r.settle(time.Minute)
 			r.sameImages()
 			s := r.status().Stream
@@ -425,7 +426,7 @@ func TestNoAnswerShips(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, dr.Async, 4<<20).synced()
 		defer r.end()
-		r.o.compareAgain(r.o.disks[0])
+		r.compareAgain(r.o.disks[0])
 		r.settle(10 * time.Second)
 		if s := r.status().Stream; s.Compared != 0 {
 			t.Fatalf("compared %d with a DRVA that has no hashes", s.Compared)
@@ -443,7 +444,7 @@ func TestNoAnswerShips(t *testing.T) {
 		r.drva.with(func() { r.drva.volatile = true }) // nothing becomes durable, so nothing is answered
 		r.must(r.write(0, 0, fill(2, 4096)))
 		time.Sleep(time.Second)
-		r.o.compareAgain(r.o.disks[0])
+		r.compareAgain(r.o.disks[0])
 		time.Sleep(answerLimit / 2)
 		if r.o.disks[0].dirty.Count() == 0 {
 			t.Fatal("shipped without waiting for an answer")
@@ -464,7 +465,8 @@ func TestNoAnswerShips(t *testing.T) {
 // nobody asked for is nothing.
 func TestHostileAnswers(t *testing.T) {
 	o := newOutlet(&Config{RingBytes: MinRing}, slog.New(slog.DiscardHandler))
-	d := o.addDisk(dr.Disk{Size: 1 << 20}, &memDisk{data: make([]byte, 1<<20)})
+	d := o.newDisk(dr.Disk{Size: 1 << 20}, &memDisk{data: make([]byte, 1<<20)})
+	o.addDisk(d)
 	o.hash = hashLink{on: true, open: map[uint32]*question{}}
 	q := o.askLocked(d, 0)
 	if err := o.onHashAnswer(&wire.HashAnswer{ID: 99, States: make([]wire.ChunkState, 1)}); err != nil {
@@ -473,4 +475,9 @@ func TestHostileAnswers(t *testing.T) {
 	if err := o.onHashAnswer(&wire.HashAnswer{ID: 1, States: make([]wire.ChunkState, 3)}); err == nil || q.answer != nil {
 		t.Fatal("taken for an answer")
 	}
+}
+
+// compareAgain has all of a disk compared, as Filter.Sync does.
+func (r *rig) compareAgain(d *disk) {
+	r.o.forceSync(Target{Disks: []dr.DiskID{d.info.ID}}, true)
 }

@@ -1,6 +1,7 @@
 package iofilter
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,7 +11,7 @@ import (
 
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
-	"holdfast/internal/wire"
+	"holdfast/internal/store/limit"
 )
 
 // Config says what a host protects, and how. It is plain data, read from JSON.
@@ -27,15 +28,48 @@ type Config struct {
 	// StallLimit is how long a write waits for room in a full stream while
 	// none is being freed; 0 means DefaultStallLimit.
 	StallLimit Duration `json:"stall_limit,omitempty"`
-	// SyncBandwidth bounds what the first copy and resyncs read, in bytes a
-	// second; 0 means no bound.
-	SyncBandwidth int64 `json:"sync_bandwidth,omitempty"`
+	// SyncBandwidth bounds what the first copy and resyncs read; the zero value
+	// is no bound.
+	SyncBandwidth Bandwidth `json:"sync_bandwidth,omitzero"`
 	// SidecarDir is where the disks' sidecars lie: small files by which the next
 	// run of a host component, here or on another host, copies only what may
 	// be missing. It must be as lasting as the disks, and seen by every host
 	// that may run the VMs. Empty: beside each disk image; block devices then
 	// have none, and are copied whole.
 	SidecarDir string `json:"sidecar_dir,omitempty"`
+}
+
+// Bandwidth is a schedule of rates, of which the one for up counts. In JSON it
+// is the text of a schedule, or a number of bytes a second.
+type Bandwidth struct{ limit.Schedule }
+
+// IsZero reports whether it bounds nothing.
+func (b Bandwidth) IsZero() bool { return len(b.Rules) == 0 }
+
+// MarshalJSON renders the text of the schedule.
+func (b Bandwidth) MarshalJSON() ([]byte, error) { return json.Marshal(b.Schedule.String()) }
+
+// UnmarshalJSON parses a number, where 0 bounds nothing, or a schedule's text.
+func (b *Bandwidth) UnmarshalJSON(in []byte) (err error) {
+	var n int64
+	if json.Unmarshal(in, &n) == nil {
+		*b, err = BytesPerSecond(n)
+		return err
+	}
+	var text string
+	if err = json.Unmarshal(in, &text); err == nil {
+		b.Schedule, err = limit.ParseSchedule(text)
+	}
+	return err
+}
+
+// BytesPerSecond is the same rate at all times; 0 is no bound. Error: Invalid.
+func BytesPerSecond(n int64) (Bandwidth, error) {
+	if n == 0 {
+		return Bandwidth{}, nil
+	}
+	s, err := limit.ParseSchedule(fmt.Sprintf("* %dB/s", n))
+	return Bandwidth{s}, err
 }
 
 // VM is a protected virtual machine on the host.
@@ -53,6 +87,9 @@ type Disk struct {
 	Path   string    `json:"path"`             // raw image file or block device: the primary
 	Socket string    `json:"socket"`           // unix socket the disk is served on
 	Direct bool      `json:"direct,omitempty"` // bypass the host's page cache
+	// Unseen: the disk may have been written by somebody else since the host
+	// component had it last; no sidecar is believed, and all of it is copied.
+	Unseen bool `json:"-"`
 }
 
 // Duration is a time span written as in "500ms".
@@ -109,8 +146,6 @@ func (c *Config) Validate() error {
 		return invalid("ring_bytes", "leave it out for 64 MiB", "%d is not within %d and %d", c.RingBytes, int64(MinRing), int64(MaxRing))
 	case c.StallLimit < 0 || time.Duration(c.StallLimit) > pressureLimit:
 		return invalid("stall_limit", "leave it out for 500ms", "%v is not within 0 and %v", time.Duration(c.StallLimit), pressureLimit)
-	case c.SyncBandwidth < 0:
-		return invalid("sync_bandwidth", "leave it out for no limit", "%d bytes a second is negative", c.SyncBandwidth)
 	}
 	if _, ok := dr.ParseAckRule(c.Ack); !ok && c.Ack != "" {
 		return invalid("ack", "use async, ordered or sync", "%q is no ack rule", c.Ack)
@@ -152,8 +187,8 @@ func (c *Config) validateVMs() error {
 		}
 		disks += len(vm.Disks)
 	}
-	if disks == 0 || disks > maxDisks {
-		return invalid("vms", "name the disks to protect; use several domains for more", "a host protects 1 to %d disks, not %d", maxDisks, disks)
+	if disks > maxDisks {
+		return invalid("vms", "use several domains", "a host protects at most %d disks, not %d", maxDisks, disks)
 	}
 	return nil
 }
@@ -228,28 +263,4 @@ func (s *seen) validateSocket(d *Disk, object string) error {
 		return invalid(object, "run as a user who may write to "+dir, "the socket's directory is not writable: %w", err)
 	}
 	return nil
-}
-
-// hello is what the host says of itself. A VM's configuration has the sizes of
-// its disks to the byte; the disks themselves are announced in whole blocks.
-func (c *Config) hello(disks []*disk) wire.Hello {
-	h := wire.Hello{Domain: c.Domain, Host: c.Host, Name: c.Name, Ack: c.ackRule().String(),
-		Features: []string{wire.FeatureFreeze, wire.FeatureThrottle, wire.FeatureTrack, wire.FeatureHash}}
-	index := 0
-	for i := range c.VMs {
-		vm := wire.HelloVM{Config: c.VMs[i].Config}
-		vm.Config.Disks = append([]dr.VMDisk(nil), vm.Config.Disks...)
-		for range c.VMs[i].Disks {
-			d := disks[index]
-			vm.Disks = append(vm.Disks, wire.HelloDisk{Index: d.index, Disk: d.info})
-			for j := range vm.Config.Disks {
-				if vm.Config.Disks[j].ID == d.info.ID {
-					vm.Config.Disks[j].Size = d.size
-				}
-			}
-			index++
-		}
-		h.VMs = append(h.VMs, vm)
-	}
-	return h
 }

@@ -35,6 +35,13 @@
 // compared with it, block hash by block hash, and what differs goes into the
 // stream: see compare.go.
 //
+// VMs and disks come and go while it runs (Protect, Unprotect, Resize,
+// Reconfigure): see members. A single disk may stand aside, its writes tracked
+// while the host streams: before the DRVA knows of it, and while it is paused.
+//
+// What people see is one word per disk and for the host: see States and
+// docs/operate/states.md.
+//
 // Promises. Order: if a write was acknowledged before another was issued, it
 // is before it in the stream; overlapping writes are in the stream as on the
 // disk. Liveness: nothing the DRVA does or fails to do keeps a guest's write

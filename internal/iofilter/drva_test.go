@@ -2,6 +2,7 @@ package iofilter
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ type fakeDRVA struct {
 	confirms chan wire.Confirm
 	markers  chan wire.Round
 	hellos   []wire.Hello
+	removed  map[dr.DiskID]string // Disk records of disks that no Hello has named since
 
 	gather bool // connections keep small writes back; set before the first
 
@@ -58,6 +60,7 @@ type reported struct {
 
 type logged struct {
 	nonce uint64
+	disk  dr.DiskID     // that rec.Disk meant
 	rec   record.Record // with its own payload
 }
 
@@ -75,6 +78,8 @@ type fakeConn struct {
 	run      *hostRun
 	nonce    uint64
 	next     dr.HostSeq // Hello.Next
+	disks    map[uint16]dr.Disk
+	resync   map[uint16]bool // the Welcome said so
 	replayed bool
 	out      chan []byte
 	gone     chan struct{}
@@ -84,7 +89,8 @@ type fakeConn struct {
 func (c *fakeConn) kill() { c.once.Do(func() { close(c.gone); c.Conn.Close() }) }
 
 func newFakeDRVA() *fakeDRVA {
-	return &fakeDRVA{runs: map[uint64]*hostRun{}, confirms: make(chan wire.Confirm, 1000), markers: make(chan wire.Round, 1000), reports: make(chan reported, 1000), unsynced: map[uint16]bool{}}
+	return &fakeDRVA{runs: map[uint64]*hostRun{}, confirms: make(chan wire.Confirm, 1000), markers: make(chan wire.Round, 1000), reports: make(chan reported, 1000),
+		unsynced: map[uint16]bool{}, removed: map[dr.DiskID]string{}}
 }
 
 // dial is the host's way in.
@@ -240,7 +246,7 @@ func (d *fakeDRVA) hello(c *fakeConn, body []byte) error {
 					d.resumed++
 					w.Resumed = append(w.Resumed, x.Index)
 				} else {
-					w.Unsynced = append(w.Unsynced, x.Index)
+					d.unsynced[x.Index] = true
 				}
 			}
 		}
@@ -251,8 +257,19 @@ func (d *fakeDRVA) hello(c *fakeConn, body []byte) error {
 			return d.fault("the host kept records from %d, %d were received", h.First, run.received)
 		}
 	}
-	for i := range d.unsynced {
-		w.Unsynced = append(w.Unsynced, i)
+	c.disks, c.resync = map[uint16]dr.Disk{}, map[uint16]bool{}
+	for _, vm := range h.VMs {
+		for _, hd := range vm.Disks {
+			if _, twice := c.disks[hd.Index]; twice {
+				return d.fault("index %d is announced twice", hd.Index)
+			}
+			c.disks[hd.Index] = hd.Disk
+			if d.unsynced[hd.Index] || d.incomplete(hd.Disk.ID, h.Nonce) {
+				w.Unsynced = append(w.Unsynced, hd.Index)
+				c.resync[hd.Index] = true
+			}
+			delete(d.removed, hd.Disk.ID) // its again
+		}
 	}
 	clear(d.unsynced)
 	if d.hashes != nil {
@@ -274,6 +291,46 @@ func (d *fakeDRVA) accepts(r *wire.HelloResume) bool {
 	i := slices.Index(r.Runs, d.owner)
 	run := d.runs[d.owner]
 	return run != nil && (d.trusting || i > 0 || i == 0 && run.durable >= r.Durable)
+}
+
+// incomplete reports whether the log does not hold all of a disk, and it is
+// not that run of the host which is completing it.
+func (d *fakeDRVA) incomplete(id dr.DiskID, nonce uint64) bool {
+	synced, syncing := false, uint64(0)
+	for _, l := range d.log {
+		switch {
+		case l.disk != id:
+		case l.rec.Kind == record.Disk:
+			if bytes.Contains(l.rec.Payload, []byte(leaveRemove)) {
+				synced, syncing = false, 0
+			}
+		case l.rec.Kind == record.SyncEnd:
+			synced = true
+		case l.rec.Kind == record.TrackBegin:
+			synced, syncing = false, l.nonce
+		case l.rec.Flags&record.FromSync != 0:
+			syncing = l.nonce
+		}
+	}
+	return !synced && syncing != nonce
+}
+
+// announced checks that a record is of a disk that the connection's Hello
+// named, and inside of it.
+func (d *fakeDRVA) announced(c *fakeConn, r *record.Record) (id dr.DiskID, err error) {
+	if r.Kind == record.Meta {
+		return id, nil
+	}
+	disk, ok := c.disks[r.Disk]
+	switch {
+	case !ok:
+		return id, d.fault("%v record %d of disk %d, which was not announced", r.Kind, r.HostSeq, r.Disk)
+	case r.Kind == record.Disk:
+		d.removed[disk.ID] = string(r.Payload[:r.Length])
+	case r.Kind <= record.Discard && r.Offset+uint64(r.Length) > uint64(disk.Size):
+		return id, d.fault("%v record %d ends beyond %d", r.Kind, r.HostSeq, disk.Size)
+	}
+	return disk.ID, nil
 }
 
 func (d *fakeDRVA) records(c *fakeConn, recs []record.Record) error {
@@ -303,9 +360,19 @@ func (d *fakeDRVA) records(c *fakeConn, recs []record.Record) error {
 		if want := run.places[r.HostSeq]; r.Seq != want && r.HostSeq <= run.sequence {
 			return d.fault("record %d is replayed with place %d, had %d", r.HostSeq, r.Seq, want)
 		}
+		disk, err := d.announced(c, &r)
+		if err != nil {
+			return err
+		}
+		if !c.replayed && c.resync[r.Disk] { // the end of a copy of which a part may be missing
+			r.Flags &^= record.FromSync
+			if r.Kind == record.SyncEnd {
+				r.Kind = record.Pad
+			}
+		}
 		run.received = r.HostSeq
 		r.Seq = dr.Seq(len(d.log) + 1)
-		d.log = append(d.log, logged{c.nonce, r})
+		d.log = append(d.log, logged{c.nonce, disk, r})
 		if span.Count == 0 {
 			span = wire.Span{First: r.HostSeq, Seq: r.Seq}
 		}
@@ -412,14 +479,14 @@ func (d *fakeDRVA) image(index uint16, size int64) []byte {
 	img := make([]byte, roundUp(size))
 	for _, l := range d.log {
 		r := &l.rec
-		if r.Disk != index {
-			continue
+		if r.Disk != index || r.Kind <= record.Discard && r.Offset >= uint64(len(img)) {
+			continue // of another disk, or written before this one shrank
 		}
 		switch r.Kind {
 		case record.Data:
 			copy(img[r.Offset:], r.Payload[:r.Length])
 		case record.Zero, record.Discard:
-			clear(img[r.Offset : r.Offset+uint64(r.Length)])
+			clear(img[r.Offset:min(r.Offset+uint64(r.Length), uint64(len(img)))])
 		}
 	}
 	return img

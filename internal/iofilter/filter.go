@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"holdfast/internal/dr"
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
@@ -17,15 +15,16 @@ import (
 	"holdfast/internal/wire"
 )
 
-// serveRetry is the pause before a disk whose socket failed is served again.
-const serveRetry = time.Second
-
 // Options are what a Filter needs besides its configuration.
 type Options struct {
 	// Dial opens a connection to the domain's DRVA, mutually authenticated. A
 	// connection with a method Flush() error may gather small writes; it is
 	// flushed before the sender sleeps.
 	Dial func(ctx context.Context) (net.Conn, error)
+	// Legacy is what an earlier Filter handed over: the sockets and connections
+	// of disks that both have are gone on with. The Filter owns it, if New
+	// succeeds; nil: none.
+	Legacy *Legacy
 	// Logger hears of changes of state; nil discards.
 	Logger *slog.Logger
 	// Freezer quiesces guests for application-consistent checkpoints; nil: none
@@ -36,16 +35,44 @@ type Options struct {
 }
 
 // Filter is the host component: all protected disks of one host that belong to
-// one domain. Make it with New, run it once; Status may be called at any time
-// and from anywhere.
+// one domain. Make it with New, run it once. VMs and disks may come and go
+// while it runs. All methods but New and Run may be called at any time and from
+// anywhere; those that change what is protected go one after the other.
 type Filter struct {
-	cfg   Config
-	log   *slog.Logger
-	dial  dialer
-	fs    durable.FS
-	out   *outlet
-	files []*nbd.File // by disk index
-	close sync.Once
+	log  *slog.Logger
+	dial dialer
+	fs   durable.FS
+	out  *outlet
+	pace *pacer
+
+	mu    sync.Mutex
+	cfg   Config          // guarded by mu; VMs is what is protected now
+	ports []*port         // guarded by mu
+	run   context.Context // guarded by mu; nil: not running
+	own   context.Context // guarded by mu; of what goes on when guests are not served any more
+	began chan struct{}   // closed when it runs
+
+	hand    chan struct{} // closed by HandOver
+	handing *handing      // guarded by mu; nil: it is not being handed over
+	legacy  *Legacy       // until Run; nil: none
+}
+
+// Running returns a channel that is closed when Run has begun to serve, and
+// what is protected may be changed.
+func (f *Filter) Running() <-chan struct{} { return f.began }
+
+// Ping returns when the Filter is well enough to serve guests: its locks are
+// given up in the end. It does not return otherwise.
+func (f *Filter) Ping() error {
+	f.out.mu.Lock()
+	disks := f.out.disks
+	f.out.mu.Unlock()
+	for _, d := range disks {
+		d.locks.mu.Lock()
+		_ = len(d.locks.held) // only to have had the lock
+		d.locks.mu.Unlock()
+	}
+	return nil
 }
 
 // New validates the configuration and opens the primaries; their sizes are the
@@ -63,49 +90,47 @@ func New(cfg Config, o Options) (*Filter, error) {
 	if o.FS == nil {
 		o.FS = durable.OS{}
 	}
-	f := &Filter{cfg: cfg, log: o.Logger, dial: o.Dial, fs: o.FS, out: newOutlet(&cfg, o.Logger)}
+	f := &Filter{log: o.Logger, dial: o.Dial, fs: o.FS, out: newOutlet(&cfg, o.Logger), cfg: cfg, pace: newPacer(cfg.SyncBandwidth.Schedule),
+		began: make(chan struct{}), hand: make(chan struct{})}
 	for i := range cfg.VMs {
-		for _, d := range cfg.VMs[i].Disks {
-			if err := f.open(cfg.VMs[i].Config.ID, d); err != nil {
-				f.Close()
-				return nil, err
+		for _, c := range cfg.VMs[i].Disks {
+			p, err := f.open(cfg.VMs[i].Config.ID, c)
+			if err != nil {
+				return nil, errors.Join(err, f.Close())
 			}
+			f.out.addDisk(p.disk)
+			f.ports = append(f.ports, p)
 		}
 	}
-	f.out.freeze = newQuiescer(f.out, &cfg, o.Freezer)
-	f.out.hello = cfg.hello(f.out.disks)
-	if _, err := wire.EncodeJSON(wire.TypeHello, f.out.hello); err != nil {
-		f.Close()
-		return nil, errs.E("iofilter.New", errs.Invalid, cfg.Name, err).WithRemedy("protect fewer VMs in one domain")
+	f.out.freeze = newQuiescer(f.out, o.Freezer)
+	if err := fits(f.out.helloLocked()); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
+	f.legacy = o.Legacy
 	return f, nil
 }
 
-func (f *Filter) open(vm dr.VMID, d Disk) error {
-	file, err := nbd.OpenFile(d.Path, nbd.FileOptions{Direct: d.Direct})
-	if err != nil {
-		return errs.E("iofilter.New", errs.KindOf(err), d.Name, err)
-	}
-	f.files = append(f.files, file)
-	if size := file.Size(); size <= 0 || size > dr.MaxDiskSize {
-		return errs.New("iofilter.New", errs.Invalid, d.Path, "the primary is empty or larger than 64 TiB")
-	}
-	added := f.out.addDisk(dr.Disk{ID: d.ID, VM: vm, Name: d.Name, Size: file.Size()}, file)
-	if path := f.cfg.sidecarPath(&d); path != "" {
-		added.remember(f.fs, path, d.Path, file.Flush)
+// fits refuses a host that could not say Hello.
+func fits(h wire.Hello) error {
+	if _, err := wire.EncodeJSON(wire.TypeHello, h); err != nil {
+		return errs.E("iofilter.New", errs.Invalid, h.Name, err).WithRemedy("protect fewer VMs in one domain")
 	}
 	return nil
 }
 
 // addDisk adds a disk all of which has to be copied. Before Run.
-func (o *outlet) addDisk(info dr.Disk, primary nbd.Primary) *disk {
-	d := &disk{
-		out: o, index: uint16(len(o.disks)), size: info.Size, info: info, primary: primary,
-		dirty: newDirtyMap(info.Size), unsynced: true,
-	}
+func (o *outlet) addDisk(d *disk) {
+	d.index = o.nextIndex
+	o.nextIndex++
+	o.disks = append(o.disks, d)
+}
+
+// newDisk returns a disk all of which is dirty, and which belongs to no stream
+// yet.
+func (o *outlet) newDisk(info dr.Disk, primary nbd.Primary) *disk {
+	d := &disk{out: o, size: info.Size, info: info, primary: primary, dirty: newDirtyMap(info.Size), unsynced: true}
 	d.info.Size = roundUp(info.Size)
 	d.dirty.SetAll()
-	o.disks = append(o.disks, d)
 	return d
 }
 
@@ -115,116 +140,92 @@ func (o *outlet) addDisk(info dr.Disk, primary nbd.Primary) *disk {
 // closes the primaries. Errors: those of nbd.Listen, before anything is
 // served; Unavailable when guests' operations did not complete.
 func (f *Filter) Run(ctx context.Context) error {
-	listeners, err := f.listen()
-	if err != nil {
-		f.Close()
-		return err
-	}
 	own, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	if err := f.listen(ctx, own); err != nil {
+		return errors.Join(err, f.Close())
+	}
 	syncing, stopSync := context.WithCancel(own)
 	defer stopSync()
 	var running, copying sync.WaitGroup
 	running.Go(func() { f.out.watch(own) })
 	running.Go(func() { f.out.runLink(own, f.dial) })
-	for _, d := range f.out.disks {
-		running.Go(func() { d.keep.runOpener(own) })
-		running.Go(func() { d.keep.runCloser(own) })
-	}
-	copying.Go(func() { f.out.runCursor(syncing, f.cfg.SyncBandwidth) })
+	copying.Go(func() { f.out.runCursor(syncing, f.pace) })
 
-	var servers errgroup.Group
-	for i, ln := range listeners {
-		servers.Go(func() error { return f.serve(ctx, i, ln) })
+	select {
+	case <-ctx.Done():
+	case <-f.hand:
 	}
-	err = servers.Wait()
+	f.mu.Lock()
+	f.run = nil // what is protected changes no more
+	err := stopAll(f.ports)
+	limit, handing := drainLimit, f.handing
+	if handing != nil {
+		limit = handing.limit
+		handing.collect(f.ports)
+	}
+	f.mu.Unlock()
 	stopSync()
 	copying.Wait()
-	if !f.out.drain(drainLimit) {
+	if !f.out.drain(limit) {
 		f.log.Warn("stopped before the DRVA had everything")
 	} else if err == nil {
-		f.out.releaseDisks(drainLimit)
+		f.out.releaseDisks(limit)
 	}
 	stop()
 	running.Wait()
 	f.out.freeze.close()
-	if err != nil {
-		return err // operations are in flight: the primaries stay open
+	if err == nil {
+		err = f.Close()
+	} // else operations are in flight: the primaries stay open
+	if handing != nil {
+		handing.finish(err)
 	}
-	return f.Close()
+	return err
 }
 
 // Close closes the primaries of a Filter that is not running. Run calls it.
 func (f *Filter) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var all error
-	f.close.Do(func() {
-		for _, d := range f.out.disks {
-			all = errors.Join(all, d.keep.end())
-		}
-		for _, file := range f.files {
-			all = errors.Join(all, file.Close())
-		}
-	})
+	for _, p := range f.ports {
+		all = errors.Join(all, p.close())
+	}
+	f.ports = nil
+	if f.legacy != nil {
+		all = errors.Join(all, f.legacy.Close())
+	}
 	return all
 }
 
-// listen opens all sockets, or none.
-func (f *Filter) listen() (out []net.Listener, err error) {
-	for i := range f.files {
-		ln, err := nbd.Listen(f.disk(i).Socket)
-		if err != nil {
-			for _, ln := range out {
-				ln.Close()
-			}
-			return nil, err
-		}
-		out = append(out, ln)
+// listen opens all sockets, or none, and begins to serve them.
+func (f *Filter) listen(ctx, own context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.run != nil {
+		return errs.New("iofilter.Run", errs.Conflict, f.cfg.Name, "the host component is running")
 	}
-	return out, nil
-}
-
-// disk is the configuration of the disk with an index.
-func (f *Filter) disk(i int) *Disk {
-	for v := range f.cfg.VMs {
-		if n := len(f.cfg.VMs[v].Disks); i >= n {
-			i -= n
+	for _, p := range f.ports {
+		if p.ln, p.adopted = f.legacy.take(&p.conf); p.ln != nil {
 			continue
 		}
-		return &f.cfg.VMs[v].Disks[i]
-	}
-	return nil // not reached: files are opened from the configuration
-}
-
-// serve serves one disk until ctx ends. A socket that fails is opened again:
-// one disk's trouble is not the others'.
-func (f *Filter) serve(ctx context.Context, i int, ln net.Listener) error {
-	d, c := f.out.disks[i], f.disk(i)
-	log := f.log.With("disk", c.Name)
-	server, err := nbd.NewServer(nbd.Options{Logger: log, Exports: []nbd.Export{{
-		Name: c.Name, Description: c.ID.String(), File: f.files[i],
-		Layer: func(primary nbd.Device) nbd.Device { return &tap{disk: d, primary: primary} },
-	}}})
-	if err != nil {
-		ln.Close()
-		return err
-	}
-	for {
-		err := server.Serve(ctx, ln)
-		if ctx.Err() != nil {
-			return err
-		}
-		log.Error("the disk's socket failed", "err", err)
-		for {
-			sleepUntil(ctx, nil, serveRetry)
-			if ctx.Err() != nil {
-				return nil
-			}
-			if ln, err = nbd.Listen(c.Socket); err == nil {
-				break
-			}
-			log.Error("the disk's socket cannot be opened", "err", err)
+		if err := p.listen(); err != nil {
+			return err // Close closes the others' sockets
 		}
 	}
+	if f.legacy != nil {
+		if err := f.legacy.Close(); err != nil { // of disks that are not ours
+			f.log.Warn("what was handed over in excess cannot be closed", "err", err)
+		}
+	}
+	f.run, f.own = ctx, own
+	close(f.began)
+	for _, p := range f.ports {
+		p.keepSidecar(own)
+		p.start(ctx)
+	}
+	return nil
 }
 
 // drain waits until everything in the stream is durable at the DRVA, for at

@@ -258,8 +258,6 @@ func TestConfigErrorsSayWhatToChange(t *testing.T) {
 		"no ack rule":             func(c *Config) { c.Ack = "eventually" },
 		"4194304":                 func(c *Config) { c.RingBytes = 1 },
 		"1m0s":                    func(c *Config) { c.StallLimit = Duration(time.Minute) },
-		"negative":                func(c *Config) { c.SyncBandwidth = -1 },
-		"1 to 500 disks":          func(c *Config) { c.VMs = nil },
 		"duplicate VM":            func(c *Config) { c.VMs = append(c.VMs, c.VMs[0]) },
 		"has no id":               func(c *Config) { c.VMs[0].Disks[1].ID = dr.DiskID{} },
 		"duplicate disk name":     func(c *Config) { c.VMs[0].Disks[1].Name = "disk0" },
@@ -286,13 +284,29 @@ func TestConfigIsJSON(t *testing.T) {
 	dir := shortDir(t)
 	c := config(t, dir, true, 1<<20)
 	c.StallLimit = Duration(250 * time.Millisecond)
+	c.SyncBandwidth, _ = BytesPerSecond(5e6)
 	b, err := json.Marshal(c)
 	if err != nil || !strings.Contains(string(b), `"stall_limit":"250ms"`) {
 		t.Fatalf("%s, %v", b, err)
 	}
 	var got Config
-	if err := json.Unmarshal(b, &got); err != nil || got.StallLimit != c.StallLimit || got.VMs[0].Disks[0] != c.VMs[0].Disks[0] {
+	if err := json.Unmarshal(b, &got); err != nil || got.StallLimit != c.StallLimit || got.VMs[0].Disks[0] != c.VMs[0].Disks[0] ||
+		got.SyncBandwidth.String() != "* 5MB/s" {
 		t.Fatalf("%+v, %v", got, err)
+	}
+	for in, want := range map[string]string{
+		`0`: "", `""`: "", `2000000`: "* 2MB/s", `"zone UTC; mon 08:00-18:00 1MB/s; * 9MB/s"`: "zone UTC; mon 08:00-18:00 1MB/s; * 9MB/s",
+	} {
+		var b Bandwidth
+		if err := json.Unmarshal([]byte(in), &b); err != nil || b.String() != want || b.IsZero() != (want == "") {
+			t.Errorf("%s: %q, %v", in, b.String(), err)
+		}
+	}
+	for _, in := range []string{`-1`, `5`, `"fast"`, `true`, `[]`} {
+		var b Bandwidth
+		if err := json.Unmarshal([]byte(in), &b); err == nil {
+			t.Errorf("%s: accepted as %q", in, b.String())
+		}
 	}
 }
 

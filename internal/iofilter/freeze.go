@@ -39,7 +39,6 @@ type Freezer interface {
 type quiescer struct {
 	o       *outlet
 	freezer Freezer // nil: no guest can be frozen
-	vms     []dr.VMID
 	log     *slog.Logger
 	stop    context.Context
 	cancel  context.CancelFunc
@@ -67,12 +66,9 @@ func (f *freezing) end(why string) {
 	})
 }
 
-func newQuiescer(o *outlet, cfg *Config, f Freezer) *quiescer {
+func newQuiescer(o *outlet, f Freezer) *quiescer {
 	q := &quiescer{o: o, freezer: f, log: o.log}
 	q.stop, q.cancel = context.WithCancel(context.Background())
-	for i := range cfg.VMs {
-		q.vms = append(q.vms, cfg.VMs[i].Config.ID)
-	}
 	return q
 }
 
@@ -152,10 +148,11 @@ func (q *quiescer) run(f *freezing) {
 		<-f.ended // a freeze that has not succeeded by now comes too late
 		cancel()
 	}()
-	frozen, thawed := make([]wire.FreezeVM, len(q.vms)), make([]wire.FreezeVM, len(q.vms))
+	vms := q.o.vmIDs()
+	frozen, thawed := make([]wire.FreezeVM, len(vms)), make([]wire.FreezeVM, len(vms))
 	var freezes, thaws sync.WaitGroup
 	slots := make(chan struct{}, freezeParallel)
-	for i, vm := range q.vms {
+	for i, vm := range vms {
 		freezes.Add(1)
 		thaws.Go(func() {
 			slots <- struct{}{}

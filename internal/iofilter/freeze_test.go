@@ -73,8 +73,7 @@ func (g *guestAgent) is() bool {
 // freezeRig is a rig whose guest has an agent.
 func freezeRig(t *testing.T, f Freezer) *rig {
 	r := newRig(t, dr.Async, 1<<20)
-	cfg := &Config{VMs: []VM{{Config: dr.VMConfig{ID: r.o.disks[0].info.VM}}}}
-	r.o.freeze = newQuiescer(r.o, cfg, f)
+	r.o.freeze = newQuiescer(r.o, f)
 	r.synced()
 	stop := r.stop
 	r.stop = func() { stop(); r.o.freeze.close() }

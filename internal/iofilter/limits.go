@@ -69,6 +69,20 @@ const (
 	// readBuffer is the receiver's buffer.
 	readBuffer = 64 << 10
 
+	// maxEvents bounds the events kept: a host of 500 disks that pauses,
+	// resumes and syncs them all makes 1,500.
+	maxEvents = 2048
+	// maxDocument bounds the JSON of a record, in bytes: a VM's configuration
+	// has some 100 bytes per disk and card.
+	maxDocument = 64 << 10
+
+	// A Legacy: its head has some 150 bytes per disk and connection, of which
+	// a server takes no more than maxLegacyConns (nbd's default). The kernel
+	// passes at most 253 descriptors at once.
+	maxLegacyHead  = 16 << 20
+	maxLegacyConns = 1024
+	legacyBatch    = 200
+
 	// maxDisks bounds the disks of a host: a Hello must fit its frame.
 	maxDisks = 500
 	// maxName bounds names of hosts, VMs and disks.
@@ -92,6 +106,27 @@ const (
 	thawLimit = 5 * time.Second
 	thawRetry = time.Second
 	thawTries = 10
+	// The cursor gives way to guests: every yieldEvery it compares the median
+	// latency of their writes, of at least yieldSamples of them, with the one
+	// they have without it. When that is yieldFactor times as long, and
+	// yieldSlack longer, it halves its speed, down to yieldFloor bytes a second,
+	// at which 1 TiB takes twelve days; else it speeds up by yieldRise.
+	yieldEvery   = 100 * time.Millisecond
+	yieldSamples = 8
+	yieldFactor  = 2
+	yieldSlack   = 200 * time.Microsecond
+	yieldFloor   = 1 << 20
+	yieldRise    = 1.25
+	// The guests have the disk for themselves for restFor every restEvery, so
+	// that their own latency is known: 2 % of the time. What began within
+	// restSettle after a read of the cursor does not count as undisturbed.
+	restEvery  = 2 * time.Second
+	restFor    = 40 * time.Millisecond
+	restSettle = 5 * time.Millisecond
+
+	// serveRetry is the pause before a disk whose socket failed is served
+	// again.
+	serveRetry = time.Second
 
 	// drainLimit is how long a stopping host waits for the DRVA to have
 	// everything.

@@ -33,6 +33,7 @@ type linkState struct {
 	replayTo dr.HostSeq // records below are replayed
 	rush     dr.HostSeq // records up to here are sent without a nap
 	marker   marker     // to be sent at its place
+	edition  int        // of the members that this connection's Hello named
 	outbox   []byte     // answers to be sent, whole frames
 	err      error      // why there is no link; nil while there is one
 }
@@ -55,6 +56,14 @@ func newNonce() uint64 {
 // begun on the next connection.
 var errStreamLost = errors.New("the DRVA does not have the earlier part of this host's stream")
 
+// errRejoin ends a connection whose Hello is not true any more: the next one's
+// is. Nothing is lost by it; the stream holds what was on its way.
+var errRejoin = errors.New("the host has another Hello to say")
+
+// rejoining reports whether there is no connection just because another Hello
+// is about to be said.
+func (l *linkState) rejoining() bool { return errors.Is(l.err, errRejoin) }
+
 // runLink keeps a connection to the DRVA until ctx is done.
 func (o *outlet) runLink(ctx context.Context, dial dialer) {
 	pause, told := backoffMin, ""
@@ -63,6 +72,9 @@ func (o *outlet) runLink(ctx context.Context, dial dialer) {
 		o.down(err)
 		if ctx.Err() != nil {
 			return
+		}
+		if errors.Is(err, errRejoin) {
+			continue
 		}
 		if words := err.Error(); welcomed || words != told {
 			o.log.LogAttrs(ctx, slog.LevelWarn, "no link to the DRVA", slog.Any("err", err), slog.String("remedy", errs.RemedyOf(err)))
@@ -137,7 +149,7 @@ func (o *outlet) handshake(conn net.Conn, in *frameReader) error {
 		return err
 	}
 	o.mu.Lock()
-	hello := o.hello
+	hello, told := o.helloLocked(), o.edition
 	hello.Nonce, hello.First, hello.Next = o.link.nonce, o.str.First(), o.str.Next()
 	o.mu.Unlock()
 	hello = o.announce(hello)
@@ -167,10 +179,10 @@ func (o *outlet) handshake(conn net.Conn, in *frameReader) error {
 			return err
 		}
 		defer o.settled()
-		if err := o.settle(&w, hello.Nonce); err != nil {
+		if err := o.settle(&w, hello.Nonce, told); err != nil {
 			return err
 		}
-		return o.welcome(&w, hello.Next)
+		return o.welcome(&w, hello.Next, told)
 	case wire.TypeRefuse:
 		return refused(body)
 	}
@@ -187,14 +199,15 @@ func refused(body []byte) error {
 }
 
 // welcome takes in what the DRVA knows of this host and decides what has to be
-// sent again: the rest of the stream, or whole disks.
-func (o *outlet) welcome(w *wire.Welcome, next dr.HostSeq) error {
+// sent again: the rest of the stream, or whole disks. told is the edition of
+// the members that the Hello named.
+func (o *outlet) welcome(w *wire.Welcome, next dr.HostSeq, told int) error {
 	const op = "iofilter.welcome"
 	o.mu.Lock()
 	defer o.unlock()
 	for _, i := range w.Unsynced {
-		if int(i) >= len(o.disks) {
-			return errs.E(op, errs.Invalid, "drva", fmt.Errorf("disk index %d of %d disks", i, len(o.disks)))
+		if i >= o.nextIndex {
+			return errs.E(op, errs.Invalid, "drva", fmt.Errorf("disk index %d of %d disks", i, o.nextIndex))
 		}
 	}
 	if !w.Known && o.str.Sent() > 0 {
@@ -209,16 +222,9 @@ func (o *outlet) welcome(w *wire.Welcome, next dr.HostSeq) error {
 		}
 		return err
 	}
-	for _, i := range w.Unsynced {
-		if d := o.disks[i]; d.announced { // else it is about to be copied anyway
-			o.bypassLocked(d)
-			d.dirty.SetAll()
-			d.unsynced = true
-			o.trackLocked(causeUnsynced)
-		}
-	}
+	o.toldLocked(w, told)
 	l := &o.link
-	l.up, l.replayed, l.err = true, false, nil
+	l.up, l.replayed, l.err, l.edition = true, false, nil, told
 	l.session, l.cursor, l.replayTo, l.rush = w.Session, o.str.First(), next, next-1
 	l.outbox, l.marker = l.outbox[:0], marker{}
 	o.hashedLocked(w)
@@ -235,7 +241,8 @@ func (o *outlet) loseStreamLocked() {
 	o.mode.cause, o.mode.from = causeLost, 0
 	for _, d := range o.disks {
 		d.dirty.SetAll()
-		d.unsynced, d.announced = true, false
+		d.unsynced, d.announced, d.complete = true, false, false
+		d.member.lostStream()
 	}
 	o.run++
 	o.str.Reset()
@@ -252,6 +259,7 @@ func (o *outlet) down(err error) {
 	defer o.unlock()
 	l := &o.link
 	l.up, l.replayed, l.err = false, false, err
+	o.restateLocked()
 	l.outbox, l.marker = l.outbox[:0], marker{}
 	o.hashDownLocked()
 	o.asleep.Store(awake)

@@ -67,6 +67,7 @@ func (o *outlet) orderLocked(reason wire.TrackReason) {
 	}
 	o.trackLocked(cause)
 	o.mode.cause = cause // also when the host tracks already
+	o.restateLocked()
 }
 
 // slowdown spreads acknowledgements: the DRVA's throttle. Guarded by the

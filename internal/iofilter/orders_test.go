@@ -18,18 +18,18 @@ func TestTracksByOrder(t *testing.T) {
 		for reason, cause := range map[wire.TrackReason]string{wire.TrackLogFull: causeLogFull, wire.TrackPausedUser: causePausedUser} {
 			r.drva.tell(wire.Track{Reason: reason}.Append(nil))
 			synctest.Wait()
-			if s := r.status(); s.State != Tracking || s.Cause != cause {
+			if s := r.status(); s.State != stateOfCause(cause) || s.Cause != cause {
 				t.Fatalf("%v: %s, %q", reason, s.State, s.Cause)
 			}
 			r.must(r.write(0, 8192, fill(byte(reason), 4096))) // by the primary alone
 			time.Sleep(10 * time.Minute)
-			if r.state() != Tracking {
+			if r.state() != stateOfCause(cause) {
 				t.Fatalf("%v: the host streams against the order", reason)
 			}
 			r.drva.with(func() { r.drva.track = reason })
 			r.drva.cutLink()
 			time.Sleep(time.Minute)
-			if s := r.status(); !s.Link.Up || s.State != Tracking || s.Cause != cause {
+			if s := r.status(); !s.Link.Up || s.State != stateOfCause(cause) || s.Cause != cause {
 				t.Fatalf("%v: after a lost link %s, %q, up %v", reason, s.State, s.Cause, s.Link.Up)
 			}
 			r.drva.with(func() { r.drva.track = wire.TrackNone })

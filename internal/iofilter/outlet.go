@@ -22,10 +22,9 @@ type outlet struct {
 	ack        dr.AckRule
 	stallLimit time.Duration
 	log        *slog.Logger
-	base       time.Time // now() counts from here
-	disks      []*disk   // by index
-	hello      wire.Hello
-	window     uint32 // chunks a question about hashes is about
+	base       time.Time  // now() counts from here
+	identity   wire.Hello // what a Hello says of the host itself
+	window     uint32     // chunks a question about hashes is about
 
 	// Signals; each has capacity 1, is written by anyone without blocking, read
 	// by one goroutine, never closed.
@@ -34,12 +33,16 @@ type outlet struct {
 	syncKick chan struct{} // sync cursor
 	answered chan struct{} // sync cursor, while it waits for an answer
 
-	asleep atomic.Int32 // the sender: awake, napping, idle; so that a hot path makes no system call
+	strain atomic.Pointer[strain] // of the cursor; nil: it does not run
+	asleep atomic.Int32           // the sender: awake, napping, idle; so that a hot path makes no system call
 
 	mu   sync.Mutex
 	room sync.Cond // on mu: the stream has been drained a little, or the mode changed
 
 	// Guarded by mu.
+	members
+	events   events
+	shown    shown // the host's state
 	str      *stream.Stream
 	gate     *gate.Gate
 	run      uint32        // counts the streams that were lost; numbers of different runs do not compare
@@ -130,6 +133,8 @@ func newOutlet(c *Config, log *slog.Logger) *outlet {
 	ring := c.ring()
 	o := &outlet{
 		ack: c.ackRule(), stallLimit: c.stallLimit(), log: log, base: time.Now(),
+		identity: wire.Hello{Domain: c.Domain, Host: c.Host, Name: c.Name, Ack: c.ackRule().String(),
+			Features: []string{wire.FeatureFreeze, wire.FeatureThrottle, wire.FeatureTrack, wire.FeatureHash}},
 		wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), syncKick: make(chan struct{}, 1),
 		answered: make(chan struct{}, 1),
 		str:      stream.New(ring, int(ring/ringGrain)), gate: gate.New(gate.SelfRelease),
@@ -139,6 +144,9 @@ func newOutlet(c *Config, log *slog.Logger) *outlet {
 	o.link.nonce = newNonce()
 	o.mode = mode{tracking: true, cause: causeStarting}
 	o.gate.Outside()
+	for i := range c.VMs {
+		o.setVMLocked(&c.VMs[i].Config)
+	}
 	return o
 }
 
@@ -175,15 +183,15 @@ func (o *outlet) armLocked(at time.Duration) {
 }
 
 // enter puts one record into the stream, waiting for room within limits. If
-// the host tracks, or comes to, all of v's range is marked dirty instead and
-// enter reports false.
+// the host tracks, or comes to, or the disk stands aside, all of v's range is
+// marked dirty instead and enter reports false.
 func (o *outlet) enter(d *disk, r *record.Record, p *stream.Pieces, v *entered) bool {
 	n := r.PayloadLen()
 	o.mu.Lock()
-	for !o.mode.tracking && !v.fromSync && !o.str.Room(n) {
+	for !o.mode.tracking && !d.asideLocked() && !v.fromSync && !o.str.Room(n) {
 		o.awaitRoomLocked()
 	}
-	if o.mode.tracking || !o.str.Room(n) {
+	if o.mode.tracking || d.asideLocked() || !o.str.Room(n) {
 		d.dirty.Set(v.lo, v.hi-v.lo)
 		if !v.fromSync {
 			o.bypassLocked(d)
@@ -249,6 +257,7 @@ func (o *outlet) progressLocked(freed bool) {
 	o.insideLocked()
 	o.tryLeaveLocked(now)
 	o.landLocked()
+	o.membersMovedLocked(now)
 	if o.drained != nil && o.str.Durable() >= o.drainAt {
 		close(o.drained)
 		o.drained = nil

@@ -19,7 +19,8 @@ import (
 func bare(t testing.TB, size int) (*outlet, *disk) {
 	t.Helper()
 	o := newOutlet(&Config{RingBytes: MinRing}, slog.New(slog.DiscardHandler))
-	d := o.addDisk(dr.Disk{Size: int64(size)}, &memDisk{data: make([]byte, size)})
+	d := o.newDisk(dr.Disk{Size: int64(size)}, &memDisk{data: make([]byte, size)})
+	o.addDisk(d)
 	o.mode.tracking = false
 	o.link.up, o.link.replayed = true, true
 	o.asleep.Store(napping)
@@ -128,7 +129,8 @@ func benchmarkWrite(b *testing.B, size int, through bool) {
 	var dev nbd.Device = file
 	if through {
 		o := newOutlet(&Config{}, slog.New(slog.DiscardHandler))
-		d := o.addDisk(dr.Disk{Size: 64 << 20}, file)
+		d := o.newDisk(dr.Disk{Size: 64 << 20}, file)
+		o.addDisk(d)
 		o.mode.tracking = false
 		o.link.up, o.link.replayed = true, true
 		stop := make(chan struct{})

@@ -65,6 +65,7 @@ type keeper struct {
 
 	run       atomic.Uint64 // the run that was last welcome; 0: none yet. Written by the link's goroutine
 	continued uint64        // of the link's goroutine: the run that was announced in the file
+	fresh     bool          // of the link's goroutine: the file is new, and knows nothing of what is dirty
 
 	// Of the opener.
 	toldDRVA bool // the DRVA was told not to trust it: it is not tried again
@@ -102,18 +103,22 @@ func modified(image string) int64 {
 }
 
 // remember gives d a sidecar at path. If there is one that vouches for the
-// disk, only what it calls open is dirty. Before Run.
-func (d *disk) remember(fs durable.FS, path, image string, flush func() error) {
+// disk, only what it calls open is dirty; unless the disk may have been written
+// unseen since: then the file is made worthless first. Before d is served.
+func (d *disk) remember(fs durable.FS, path, image string, flush func() error, unseen bool) {
 	k := &keeper{d: d, image: image, flush: flush, opening: make(chan struct{}, 1),
 		opened: make(chan struct{}, 1), crowded: make(chan struct{}, 1)}
 	side, err := sidecar.Open(fs, path, sidecar.Identity{Disk: d.info.ID, Size: d.size}, modified(image))
 	k.side, k.broken = side, err
 	d.keep = k
-	if err != nil {
+	if unseen && err == nil {
+		k.broken = side.Void()
+	}
+	if k.broken != nil {
 		signal(k.opening)
 	}
 	v := side.Vouch()
-	if len(v.Runs) == 0 {
+	if len(v.Runs) == 0 || unseen {
 		return
 	}
 	d.dirty = newDirtyMap(d.size)
@@ -304,6 +309,33 @@ func (k *keeper) breaks(err error) {
 	k.broken = err
 	k.mu.Unlock()
 	signal(k.opening)
+}
+
+// openAll makes a later run copy the whole disk, until the regions are closed
+// again because they are copied.
+func (k *keeper) openAll() {
+	if k == nil {
+		return
+	}
+	run := k.run.Load()
+	if run == 0 { // no DRVA has been met yet: what the file says is of another run
+		if err := k.side.Void(); err != nil {
+			k.breaks(err)
+		}
+		return
+	}
+	if err := k.side.Restart(run); err != nil {
+		k.breaks(err)
+	}
+}
+
+// forget makes the file worthless: the disk is not this domain's any more, or
+// another one takes the file's place.
+func (k *keeper) forget() error {
+	if k == nil {
+		return nil
+	}
+	return k.side.Void()
 }
 
 // end closes the file; the keeper's goroutines have ended.

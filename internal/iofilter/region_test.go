@@ -20,6 +20,7 @@ import (
 	"holdfast/internal/iofilter/sidecar"
 	"holdfast/internal/nbd"
 	"holdfast/internal/record"
+	"holdfast/internal/store/limit"
 )
 
 const (
@@ -116,19 +117,19 @@ func (m *machine) boot(slow bool) {
 	}
 	info := dr.Disk{ID: m.id.Disk, VM: vm.Config.ID, Name: "disk", Size: m.id.Size}
 	vm.Disks = append(vm.Disks, Disk{ID: info.ID, Name: info.Name})
-	d := m.o.addDisk(info, m.prim)
+	d := m.o.newDisk(info, m.prim)
+	m.o.addDisk(d)
 	flush := f.Sync
 	if m.forgetFlush {
 		flush = func() error { return nil }
 	}
-	d.remember(m.fs, sidecarFile, primaryFile, flush)
-	cfg.VMs = []VM{vm}
-	m.o.hello = cfg.hello(m.o.disks)
+	d.remember(m.fs, sidecarFile, primaryFile, flush, false)
+	m.o.setVMLocked(&vm.Config)
 	ctx, cancel := context.WithCancel(m.t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { m.o.watch(ctx) })
 	wg.Go(func() { m.o.runLink(ctx, m.drva.dial) })
-	wg.Go(func() { m.o.runCursor(ctx, 0) })
+	wg.Go(func() { m.o.runCursor(ctx, newPacer(limit.Schedule{})) })
 	wg.Go(func() { d.keep.runOpener(ctx) })
 	wg.Go(func() { d.keep.runCloser(ctx) })
 	m.stop = func() { cancel(); wg.Wait(); m.prim.wg.Wait(); d.keep.end(); f.Close() }
@@ -567,8 +568,9 @@ func TestLostStreamReopensEverything(t *testing.T) {
 func BenchmarkStart(b *testing.B) {
 	fs := durabletest.New(durabletest.Config{})
 	o := newOutlet(&Config{RingBytes: MinRing}, slog.New(slog.DiscardHandler))
-	d := o.addDisk(dr.Disk{ID: dr.DiskID{UUID: dr.UUID{1}}, Size: 1 << 30}, nil)
-	d.remember(fs, sidecarFile, primaryFile, nil)
+	d := o.newDisk(dr.Disk{ID: dr.DiskID{UUID: dr.UUID{1}}, Size: 1 << 30}, nil)
+	o.addDisk(d)
+	d.remember(fs, sidecarFile, primaryFile, nil, false)
 	if err := d.keep.side.OpenRegions([]sidecar.Range{{Off: 0, N: 1 << 30}}); err != nil {
 		b.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package iofilter
 
 import (
 	"context"
+	"math"
 	"slices"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 // sidecars know which run is about to say it.
 func (o *outlet) announce(h wire.Hello) wire.Hello {
 	resume := map[uint16]*wire.HelloResume{}
-	for _, d := range o.disks {
+	for _, d := range o.staying(math.MaxInt) {
 		if r := d.keep.announce(h.Nonce); r != nil {
 			resume[d.index] = r
 		}
@@ -51,9 +52,23 @@ func (k *keeper) announce(nonce uint64) *wire.HelloResume {
 	return &wire.HelloResume{Runs: v.Runs, Durable: v.Durable, Clean: v.Clean}
 }
 
+// staying lists the disks that are not on their way out and were named, as they
+// are now, by a Hello of that edition.
+func (o *outlet) staying(edition int) (out []*disk) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, d := range o.disks {
+		if d.member.leave == nil && d.member.edition <= edition {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
 // settle makes the sidecars say what the Welcome of a run means for them,
 // before the stream goes on because of it. No region is closed until settled.
-func (o *outlet) settle(w *wire.Welcome, nonce uint64) error {
+// told is the edition of the members that the Hello named.
+func (o *outlet) settle(w *wire.Welcome, nonce uint64, told int) error {
 	o.mu.Lock()
 	o.settling = true
 	lost := !w.Known && o.str.Sent() > 0
@@ -61,7 +76,7 @@ func (o *outlet) settle(w *wire.Welcome, nonce uint64) error {
 	if lost {
 		return nil // another run begins
 	}
-	for _, d := range o.disks {
+	for _, d := range o.staying(told) {
 		if !d.keep.settle(nonce, slices.Contains(w.Unsynced, d.index), slices.Contains(w.Resumed, d.index)) {
 			o.mu.Lock()
 			o.loseStreamLocked()
@@ -92,7 +107,8 @@ func (k *keeper) settle(nonce uint64, unsynced, resumed bool) bool {
 	}
 	k.d.unsynced = k.d.unsynced || unsynced || resumed
 	o.mu.Unlock()
-	if unsynced {
+	if unsynced || k.fresh {
+		k.fresh = false
 		return k.restart(nonce)
 	}
 	k.run.Store(nonce) // the file names it alone when the log has it: see round
@@ -118,7 +134,7 @@ func (o *outlet) releaseDisks(limit time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	var released []*disk
-	for _, d := range o.disks {
+	for _, d := range o.staying(math.MaxInt) {
 		if !d.keep.closeAll(ctx) {
 			continue
 		}
@@ -132,9 +148,17 @@ func (o *outlet) releaseDisks(limit time.Duration) {
 		return
 	}
 	for _, d := range released {
-		if _, err := d.keep.side.Clean(modified(d.keep.image)); err != nil {
-			o.log.Warn("the disk's sidecar cannot be written: the next start compares more than it must", "disk", d.info.Name, "err", err)
-		}
+		d.keep.clean()
+	}
+}
+
+// clean notes that the disk has been handed over whole.
+func (k *keeper) clean() {
+	if k == nil {
+		return
+	}
+	if _, err := k.side.Clean(modified(k.image)); err != nil {
+		k.d.out.log.Warn("the disk's sidecar cannot be written: the next start compares more than it must", "disk", k.d.info.Name, "err", err)
 	}
 }
 

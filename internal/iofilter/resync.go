@@ -34,7 +34,7 @@ type cursorState struct {
 // stream. So nothing has to be merged, ever.
 type cursor struct {
 	o     *outlet
-	pace  pace
+	pace  *pacer
 	buf   []byte
 	ready chan struct{} // capacity 1, written by the range lock
 
@@ -46,16 +46,17 @@ type cursor struct {
 	verdicts  []verdict // of the blocks at hand
 }
 
-// runCursor copies what is dirty until ctx is done; bandwidth in bytes a
-// second, 0: no limit.
-func (o *outlet) runCursor(ctx context.Context, bandwidth int64) {
-	c := &cursor{o: o, pace: pace{rate: bandwidth}, buf: make([]byte, syncWindow), ready: make(chan struct{}, 1)}
+// runCursor copies what is dirty until ctx is done, at a pace.
+func (o *outlet) runCursor(ctx context.Context, p *pacer) {
+	o.strain.Store(&p.strain)
+	c := &cursor{o: o, pace: p, buf: make([]byte, syncWindow), ready: make(chan struct{}, 1)}
 	for ctx.Err() == nil {
 		d, wait := c.pick()
 		if d != nil {
 			wait = c.copyDisk(ctx, d)
 		}
 		if wait != 0 {
+			p.strain.on.Store(false)
 			sleepUntil(ctx, o.syncKick, wait)
 		}
 	}
@@ -72,6 +73,9 @@ func (c *cursor) pick() (d *disk, wait time.Duration) {
 	}
 	wait = never
 	for _, d := range o.disks {
+		if d.asideLocked() {
+			continue
+		}
 		if d.dirty.Count() > 0 {
 			if pause := d.retryAt - o.now(); pause > 0 {
 				wait = min(wait, pause) // this one cannot be read now; the others go on
@@ -80,8 +84,9 @@ func (c *cursor) pick() (d *disk, wait time.Duration) {
 			return d, 0
 		}
 		if d.unsynced && o.str.RoomForControl(1) {
-			d.unsynced, d.compare = false, false
+			d.unsynced, d.compare, d.complete, d.forced = false, false, true, false
 			o.controlLocked(record.SyncEnd, d.index)
+			o.restateLocked()
 		}
 	}
 	return nil, wait
@@ -90,11 +95,14 @@ func (c *cursor) pick() (d *disk, wait time.Duration) {
 // copyDisk copies d's dirty chunks until none is left or it cannot go on; then
 // it returns how long to wait before trying again.
 func (c *cursor) copyDisk(ctx context.Context, d *disk) (wait time.Duration) {
+	c.pace.strain.on.Store(true)
 	for chunk, ok := d.dirty.Next(0); ok; {
 		if !c.mayGo(d) {
 			return never
 		}
+		c.pace.strain.reading(true, 0)
 		n, err := c.step(ctx, d, chunk)
+		c.pace.strain.reading(false, c.o.now())
 		if ctx.Err() != nil {
 			return 0
 		}
@@ -115,18 +123,27 @@ func (c *cursor) copyDisk(ctx context.Context, d *disk) (wait time.Duration) {
 func (c *cursor) note(d *disk, err error) {
 	c.o.mu.Lock()
 	defer c.o.mu.Unlock()
-	if d.readError = err; err != nil {
+	if was := d.readError; was != nil || err != nil {
+		d.readError = err
+		c.o.restateLocked()
+	}
+	if err != nil {
 		d.retryAt = c.o.now() + syncRetry
 	}
 }
 
-// mayGo reports whether the host streams, the stream is empty enough, and d can
-// be compared if it is to be; if not, what it waits for will signal.
+// mayGo reports whether the host streams, d is part of that, the stream is
+// empty enough, and d can be compared if it is to be; if not, what it waits for
+// will signal.
 func (c *cursor) mayGo(d *disk) bool {
 	o := c.o
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.mode.tracking || !o.mayCompareLocked(d) {
+		return false
+	}
+	if d.asideLocked() {
+		signal(o.syncKick) // there may be others
 		return false
 	}
 	need := float64(syncWindow) / float64(o.str.Size())
@@ -137,6 +154,8 @@ func (c *cursor) mayGo(d *disk) bool {
 // copyFrom copies the run of dirty chunks at chunk: all of a hole, or up to
 // one window of content. It returns the bytes read.
 func (c *cursor) copyFrom(ctx context.Context, d *disk, chunk uint32) (int, error) {
+	d.work.Lock()
+	defer d.work.Unlock()
 	lo := int64(chunk) * dr.ChunkSize
 	start, _, err := d.primary.NextData(lo)
 	if err != nil {
@@ -268,25 +287,6 @@ func sameRun(p []byte) (n int, zero bool) {
 		n += m
 	}
 	return n, zero
-}
-
-// pace spreads bytes over time at a rate. Owned by one goroutine.
-type pace struct {
-	rate int64 // bytes a second; 0: no limit
-	next time.Time
-}
-
-// wait blocks until n bytes may have been spent.
-func (p *pace) wait(ctx context.Context, n int) {
-	if p.rate <= 0 || n == 0 {
-		return
-	}
-	now := time.Now()
-	if p.next.Before(now) {
-		p.next = now
-	}
-	p.next = p.next.Add(time.Duration(float64(n) / float64(p.rate) * float64(time.Second)))
-	sleepUntil(ctx, nil, p.next.Sub(now))
 }
 
 // sleepUntil waits for a signal, for d, or for ctx, whichever comes first.

@@ -14,6 +14,7 @@ import (
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/nbd"
+	"holdfast/internal/store/limit"
 )
 
 // memDisk is a primary in memory. It has no lock: under the race detector it
@@ -94,13 +95,13 @@ type rig struct {
 	mem   []*memDisk
 	start time.Time
 	stop  func()
-	pace  int64 // bandwidth of the cursor
+	pace  *pacer // of the cursor
 }
 
 // newRig starts an outlet with disks of the given sizes. Inside a synctest
 // bubble its time is the bubble's.
 func newRig(t testing.TB, ack dr.AckRule, sizes ...int) *rig {
-	r := &rig{t: t, drva: newFakeDRVA(), start: time.Now()}
+	r := &rig{t: t, drva: newFakeDRVA(), start: time.Now(), pace: newPacer(limit.Schedule{})}
 	cfg := &Config{Domain: dr.DomainID{UUID: dr.NewUUID()}, Host: dr.HostID{UUID: dr.NewUUID()}, Name: "h", Ack: ack.String(), RingBytes: MinRing}
 	vm := VM{Config: dr.VMConfig{ID: dr.VMID{UUID: dr.NewUUID()}, Name: "vm"}}
 	r.o = newOutlet(cfg, slog.New(slog.DiscardHandler))
@@ -108,11 +109,10 @@ func newRig(t testing.TB, ack dr.AckRule, sizes ...int) *rig {
 		m := &memDisk{data: make([]byte, size)}
 		info := dr.Disk{ID: dr.DiskID{UUID: dr.NewUUID()}, VM: vm.Config.ID, Name: "disk", Size: int64(size)}
 		vm.Disks = append(vm.Disks, Disk{ID: info.ID, Name: info.Name})
-		r.o.addDisk(info, m)
+		r.o.addDisk(r.o.newDisk(info, m))
 		r.mem = append(r.mem, m)
 	}
-	cfg.VMs = []VM{vm}
-	r.o.hello = cfg.hello(r.o.disks)
+	r.o.setVMLocked(&vm.Config)
 	return r
 }
 

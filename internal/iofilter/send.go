@@ -31,6 +31,7 @@ const (
 	stepWrite step = iota
 	stepNap
 	stepIdle
+	stepRejoin
 )
 
 // send writes records and answers to conn until ctx is done or the connection
@@ -56,6 +57,8 @@ func (o *outlet) send(ctx context.Context, conn net.Conn) error {
 		case stepIdle:
 			err = s.idle(ctx)
 			s.rested = false
+		case stepRejoin:
+			err = errRejoin
 		}
 		if err != nil {
 			return err
@@ -71,6 +74,9 @@ func (s *sender) next() step {
 	o.mu.Lock()
 	defer o.unlock()
 	l := &o.link
+	if l.edition != o.edition && !o.gate.Holding() { // a hold lasts 100 ms at most, and its round is worth that
+		return stepRejoin
+	}
 	s.out = s.out[:0]
 	end := l.replayTo
 	if !l.replayed && l.cursor >= l.replayTo {

@@ -18,6 +18,10 @@ import (
 // was told of the failure.
 func (t *tap) Completed(op *nbd.Op, err error) {
 	d := t.disk
+	var done time.Duration
+	if d.out.sampling() {
+		done = d.out.now()
+	}
 	var v entered
 	if err == nil {
 		v = d.capture(op)
@@ -25,6 +29,9 @@ func (t *tap) Completed(op *nbd.Op, err error) {
 		d.out.markDirty(d, op.Offset, op.Length)
 	}
 	was, start := d.locks.release(op)
+	if done != 0 && was.at != 0 {
+		d.out.strain.Load().sample(was.at, done)
+	}
 	if err != nil {
 		op.Complete(err)
 	} else {
@@ -33,6 +40,12 @@ func (t *tap) Completed(op *nbd.Op, err error) {
 	for _, c := range start {
 		c.via.start(c.op)
 	}
+}
+
+// sampling reports whether the sync cursor wants to know how long writes take.
+func (o *outlet) sampling() bool {
+	s := o.strain.Load()
+	return s != nil && s.on.Load()
 }
 
 // acknowledge is the ack rule, and the only place where it is. The operation's

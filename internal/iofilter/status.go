@@ -7,22 +7,6 @@ import (
 	"holdfast/internal/errs"
 )
 
-// State says how well a host or a disk is protected.
-type State string
-
-const (
-	// Streaming: every write goes to the DRVA, and its copy is complete.
-	Streaming State = "streaming"
-	// Syncing: as Streaming, while the first copy or a resync is being made;
-	// no new checkpoint can be recovered until it ends.
-	Syncing State = "syncing"
-	// Tracking: writes are acknowledged by the primary alone and remembered by
-	// chunk; no new checkpoints.
-	Tracking State = "tracking"
-	// Disconnected: there is no link; writes gather in the stream.
-	Disconnected State = "disconnected"
-)
-
 // Status is a picture of a Filter at one moment. Byte counts are since the
 // host component started unless said otherwise.
 type Status struct {
@@ -30,8 +14,11 @@ type Status struct {
 	Host   dr.HostID   `json:"host"`
 	Name   string      `json:"name"`
 	Ack    string      `json:"ack"`
-	State  State       `json:"state"`
-	Cause  string      `json:"cause,omitempty"` // why the state is not Streaming
+	// State is the host's own or, if that is Streaming, the worst of its disks'.
+	State  State     `json:"state"`
+	Cause  string    `json:"cause,omitempty"`  // why the state is not Streaming
+	Remedy string    `json:"remedy,omitempty"` // what can be done about it
+	Since  time.Time `json:"since,omitzero"`   // when the state began
 
 	Link   LinkStatus   `json:"link"`
 	Stream StreamStatus `json:"stream"`
@@ -75,10 +62,15 @@ type RoundStatus struct {
 // DiskStatus is one disk.
 type DiskStatus struct {
 	ID         dr.DiskID `json:"id"`
+	VM         dr.VMID   `json:"vm"`
+	VMName     string    `json:"vm_name"`
 	Name       string    `json:"name"`
 	Size       int64     `json:"size"` // bytes
 	State      State     `json:"state"`
 	Cause      string    `json:"cause,omitempty"`
+	Remedy     string    `json:"remedy,omitempty"`
+	Since      time.Time `json:"since,omitzero"`
+	Clients    int       `json:"clients"`               // NBD connections that use it
 	DirtyBytes int64     `json:"dirty_bytes"`           // to be copied, now
 	SyncTotal  int64     `json:"sync_total,omitempty"`  // bytes to be copied when the running sync began
 	SyncDone   int64     `json:"sync_done,omitempty"`   // of these, bytes copied
@@ -117,51 +109,52 @@ func (o *outlet) fill(s *Status) {
 		Holds: o.stats.holds, Refused: o.stats.refused,
 		LongestHoldMS: float64(o.stats.longestHold) / float64(time.Millisecond),
 	}
-	s.State, s.Cause = o.stateLocked()
+	o.restateLocked()
+	host := o.shown
+	worst := host
 	for _, d := range o.disks {
-		ds := o.diskStatusLocked(d, s, now)
-		if s.State == Streaming && ds.State == Syncing {
-			s.State = Syncing
+		if d.member.leave != nil {
+			continue
 		}
-		s.Disks = append(s.Disks, ds)
+		s.Disks = append(s.Disks, o.diskStatusLocked(d, host, now))
+		if host.state == Streaming && d.shown.state != NotActive && rank(d.shown.state) > rank(worst.state) {
+			worst = d.shown
+		}
 	}
+	s.State, s.Cause, s.Since, s.Remedy = worst.state, worst.cause, worst.since, remedyOf(worst)
 }
 
-// stateLocked is the host's state, its disks' syncs apart.
-func (o *outlet) stateLocked() (State, string) {
-	switch {
-	case o.mode.tracking:
-		return Tracking, o.mode.cause
-	case !o.link.up:
-		return Disconnected, "there is no link to the DRVA"
+// diskStatusLocked is one disk's part; of its own state and the host's, it
+// shows the one of higher rank.
+func (o *outlet) diskStatusLocked(d *disk, host shown, now time.Duration) DiskStatus {
+	show := d.shown
+	if rank(host.state) > rank(show.state) {
+		show = host
 	}
-	return Streaming, ""
-}
-
-func (o *outlet) diskStatusLocked(d *disk, s *Status, now time.Duration) DiskStatus {
 	ds := DiskStatus{
-		ID: d.info.ID, Name: d.info.Name, Size: d.size, State: s.State, Cause: s.Cause,
-		DirtyBytes: min(d.dirty.Count()*dr.ChunkSize, d.size),
-		OpenBytes:  min(d.keep.openBytes(), d.size), NoSidecar: d.keep.useless(),
+		ID: d.info.ID, VM: d.info.VM, VMName: o.vmNameLocked(d.info.VM), Name: d.info.Name, Size: d.size,
+		State: show.state, Cause: show.cause, Since: show.since, Remedy: remedyOf(show),
+		Clients: d.clients, DirtyBytes: d.dirtyBytes(),
+		OpenBytes: min(d.keep.openBytes(), d.size), NoSidecar: d.keep.useless(),
 	}
-	if ds.State == Syncing {
-		ds.State = Streaming // the host syncs because of another disk, so far
-	}
-	if d.readError != nil {
-		ds.Cause = "the primary cannot be read: " + d.readError.Error()
-	}
-	if !d.unsynced && ds.DirtyBytes == 0 {
-		return ds
-	}
-	if ds.State == Streaming {
-		ds.State = Syncing
-	}
-	if d.progress.began != 0 {
+	if (d.unsynced || ds.DirtyBytes > 0) && d.progress.began != 0 {
 		ds.SyncTotal = min(d.progress.total*dr.ChunkSize, d.size)
 		ds.SyncDone = max(ds.SyncTotal-ds.DirtyBytes, 0)
-		if elapsed := now - d.progress.began; ds.SyncDone > 0 {
-			ds.ETASeconds = int64((elapsed.Seconds()*float64(ds.DirtyBytes))/float64(ds.SyncDone) + 0.5)
-		}
+		ds.ETASeconds = d.eta(now)
 	}
 	return ds
+}
+
+// remedyOf is what to do about a state and its cause; empty when there is
+// nothing to do.
+func remedyOf(s shown) string {
+	for i := range causes {
+		if causes[i].Cause == s.cause {
+			return causes[i].Remedy
+		}
+	}
+	if s.state == Streaming {
+		return ""
+	}
+	return RemedyOf(s.state)
 }

@@ -6,21 +6,7 @@ import (
 	"time"
 
 	"holdfast/internal/dr"
-	"holdfast/internal/record"
 	"holdfast/internal/wire"
-)
-
-// Why a host tracks; shown to people.
-const (
-	causeStarting   = "the host component has just started"
-	causeFull       = "the stream is full and the DRVA takes nothing from it"
-	causeSlow       = "the DRVA takes less than the guests write"
-	causeCutOff     = "the stream is full and there is no link to the DRVA"
-	causeSilent     = "the DRVA does not acknowledge writes in time"
-	causeLost       = "the DRVA does not know this host's stream any more"
-	causeUnsynced   = "the DRVA has no complete copy of a disk"
-	causeAsked      = "a comparison of a disk with its copy was asked for"
-	causeUnreadable = "the primary could not be read"
 )
 
 // mode is streaming or tracking. Guarded by the outlet's mutex.
@@ -69,7 +55,7 @@ func (p *pressure) end(now time.Duration) {
 func (o *outlet) awaitRoomLocked() {
 	now := o.now()
 	p := &o.pressure
-	if !o.link.up {
+	if !o.link.up && !o.link.rejoining() {
 		o.trackLocked(causeCutOff)
 		return
 	}
@@ -83,6 +69,7 @@ func (o *outlet) awaitRoomLocked() {
 	if p.began == 0 {
 		p.began = now
 		o.stats.stalls++
+		o.restateLocked()
 	}
 	o.armLocked(min(p.progress+o.stallLimit, p.began+pressureLimit))
 	p.waiting++
@@ -98,6 +85,7 @@ func (o *outlet) roomFreedLocked(now time.Duration) {
 		o.room.Broadcast()
 	} else if p.began != 0 && o.str.Fill() < pressureEnd {
 		p.end(now)
+		o.restateLocked()
 	}
 	if o.cursor.starved && o.str.Fill() < leaveFill {
 		o.cursor.starved = false
@@ -126,6 +114,7 @@ func (o *outlet) trackLocked(cause string) {
 	o.pressure.end(now)
 	o.room.Broadcast()
 	o.stats.trackings++
+	o.restateLocked()
 	o.armLocked(now) // the watchdog logs it and comes back when it may end
 }
 
@@ -142,10 +131,8 @@ func (o *outlet) tryLeaveLocked(now time.Duration) {
 		return
 	}
 	for _, d := range o.disks {
-		if d.unsynced = d.unsynced || d.dirty.Count() > 0; d.unsynced {
-			o.controlLocked(record.TrackBegin, d.index)
-			d.announced = true
-			d.progress.begin(d.dirty.Count(), now)
+		if d.member.told && d.member.leave == nil && (d.unsynced || d.dirty.Count() > 0) {
+			o.beginLocked(d, now)
 		}
 	}
 	switch m.cause {
@@ -155,18 +142,19 @@ func (o *outlet) tryLeaveLocked(now time.Duration) {
 	m.tracking, m.cause, m.left = false, "", now
 	m.insideAt = o.str.Next() - 1
 	o.insideLocked()
+	o.restateLocked()
 	o.armLocked(now) // the watchdog logs it
 	signal(o.syncKick)
 }
 
 // insideLocked tells the gate that the host is inside the stream again, once
-// the TrackBegins, and with them all that was acknowledged early, have their
-// place in the domain's order. To say so when they have merely been appended
+// no TrackBegin is owed, and those placed, and with them all that was
+// acknowledged early, have their place in the domain's order. To say so when they have merely been appended
 // would be too soon for a mark round whose checkpoint was cut before they
 // arrived.
 func (o *outlet) insideLocked() {
 	m := &o.mode
-	if !m.tracking && m.insideAt <= o.str.Sequenced() {
+	if !m.tracking && o.owing == 0 && m.insideAt <= o.str.Sequenced() {
 		o.gate.Inside()
 		m.insideAt = 0
 	}
@@ -210,6 +198,7 @@ func (o *outlet) watch(ctx context.Context) {
 		now := o.now()
 		o.expireLocked(now)
 		o.armed = o.deadlineLocked(now)
+		o.restateLocked()
 		next, mode, tell := o.armed, o.mode, o.mode.tracking != o.mode.logged
 		o.mode.logged = mode.tracking
 		o.unlock()

@@ -412,7 +412,11 @@ func TestCursorIsModest(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, dr.Async, 16<<20)
 		copy(r.mem[0].data, fill(1, 16<<20))
-		r.pace = 2 << 20
+		b, err := BytesPerSecond(2 << 20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.pace.set(b.Schedule)
 		r.run()
 		defer r.end()
 		time.Sleep(7 * time.Second)
@@ -436,7 +440,7 @@ func TestUnreadablePrimary(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		r.must(r.write(1, 0, fill(2, 4096))) // the other disk is well
 		time.Sleep(time.Second)
-		if s := r.status(); s.Disks[0].State != Syncing || s.Disks[0].Cause == "" || s.Disks[1].State != Streaming {
+		if s := r.status(); s.Disks[0].State != Failed || s.Disks[0].Cause == "" || s.Disks[1].State != Streaming {
 			t.Fatalf("status %+v", s)
 		}
 		r.mem[0].setUnread(nil)

@@ -22,6 +22,13 @@ func data(s *Stream, blocks int, b byte) dr.HostSeq {
 	return s.Append(&r, &Pieces{p[:cut], p[cut : 2*cut], p[2*cut:]})
 }
 
+// meta appends a record whose payload of n bytes is not whole blocks.
+func meta(s *Stream, n int, b byte) dr.HostSeq {
+	p := bytes.Repeat([]byte{b}, n)
+	r := record.Record{Kind: record.Meta, Length: uint32(n), CRC: record.Checksum(p)}
+	return s.Append(&r, &Pieces{p})
+}
+
 // sendAll gathers everything from hs on and returns how many records.
 func sendAll(t interface{ Fatalf(string, ...any) }, s *Stream, hs dr.HostSeq) int {
 	var f Frame
@@ -259,7 +266,11 @@ func TestAgainstModel(t *testing.T) {
 				blocks := rapid.IntRange(1, 256).Draw(t, "blocks")
 				if s.Room(blocks * dr.BlockSize) {
 					b := byte(rapid.IntRange(1, 255).Draw(t, "fill"))
-					fill[data(s, blocks, b)] = b
+					if odd := rapid.IntRange(0, dr.BlockSize-1).Draw(t, "odd"); odd%2 == 0 {
+						fill[data(s, blocks, b)] = b
+					} else {
+						fill[meta(s, blocks*dr.BlockSize-odd, b)] = b
+					}
 				}
 			case 2:
 				from := dr.HostSeq(rapid.Uint64Range(1, uint64(s.Next())).Draw(t, "from"))

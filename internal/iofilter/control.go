@@ -1,0 +1,174 @@
+package iofilter
+
+import (
+	"fmt"
+	"slices"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+	"holdfast/internal/store/limit"
+)
+
+// Target names disks. The zero value is all of the host; VM alone, all of that
+// VM; Disks, these.
+type Target struct {
+	VM    dr.VMID     `json:"vm,omitzero"`
+	Disks []dr.DiskID `json:"disks,omitempty"`
+}
+
+// matches reports whether a disk is meant.
+func (t *Target) matches(d *disk) bool {
+	return (t.VM.IsZero() || d.info.VM == t.VM) && (len(t.Disks) == 0 || slices.Contains(t.Disks, d.info.ID))
+}
+
+// whole reports whether the host is meant with all it has and will have.
+func (t *Target) whole() bool { return t.VM.IsZero() && len(t.Disks) == 0 }
+
+// findLocked returns the ports of a target. Error: NotFound, if there is none
+// or not each disk that is named.
+func (f *Filter) findLocked(op string, t Target) (ports []*port, err error) {
+	for _, p := range f.ports {
+		if t.matches(p.disk) {
+			ports = append(ports, p)
+		}
+	}
+	if len(ports) == 0 || len(t.Disks) > 0 && len(ports) != len(t.Disks) {
+		return nil, errs.New(op, errs.NotFound, t.String(), "this host does not protect it").
+			WithRemedy("see holdfast status for what it protects")
+	}
+	return ports, nil
+}
+
+// String names the target for people.
+func (t Target) String() string {
+	switch {
+	case len(t.Disks) > 0:
+		return fmt.Sprintf("disk %v", t.Disks)
+	case !t.VM.IsZero():
+		return "vm " + t.VM.String()
+	}
+	return "host"
+}
+
+// Pause makes disks track until they are resumed: their writes are
+// acknowledged by the primary alone and only remembered. A paused host pauses
+// what comes to it later too. Error: NotFound.
+func (f *Filter) Pause(t Target) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.findLocked("iofilter.Pause", t); err != nil && !t.whole() {
+		return err
+	}
+	f.out.pause(t, causePaused)
+	return nil
+}
+
+// Resume ends Pause; what changed meanwhile is sent. Error: NotFound.
+func (f *Filter) Resume(t Target) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.findLocked("iofilter.Resume", t); err != nil && !t.whole() {
+		return err
+	}
+	f.out.resume(t, causePaused)
+	return nil
+}
+
+// pause keeps the writes of disks outside the stream, with a cause. The first
+// cause stays.
+func (o *outlet) pause(t Target, cause string) {
+	o.mu.Lock()
+	defer o.unlock()
+	if t.whole() && o.pausedAll == "" {
+		o.pausedAll = cause
+	}
+	for _, d := range o.disks {
+		if t.matches(d) && d.member.paused == "" && d.member.leave == nil {
+			d.member.paused = cause
+			o.oweLocked(d)
+		}
+	}
+	o.room.Broadcast() // who waits for room on behalf of such a disk need not
+	o.membersMovedLocked(o.now())
+	o.restateLocked()
+}
+
+// resume undoes pause for that cause.
+func (o *outlet) resume(t Target, cause string) {
+	o.mu.Lock()
+	defer o.unlock()
+	if t.whole() && o.pausedAll == cause {
+		o.pausedAll = ""
+	}
+	for _, d := range o.disks {
+		if t.matches(d) && d.member.paused == cause {
+			d.member.paused = ""
+			d.progress.begin(d.dirty.Count(), o.now())
+		}
+	}
+	o.restateLocked()
+	signal(o.syncKick)
+}
+
+// SyncMode says how a forced sync finds what to send.
+type SyncMode string
+
+// The modes.
+const (
+	SyncBitmap SyncMode = "bitmap" // only what is known to have changed: what resync does by itself
+	SyncHash   SyncMode = "hash"   // each chunk that differs from what the DRVA holds
+	SyncFull   SyncMode = "full"   // every chunk
+)
+
+// Sync sends the content of disks anew, besides what is written; their next
+// recovery points come when it has ended. Errors: NotFound; Invalid.
+func (f *Filter) Sync(t Target, mode SyncMode) error {
+	const op = "iofilter.Sync"
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.findLocked(op, t); err != nil {
+		return err
+	}
+	switch mode {
+	case SyncBitmap:
+		signal(f.out.syncKick)
+	case SyncFull:
+		f.out.forceSync(t, false)
+	case SyncHash:
+		f.out.forceSync(t, true)
+	default:
+		return errs.New(op, errs.Invalid, string(mode), "no such mode of sync").WithRemedy("choose bitmap, hash or full")
+	}
+	return nil
+}
+
+// forceSync marks all of the disks dirty, behind a TrackBegin; compare: what the
+// DRVA holds already is not shipped, where that can be known.
+func (o *outlet) forceSync(t Target, compare bool) {
+	o.mu.Lock()
+	var forced []*disk
+	for _, d := range o.disks {
+		if t.matches(d) && d.member.leave == nil {
+			d.dirty.SetAll()
+			d.forced, d.compare = true, compare
+			o.oweLocked(d)
+			forced = append(forced, d)
+		}
+	}
+	o.membersMovedLocked(o.now())
+	o.restateLocked()
+	o.unlock()
+	// After the marks: what is marked no round closes.
+	for _, d := range forced {
+		d.keep.openAll()
+	}
+	signal(o.syncKick)
+}
+
+// SetBandwidth changes what the first copy and resyncs may read and when; it
+// holds at once.
+func (f *Filter) SetBandwidth(s limit.Schedule) { f.pace.set(s) }
+
+// Bandwidth returns what holds, and the rate of this moment in bytes a second,
+// which may be less while the primaries answer guests slowly.
+func (f *Filter) Bandwidth() (s limit.Schedule, now limit.Rate) { return f.pace.get() }
