@@ -38,10 +38,11 @@ func newBandwidthCommand() *cobra.Command {
 	var set string
 	cmd := &cobra.Command{
 		Use:   "bandwidth SOCKET [--set SCHEDULE]",
-		Short: "Show or change what a running drva may send to its store",
-		Long: `Shows the bandwidth limit of the DRVA that answers on SOCKET, or sets another one,
-which holds at once and until the appliance is started again: then its
-configuration's "bandwidth" counts. "holdfast drva --help" says how a schedule is
+		Short: "Show or change what a running drva or iofilter may send",
+		Long: `Shows the bandwidth limit of the appliance that answers on SOCKET, or sets another
+one: a DRVA's is that of its store, a host component's that of first copies and
+resyncs, of which the rate for up counts. It holds at once and until the appliance
+is started again: then its configuration's "bandwidth" or "sync_bandwidth" counts. "holdfast drva --help" says how a schedule is
 written; an empty one lifts the limit.`,
 		Example: `  holdfast bandwidth /run/holdfast/drva.sock
   holdfast bandwidth /run/holdfast/drva.sock --set '* up 5MB/s'`,

@@ -2,12 +2,15 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"net"
 
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/control"
+	"holdfast/internal/dr"
 	"holdfast/internal/errs"
+	"holdfast/internal/hypervisor"
 	"holdfast/internal/iofilter"
 )
 
@@ -17,6 +20,9 @@ type ioFilterConfig struct {
 	DRVA   string `json:"drva"`             // host:port of the domain's DRVA
 	TLS    string `json:"tls"`              // directory made by "cert issue --role host"
 	Status string `json:"status,omitempty"` // unix socket for "holdfast status"
+
+	Platform platformConfig `json:"platform,omitzero"` // for "holdfast protect"
+	Live     liveConfig     `json:"live,omitzero"`
 }
 
 func newIOFilterCommand() *cobra.Command {
@@ -48,13 +54,25 @@ Configuration, in JSON:
 ack: async (default) acknowledges a guest's write when the primary has it and it
 is in the stream; ordered waits for its place in the domain's order as well; sync
 until it is durable in the replication log.
-Optional: ring_bytes, stall_limit ("500ms"), sync_bandwidth (bytes a second).
+Optional: ring_bytes, stall_limit ("500ms"), sync_bandwidth (for the first copy
+and resyncs: bytes a second, or a schedule as in "holdfast drva --help"; they give
+way to guests besides).
 
 For application-consistent checkpoints each VM is frozen by its guest agent where
 the hypervisor offers that, or, with "freeze": {"pre": ["/etc/holdfast/quiesce",
 "erp"], "post": ["/etc/holdfast/thaw", "erp"], "timeout": "4s"} in its block, by
 commands on this host, which no shell reads; {"exempt": true} leaves it out.
-Whatever happens, post runs, and the guest thaws, at the latest 10 s later.`,
+Whatever happens, post runs, and the guest thaws, at the latest 10 s later.
+
+VMs need not be listed: with the hypervisor named, "holdfast protect" takes up VMs
+that run, and a watchdog lets them go on alone if the host component dies or does
+not answer for "hang" (10 s):
+
+  "platform": {"libvirt": "/run/libvirt/libvirt-sock"},
+  "live": {"sockets": "/run/holdfast", "record": "/var/lib/holdfast/live.json"}
+
+platform may instead be {"qmp": [{"socket": "/run/erp1.qmp"}]}.
+Optional in live: direct, leave_new_disks, hang, no_watchdog.`,
 		Example: "  holdfast iofilter --config node1.json",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -62,14 +80,14 @@ Whatever happens, post runs, and the guest thaws, at the latest 10 s later.`,
 			if err := readConfig(path, &cfg); err != nil {
 				return err
 			}
-			return runIOFilter(cmd, &cfg)
+			return runIOFilter(cmd, &cfg, path)
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration file")
 	return cmd
 }
 
-func runIOFilter(cmd *cobra.Command, cfg *ioFilterConfig) error {
+func runIOFilter(cmd *cobra.Command, cfg *ioFilterConfig, path string) error {
 	log, err := logger(cmd)
 	if err != nil {
 		return err
@@ -79,14 +97,36 @@ func runIOFilter(cmd *cobra.Command, cfg *ioFilterConfig) error {
 	if err != nil {
 		return err
 	}
-	f, err := iofilter.New(cfg.Config, iofilter.Options{Logger: log, Dial: dialDRVA(creds, cfg), Freezer: newFreezer(cfg.VMs, nil)})
+	var platform hypervisor.Platform
+	var find func(context.Context, dr.VMID) (hypervisor.LiveVM, error)
+	if cfg.Platform.isSet() {
+		if platform, err = openPlatform(cmd.Context(), &cfg.Platform, log); err != nil {
+			return err
+		}
+		find = func(ctx context.Context, id dr.VMID) (hypervisor.LiveVM, error) { return platform.VM(ctx, id.String()) }
+	}
+	f, err := iofilter.New(cfg.Config, iofilter.Options{Logger: log, Dial: dialDRVA(creds, cfg), Freezer: newFreezer(cfg.VMs, find)})
 	if err != nil {
+		if platform != nil {
+			err = errors.Join(err, platform.Close())
+		}
 		return err
 	}
-	return serve(cmd.Context(), log, cfg.Status, map[string]control.Handler{
-		"/status": func(context.Context, []byte) (any, error) { return f.Status(), nil },
-		"/resync": func(_ context.Context, body []byte) (any, error) { return resyncDisk(f, body) },
-	}, f.Run)
+	calls, run := hostCalls(f), f.Run
+	if platform != nil {
+		h, err := openLive(log, cfg, f, platform)
+		if err != nil {
+			return errors.Join(err, f.Close(), platform.Close())
+		}
+		h.calls(calls)
+		run = h.run
+		if !cfg.Live.Unwatch {
+			if err := startWatchdog(path); err != nil {
+				return errors.Join(err, f.Close(), platform.Close())
+			}
+		}
+	}
+	return serve(cmd.Context(), log, cfg.Status, calls, run)
 }
 
 // dialDRVA connects to the DRVA of the very domain the host is configured for.

@@ -120,6 +120,9 @@ func printDataKey(w io.Writer, k *keyStatus) {
 
 func printHost(w io.Writer, s *iofilter.Status) {
 	fmt.Fprintf(w, "host %s\t%s%s\t%s\n", s.Name, s.State, suffix(s.Cause), s.Ack)
+	if s.Remedy != "" {
+		fmt.Fprintf(w, "what to do\t%s\n", s.Remedy)
+	}
 	link := "up"
 	if !s.Link.Up {
 		link = "down" + suffix(s.Link.Error)
@@ -131,10 +134,16 @@ func printHost(w io.Writer, s *iofilter.Status) {
 	fmt.Fprintf(w, "stalls\t%d, tracked %d time(s), longest hold %.2f ms\n", t.Stalls, t.Trackings, s.Rounds.LongestHoldMS)
 	for _, d := range s.Disks {
 		line := fmt.Sprintf("%s%s", d.State, suffix(d.Cause))
-		if d.SyncTotal > 0 && d.SyncDone < d.SyncTotal {
+		switch {
+		case d.SyncTotal > 0 && d.SyncDone < d.SyncTotal:
 			line += fmt.Sprintf(", %d%% of %s, ETA %d s", 100*d.SyncDone/d.SyncTotal, sizeOf(d.SyncTotal), d.ETASeconds)
+		case d.DirtyBytes > 0:
+			line += ", " + sizeOf(d.DirtyBytes) + " to copy"
 		}
-		fmt.Fprintf(w, "disk %s\t%s\t%s\n", d.Name, line, sizeOf(d.Size))
+		if d.Remedy != "" && d.Remedy != s.Remedy {
+			line += " (" + d.Remedy + ")"
+		}
+		fmt.Fprintf(w, "disk %s/%s\t%s\t%s\tsince %s\n", d.VMName, d.Name, line, sizeOf(d.Size), timeOf(d.Since))
 	}
 }
 

@@ -1,0 +1,287 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/internal/control"
+	"holdfast/internal/durable"
+	"holdfast/internal/errs"
+	"holdfast/internal/hypervisor"
+	"holdfast/internal/iofilter"
+	"holdfast/internal/iofilter/live"
+)
+
+// liveConfig is how running VMs are protected.
+type liveConfig struct {
+	Sockets  string            `json:"sockets"`                   // directory of the disks' sockets
+	Record   string            `json:"record"`                    // file that says what is protected
+	Direct   bool              `json:"direct,omitempty"`          // bypass the host's page cache
+	LeaveNew bool              `json:"leave_new_disks,omitempty"` // do not adopt disks that are added
+	Hang     iofilter.Duration `json:"hang,omitempty"`            // after so long without an answer the guests go on alone
+	Unwatch  bool              `json:"no_watchdog,omitempty"`
+}
+
+// liveHost is a host component with a platform beside it.
+type liveHost struct {
+	filter   *iofilter.Filter
+	manager  *live.Manager
+	platform hypervisor.Platform
+}
+
+// openLive opens the record of a host component with a platform.
+func openLive(log *slog.Logger, cfg *ioFilterConfig, f *iofilter.Filter, p hypervisor.Platform) (*liveHost, error) {
+	const op = "iofilter.live"
+	if cfg.Live.Sockets == "" || cfg.Live.Record == "" || cfg.Status == "" {
+		return nil, errs.New(op, errs.Invalid, "live", "a platform is named, and not where sockets and the record are to be").
+			WithRemedy("set live.sockets, live.record and status")
+	}
+	record, err := live.OpenRecord(durable.OS{}, cfg.Live.Record)
+	if err != nil {
+		return nil, err
+	}
+	m := live.New(live.Config{Platform: p, Host: f, Record: record, Sockets: cfg.Live.Sockets, Direct: cfg.Live.Direct, LeaveNew: cfg.Live.LeaveNew, Logger: log})
+	return &liveHost{filter: f, manager: m, platform: p}, nil
+}
+
+// run runs the host component and keeps up with the platform until ctx ends.
+// The guests are taken off the sockets before these are closed.
+func (h *liveHost) run(ctx context.Context) error {
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	served := make(chan error, 1)
+	go func() { served <- h.filter.Run(serving) }()
+	if err := h.awaitRun(ctx, served); err != nil {
+		return err
+	}
+	err := h.manager.Run(ctx, nil)
+	stop()
+	return errors.Join(err, <-served, h.platform.Close())
+}
+
+// awaitRun waits until the Filter takes changes.
+func (h *liveHost) awaitRun(ctx context.Context, served chan error) error {
+	select {
+	case err := <-served:
+		served <- nil
+		return errors.Join(err, h.platform.Close())
+	case <-h.filter.Running():
+		return nil
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// protectRequest is the body of a local /protect or /unprotect call.
+type protectRequest struct {
+	VM      string   `json:"vm"`
+	Skip    []string `json:"skip,omitempty"`
+	Release bool     `json:"release,omitempty"`
+}
+
+// calls adds the local calls of a host component with a platform.
+func (h *liveHost) calls(to map[string]control.Handler) {
+	to["/protect"] = func(ctx context.Context, body []byte) (any, error) {
+		var r protectRequest
+		if err := decodeCall("iofilter.protect", body, &r); err != nil {
+			return nil, err
+		}
+		return h.manager.Protect(ctx, r.VM, live.Options{Skip: r.Skip})
+	}
+	to["/unprotect"] = func(ctx context.Context, body []byte) (any, error) {
+		var r protectRequest
+		if err := decodeCall("iofilter.unprotect", body, &r); err != nil {
+			return nil, err
+		}
+		return h.manager.Unprotect(ctx, r.VM, iofilter.UnprotectOptions{Release: r.Release})
+	}
+}
+
+func newProtectCommand() *cobra.Command {
+	var r protectRequest
+	var wait bool
+	cmd := &cobra.Command{
+		Use:   "protect SOCKET VM",
+		Short: "Protect a running VM, without a restart of it",
+		Long: `Has the host component that answers on SOCKET protect a VM of its hypervisor (the
+"platform" of its configuration), by name or UUID: from the return on every write
+of the guest is captured, and the first copy is under way. Disks that are added to
+the VM later are protected when they appear.`,
+		Example: "  holdfast protect /run/holdfast/iofilter.sock erp1 --wait",
+		Args:    exactArgs("SOCKET", "VM"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r.VM = args[1]
+			var rep live.Report
+			if err := control.CallLocal(cmd.Context(), args[0], "/protect", r, &rep); err != nil {
+				return err
+			}
+			if wait {
+				if err := awaitCopy(cmd, args[0], &rep); err != nil {
+					return err
+				}
+			}
+			return print(cmd, rep, func(w io.Writer) { printProtection(w, &rep, "protected") })
+		},
+	}
+	addOutputFlag(cmd)
+	cmd.Flags().StringArrayVar(&r.Skip, "skip", nil, "disk to leave out, by name; may be repeated")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the first copy is complete")
+	return cmd
+}
+
+func newUnprotectCommand() *cobra.Command {
+	var r protectRequest
+	cmd := &cobra.Command{
+		Use:   "unprotect SOCKET VM",
+		Short: "End the protection of a running VM, without a restart of it",
+		Long: `Has the host component that answers on SOCKET end the protection of a VM, by name
+or UUID: its guest goes on with its own disks alone. Its recovery points stay.`,
+		Example: "  holdfast unprotect /run/holdfast/iofilter.sock erp1",
+		Args:    exactArgs("SOCKET", "VM"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r.VM = args[1]
+			var rep live.Report
+			if err := control.CallLocal(cmd.Context(), args[0], "/unprotect", r, &rep); err != nil {
+				return err
+			}
+			return print(cmd, rep, func(w io.Writer) { printProtection(w, &rep, "not protected any more") })
+		},
+	}
+	addOutputFlag(cmd)
+	cmd.Flags().BoolVar(&r.Release, "release", false, "hand it over: the domain keeps the VM, and another host goes on")
+	return cmd
+}
+
+func printProtection(w io.Writer, rep *live.Report, word string) {
+	fmt.Fprintf(w, "vm %s\t%s\n", rep.Name, word)
+	for _, d := range rep.Disks {
+		switch {
+		case d.Skipped != "":
+			fmt.Fprintf(w, "disk %s\tleft out: %s\n", d.Name, d.Skipped)
+		case d.Off:
+			fmt.Fprintf(w, "disk %s\tattached when the VM starts\n", d.Name)
+		default:
+			fmt.Fprintf(w, "disk %s\tby %s, the guest's I/O stood still for %.1f ms\n", d.Name, d.Route, float64(d.Pause)/float64(time.Millisecond))
+		}
+	}
+}
+
+// awaitCopy waits until the first copies of a VM's disks are complete, and
+// tells on stderr how far they are.
+func awaitCopy(cmd *cobra.Command, socket string, rep *live.Report) error {
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	told := ""
+	for {
+		var s iofilter.Status
+		if err := control.CallLocal(cmd.Context(), socket, "/status", nil, &s); err != nil {
+			return err
+		}
+		var left, eta int64
+		waiting := false
+		for i := range s.Disks {
+			d := &s.Disks[i]
+			if d.VM != rep.VM {
+				continue
+			}
+			left, eta = left+d.DirtyBytes, max(eta, d.ETASeconds)
+			waiting = waiting || d.State != iofilter.Streaming && d.State != iofilter.NotActive && d.State != iofilter.BackPressure
+		}
+		if !waiting {
+			return nil
+		}
+		if line := fmt.Sprintf("%s to copy, ETA %s", sizeOf(left), time.Duration(eta)*time.Second); line != told {
+			fmt.Fprintln(cmd.ErrOrStderr(), line)
+			told = line
+		}
+		select {
+		case <-cmd.Context().Done():
+			return cmd.Context().Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// startWatchdog starts a watchdog of this process and lets it go its own way.
+func startWatchdog(path string) error {
+	const op = "iofilter.startWatchdog"
+	exe, err := os.Executable()
+	if err != nil {
+		return errs.E(op, errs.Internal, "", err)
+	}
+	start, err := live.StartOf(os.Getpid())
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(exe, "iofilter-watchdog", "--config", path, "--pid", strconv.Itoa(os.Getpid()), "--start", strconv.FormatUint(start, 10))
+	cmd.Stderr = os.Stderr
+	// A session of its own: what ends this process, or its terminal, must not
+	// end the one that looks after its guests then.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return errs.E(op, errs.Unavailable, exe, err)
+	}
+	go func() { _ = cmd.Wait() }() // it usually outlives us; if not, it is not to stay a zombie
+	return nil
+}
+
+func newWatchdogCommand() *cobra.Command {
+	var path string
+	var pid int
+	var start uint64
+	cmd := &cobra.Command{
+		Use:   "iofilter-watchdog --config FILE --pid PID --start TICKS",
+		Short: "Take guests off a host component that is dead or hangs",
+		Long: `Started by the host component itself: asks it every second whether it lives, kills it
+when it has not answered for its configuration's live.hang, and takes the guests'
+disks off its sockets, so that they go on alone. It never touches another process
+of the same number: the start time must be the one named.`,
+		Example: "  holdfast iofilter-watchdog --config node1.json --pid 4711 --start 123456",
+		Hidden:  true, // the host component starts it
+		Args:    exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var cfg ioFilterConfig
+			if err := readConfig(path, &cfg); err != nil {
+				return err
+			}
+			return runWatchdog(cmd, &cfg, pid, start)
+		},
+	}
+	cmd.Flags().StringVarP(&path, "config", "c", "", "the host component's configuration file")
+	cmd.Flags().IntVar(&pid, "pid", 0, "its process")
+	cmd.Flags().Uint64Var(&start, "start", 0, "when that began, in clock ticks")
+	return cmd
+}
+
+func runWatchdog(cmd *cobra.Command, cfg *ioFilterConfig, pid int, start uint64) error {
+	log, err := logger(cmd)
+	if err != nil {
+		return err
+	}
+	log = log.With("host", cfg.Name, "role", "watchdog")
+	ctx := cmd.Context()
+	p, err := live.OpenProcess(pid, start, func(ctx context.Context) error {
+		var out done
+		return control.CallLocal(ctx, cfg.Status, "/ping", nil, &out)
+	})
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	w := &live.Watchdog{
+		Process: p, Hang: time.Duration(cfg.Live.Hang), Logger: log,
+		Connect: func(ctx context.Context) (hypervisor.Platform, error) { return openPlatform(ctx, &cfg.Platform, log) },
+		Open:    func() (*live.Record, error) { return live.OpenRecord(durable.OS{}, cfg.Live.Record) },
+	}
+	return w.Run(ctx)
+}

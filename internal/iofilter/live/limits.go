@@ -1,0 +1,38 @@
+package live
+
+import "time"
+
+const (
+	// maxRecord bounds the record in bytes: 500 disks have some 200 KiB.
+	maxRecord = 4 << 20
+	// maxSocketPath is the kernel's bound for a unix socket (108 with its zero).
+	maxSocketPath = 107
+
+	// undoLimit is how long undoing may take after the caller has left: a
+	// guest must not be left half attached because somebody pressed ^C.
+	undoLimit = 30 * time.Second
+	// changeLimit bounds what one change of the platform may take, so that a
+	// VM that does not answer does not keep the others waiting.
+	changeLimit = 2 * time.Minute
+	// leaveLimit bounds how long a stopping host component detaches.
+	leaveLimit = 30 * time.Second
+	// lookAgain is how often the platform is compared with the record even if
+	// it tells of no change.
+	lookAgain = time.Minute
+
+	// DefaultHang is how long a host component may not answer before its
+	// watchdog takes it for dead: longer than any of its own limits, so that
+	// a busy one is not killed.
+	DefaultHang = 10 * time.Second
+	// MinHang is the shortest of such limits.
+	MinHang = time.Second
+	// pingEvery is how often a watchdog asks, pingLimit how long it waits.
+	pingEvery = time.Second
+	pingLimit = time.Second
+	// failLimit bounds one fail-open; they run side by side.
+	failLimit = 10 * time.Second
+	// failRetry is the pause before a fail-open that failed is tried again.
+	failRetry = time.Second / 4
+	// meetLimit is how long a driver may take to meet a VM that runs.
+	meetLimit = 5 * time.Second
+)
