@@ -71,7 +71,8 @@ not answer for "hang" (10 s):
   "platform": {"libvirt": "/run/libvirt/libvirt-sock"},
   "live": {"sockets": "/run/holdfast", "record": "/var/lib/holdfast/live.json"}
 
-platform may instead be {"qmp": [{"socket": "/run/erp1.qmp"}]}.
+platform may instead be {"qmp": [{"socket": "/run/erp1.qmp", "agent": "/run/erp1.qga"}]};
+libvirt takes "route": "blockcopy" (its XML stays true) or "monitor" (milliseconds).
 Optional in live: direct, leave_new_disks, hang, no_watchdog.`,
 		Example: "  holdfast iofilter --config node1.json",
 		Args:    exactArgs(),

@@ -6,6 +6,7 @@ import (
 
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
+	"holdfast/internal/hypervisor/libvirt"
 	"holdfast/internal/hypervisor/qemu"
 )
 
@@ -14,6 +15,7 @@ import (
 type platformConfig struct {
 	QMP     []monitorConfig `json:"qmp,omitempty"`     // QEMU processes by their monitors
 	Libvirt string          `json:"libvirt,omitempty"` // socket of a libvirt daemon
+	Route   libvirt.Route   `json:"route,omitempty"`   // how libvirt's disks are switched over; empty: its driver decides
 }
 
 // monitorConfig is the monitor of one QEMU process.
@@ -25,8 +27,7 @@ type monitorConfig struct {
 // isSet reports whether a platform is named.
 func (c *platformConfig) isSet() bool { return len(c.QMP) > 0 || c.Libvirt != "" }
 
-// platforms opens each sort of platform. A sort that this build has no driver
-// of is not in it.
+// platforms opens each sort of platform.
 var platforms = map[string]func(ctx context.Context, c *platformConfig, log *slog.Logger) (hypervisor.Platform, error){
 	"qmp": func(ctx context.Context, c *platformConfig, log *slog.Logger) (hypervisor.Platform, error) {
 		o := qemu.LiveOptions{Log: log}
@@ -34,6 +35,9 @@ var platforms = map[string]func(ctx context.Context, c *platformConfig, log *slo
 			o.VMs = append(o.VMs, qemu.Monitor{QMP: m.Socket, Agent: m.Agent})
 		}
 		return qemu.NewPlatform(ctx, o)
+	},
+	"libvirt": func(ctx context.Context, c *platformConfig, log *slog.Logger) (hypervisor.Platform, error) {
+		return libvirt.Connect(ctx, libvirt.Options{Socket: c.Libvirt, Route: c.Route, Log: log})
 	},
 }
 
@@ -47,10 +51,5 @@ func openPlatform(ctx context.Context, c *platformConfig, log *slog.Logger) (hyp
 	if len(c.QMP) > 0 && c.Libvirt != "" {
 		return nil, errs.New(op, errs.Invalid, "platform", "qmp and libvirt are both named").WithRemedy("name one of them")
 	}
-	open := platforms[sort]
-	if open == nil {
-		return nil, errs.New(op, errs.Invalid, sort, "this build has no driver for that platform").
-			WithRemedy("name another, or leave platform out and list the VMs in the configuration")
-	}
-	return open(ctx, c, log)
+	return platforms[sort](ctx, c, log)
 }

@@ -184,6 +184,7 @@ func (o *outlet) beginLocked(d *disk, now time.Duration) {
 	d.announced, d.unsynced = true, true
 	o.settleLocked(d)
 	d.progress.begin(d.dirty.Count(), now)
+	o.stats.trackedBytes += uint64(d.dirtyBytes())
 	o.mode.insideAt = at
 }
 

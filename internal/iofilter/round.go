@@ -81,6 +81,7 @@ type stats struct {
 	longestHold    time.Duration
 	connects       uint64
 	sentBytes      uint64
+	trackedBytes   uint64 // dirty when syncs began
 	syncedBytes    uint64 // read by the sync cursor
 	comparedBytes  uint64 // compared with hashes
 	shippedBytes   uint64 // put into the stream by the sync cursor

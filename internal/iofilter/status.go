@@ -45,6 +45,7 @@ type StreamStatus struct {
 	Records   uint64     `json:"records"`   // entered
 	Bytes     uint64     `json:"bytes"`     // payload entered
 	SentBytes uint64     `json:"sent_bytes"`
+	Tracked   uint64     `json:"tracked_bytes"`  // of disks, that syncs had to deal with when they began
 	SyncBytes uint64     `json:"sync_bytes"`     // read by the sync cursor
 	Compared  uint64     `json:"compared_bytes"` // of disks, with what the DRVA holds; holes included
 	Shipped   uint64     `json:"shipped_bytes"`  // payload the sync cursor put into the stream
@@ -103,7 +104,7 @@ func (o *outlet) fill(s *Status) {
 		Next: o.str.Next(), Sequenced: o.str.Sequenced(), Durable: o.str.Durable(),
 		RingBytes: o.str.Size(), RingUsed: o.str.Used(),
 		Records: o.stats.records, Bytes: o.stats.bytes, SentBytes: o.stats.sentBytes,
-		SyncBytes: o.stats.syncedBytes, Compared: o.stats.comparedBytes, Shipped: o.stats.shippedBytes, Stalls: o.stats.stalls, Trackings: o.stats.trackings,
+		Tracked: o.stats.trackedBytes, SyncBytes: o.stats.syncedBytes, Compared: o.stats.comparedBytes, Shipped: o.stats.shippedBytes, Stalls: o.stats.stalls, Trackings: o.stats.trackings,
 	}
 	s.Rounds = RoundStatus{
 		Holds: o.stats.holds, Refused: o.stats.refused,

@@ -101,6 +101,9 @@ func (c *chaos) round(ctx context.Context, i int, f fault) error {
 	if err := v.checkSome(ctx, c.rng, c.l); err != nil {
 		return err
 	}
+	if err := c.thrifty(ctx); err != nil {
+		return err
+	}
 	c.log("%3d  %-42s lasted %5.1f s, guests on after %4.1f s, protected after %5.1f s, longest time without a commit %4.1f s, rows %v, points %d",
 		i+1, f.name, healed.Sub(began).Seconds(), on.Sub(healed).Seconds(), whole.Sub(healed).Seconds(), c.l.stall().Seconds(), c.l.rows(), len(v.points()))
 	return nil
