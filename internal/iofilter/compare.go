@@ -35,6 +35,7 @@ type question struct {
 	// that one has what the primary has, if nothing has bypassed the stream
 	// since.
 	need dr.HostSeq
+	link uint64 // which connection it was asked on: records of another may have other numbers
 
 	answer *wire.HashAnswer // guarded
 	gone   bool             // guarded: it will not be answered
@@ -222,7 +223,7 @@ func (c *cursor) askLocked(d *disk, chunk uint32) {
 // askLocked asks about one window.
 func (o *outlet) askLocked(d *disk, first uint32) *question {
 	chunks := uint32((d.size + dr.ChunkSize - 1) / dr.ChunkSize)
-	q := &question{disk: d, first: first, count: min(o.window, chunks-first), need: d.bypass}
+	q := &question{disk: d, first: first, count: min(o.window, chunks-first), need: d.bypass, link: o.stats.connects}
 	o.hash.next++
 	o.hash.open[o.hash.next] = q
 	m := wire.HashAsk{ID: o.hash.next, Disk: d.index, First: first, Count: uint16(q.count), Need: q.need}
@@ -305,7 +306,7 @@ func (c *cursor) clearFresh(d *disk, q *question, lo, hi int64) bool {
 	o := c.o
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if q.need >= d.bypass && !q.gone {
+	if q.need >= d.bypass && q.link == o.stats.connects && !q.gone {
 		c.stale = 0
 		d.clearDirty(lo, hi)
 		return true
