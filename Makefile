@@ -95,7 +95,7 @@ chaos: deps guest ## real guests under N faults (200) drawn from SEED: about 40 
 fuzz: ## every decoder, FUZZTIME each (default 30s)
 	.ci/fuzz $(or $(FUZZTIME),30s)
 
-bench: deps build ## side by side with the peers; writes build/bench.json
+bench: deps build guest ## side by side with the peers; writes build/bench.json
 	$(GO) run ./test/bench -out $(BUILD)/bench.json $(BENCHFLAGS)
 
 clean: ## remove what was built

@@ -13,6 +13,9 @@ const (
 	readyWithin = 20 * time.Second
 	// stopWithin is how long a server may take to end after SIGTERM.
 	stopWithin = 20 * time.Second
+	// monitorWithin bounds how long QEMU may be silent when an answer is due. Its
+	// main loop stands still while a request waits for a dead export.
+	monitorWithin = time.Minute
 	// pollEvery is the pause between looks at a condition that another
 	// process brings about.
 	pollEvery = 20 * time.Millisecond

@@ -45,6 +45,7 @@ type options struct {
 	long    time.Duration
 	size    int64
 	quick   bool
+	guest   string // directory of the test guest that writes
 }
 
 func parseOptions(args []string) (options, error) {
@@ -55,6 +56,7 @@ func parseOptions(args []string) (options, error) {
 	fs.IntVar(&o.rounds, "rounds", 5, "rounds; the figures are medians over them")
 	seconds := fs.Float64("seconds", 3, "length of one run")
 	long := fs.Float64("long", 60, "length of the long runs, in seconds")
+	fs.StringVar(&o.guest, "guest", "build/guest", "where make guest has left the guests")
 	size := fs.String("size", "4GiB", "size of the disks")
 	quick := fs.Bool("quick", false, "one round of one-second runs on small disks: proves that the bench works, measures nothing")
 	if err := fs.Parse(args); err != nil {

@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"time"
 )
 
 // target is a server under test.
@@ -149,39 +146,20 @@ func (st *stage) mirror() target {
 
 // startMirror tells the storage daemon to begin mirroring and waits until
 // every write goes to both sides.
-func startMirror(ctx context.Context, monitor string) error {
-	d := net.Dialer{Timeout: readyWithin}
-	c, err := d.DialContext(ctx, "unix", monitor)
+func startMirror(ctx context.Context, path string) error {
+	m, err := dialMonitor(ctx, path)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(readyWithin)); err != nil {
+	defer m.c.Close()
+	if err := m.send("blockdev-mirror", map[string]any{"job-id": "mirror", "device": "near", "target": "far",
+		"sync": "none", "copy-mode": "write-blocking"}); err != nil {
 		return err
 	}
-	enc, dec := json.NewEncoder(c), json.NewDecoder(c)
-	for _, cmd := range []map[string]any{
-		{"execute": "qmp_capabilities"},
-		{"execute": "blockdev-mirror", "arguments": map[string]any{"job-id": "mirror", "device": "near", "target": "far",
-			"sync": "none", "copy-mode": "write-blocking"}},
-	} {
-		if err := enc.Encode(cmd); err != nil {
-			return err
-		}
-	}
 	for {
-		var m struct {
-			Event string
-			Error *struct{ Desc string }
-		}
-		if err := dec.Decode(&m); err != nil {
+		msg, err := m.next()
+		if err != nil || msg.Event == "BLOCK_JOB_READY" {
 			return err
-		}
-		switch {
-		case m.Error != nil:
-			return errors.New(m.Error.Desc)
-		case m.Event == "BLOCK_JOB_READY":
-			return nil
 		}
 	}
 }

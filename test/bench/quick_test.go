@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 // quickFigures are measured by TestQuick: each kind of target and of figure
 // once.
 const quickFigures = "^(passthrough_vs_nbdkit_qd1|passthrough_direct_vs_qemunbd_qd1|protected_vs_passthrough_qd1|" +
-	"mirror_p50_over_qemu_direct|shipped_over_changed|rehydrate_vs_nbdcopy|allocs_per_request)$"
+	"mirror_p50_over_qemu_direct|shipped_over_changed|rehydrate_vs_nbdcopy|allocs_per_request|attach_ms|failopen_ms)$"
 
 // TestQuick runs the bench once, small and short, with real processes: the
 // figures mean nothing, but all of them are there, and every protected run was
@@ -43,7 +43,7 @@ func TestQuick(t *testing.T) {
 	defer stop()
 	dir := t.TempDir()
 	out := filepath.Join(dir, "bench.json")
-	if err := measure(ctx, []string{"-out", out, "-quick", "-size", "128MiB", "-only", quickFigures}); err != nil {
+	if err := measure(ctx, []string{"-out", out, "-quick", "-size", "128MiB", "-guest", "../../build/guest", "-only", quickFigures}); err != nil {
 		t.Fatal(err)
 	}
 	checkResults(t, out)
@@ -73,7 +73,7 @@ func checkResults(t *testing.T, out string) {
 			t.Errorf("%s is %g", *f.Name, *f.Value)
 		}
 	}
-	const want = 7
+	const want = 9
 	if len(seen) != want {
 		t.Errorf("%d figures, want %d: %v", len(seen), want, seen)
 	}

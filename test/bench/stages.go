@@ -64,6 +64,9 @@ func (b *bench) all(ctx context.Context) error {
 	if err := b.journalFigures(ctx); err != nil {
 		return err
 	}
+	if err := b.liveStage(ctx); err != nil {
+		return err
+	}
 	if !b.wantsDisks() {
 		return nil
 	}

@@ -31,6 +31,7 @@ type systemSpec struct {
 	direct bool   // primary past the page cache
 	size   int64
 	quota  int64 // of the DRVA's log, in bytes: room for a whole run
+	blank  bool  // the disk is zero at first, not random
 }
 
 // system is a protected disk with everything around it, in the processes
@@ -89,13 +90,21 @@ func (s *system) build(ctx context.Context, b *bench) error {
 	if err := os.Mkdir(s.dir, 0o755); err != nil {
 		return err
 	}
-	if err := makeDisk(ctx, s.disk, s.size, !s.direct); err != nil {
+	if err := s.makeDisk(ctx); err != nil {
 		return err
 	}
 	if err := s.prepare(ctx, b.sp); err != nil {
 		return err
 	}
 	return s.startDRVA(ctx, b)
+}
+
+// makeDisk makes the primary.
+func (s *system) makeDisk(ctx context.Context) error {
+	if !s.blank {
+		return makeDisk(ctx, s.disk, s.size, !s.direct)
+	}
+	return errors.Join(os.WriteFile(s.disk, nil, 0o600), os.Truncate(s.disk, s.size))
 }
 
 // newSystem makes a system and returns when its disk is synced, published and

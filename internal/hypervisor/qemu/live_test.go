@@ -39,7 +39,7 @@ func rigOf(t *testing.T, g *liveGuest, disk string, captures ...hypervisor.Captu
 		VM:       "web", Disk: disk, Captures: captures,
 		Export:   exportOf,
 		Provoke:  provoke(g),
-		Load:     &hypervisortest.Load{Written: g.written.Load, Verify: g.verify},
+		Load:     &hypervisortest.Load{Written: g.Written, Verify: g.verify},
 		PowerOff: g.waitEnd,
 	}
 }
@@ -114,14 +114,14 @@ func liveVM(ctx context.Context, t *testing.T, g *liveGuest) (hypervisor.Platfor
 // goesOn waits until the guest was acknowledged more writes.
 func (g *liveGuest) goesOn(ctx context.Context, t *testing.T) {
 	t.Helper()
-	from := g.written.Load()
+	from := g.Written()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for g.written.Load() < from+50 {
+	for g.Written() < from+50 {
 		select {
 		case <-tick.C:
-		case <-g.over:
-			t.Fatalf("the guest ended: %s", g.fatal)
+		case <-g.Over():
+			t.Fatalf("the guest ended: %s", g.Fatal())
 		case <-ctx.Done():
 			t.Fatal("the guest's writes do not go on")
 		}
@@ -182,7 +182,7 @@ func TestAttachAndDetachUnderLoad(t *testing.T) {
 			}
 			figures(t, "attach", in)
 			figures(t, "detach", out)
-			t.Logf("slowest guest write: %v", time.Duration(g.slowest.Load())*time.Microsecond)
+			t.Logf("slowest guest write: %v", g.Slowest())
 			g.verify(t)
 		})
 	}
@@ -285,7 +285,7 @@ func TestMirrorHasEveryWrite(t *testing.T) {
 	// From here on every write is taken down: until the guest says its counts
 	// the next time, it may have done more than it says.
 	g.goesOn(ctx, t)
-	after := g.counts()
+	after := g.Counts()
 	g.goesOn(ctx, t)
 	readable(t, src)
 	g.verify(t)
@@ -424,7 +424,7 @@ func TestFreeze(t *testing.T) {
 	g := startGuest(t, "raw", 1, append(slices.Clone(stops), "-drive", "file="+fs+",format=raw,if=virtio",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,server=on,wait=off,path=DIR/agent",
 		"-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0")...)
-	g.wait(g.mounted, "MOUNTED")
+	g.wait(g.Mounted(), "MOUNTED")
 	g.agent = filepath.Join(g.dir, "agent")
 	rig := rigOf(t, g, "d0", hypervisor.InPath)
 	rig.Agent = &hypervisortest.Agent{Filesystems: 1, Frozen: func(t *testing.T) bool { return agentStatus(t, g.agent) == "frozen" }}

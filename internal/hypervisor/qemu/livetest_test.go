@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"holdfast/internal/hypervisor"
 	"holdfast/internal/hypervisor/hypervisortest"
 	"holdfast/internal/hypervisor/hypervisortest/pattern"
+	"holdfast/internal/hypervisor/hypervisortest/writerguest"
 	"holdfast/internal/nbd"
 )
 
@@ -106,24 +106,15 @@ func exportOf(t *testing.T, src hypervisor.Source, c hypervisor.Capture) hypervi
 
 // liveGuest is a QEMU that somebody else started, with the writer in it.
 type liveGuest struct {
+	*writerguest.Guest
 	t      *testing.T
 	dir    string
 	qmp    string
 	agent  string
 	cmd    *exec.Cmd
-	conn   net.Conn // the serial port
 	disks  int
 	images []string // of the disks the guest writes to
 	format string
-
-	ready   chan struct{} // closed at READY
-	mounted chan struct{} // closed at MOUNTED
-	over    chan struct{} // closed at BYE, FATAL or the end of the port
-	fatal   string        // set before over is closed
-	last    string        // the counts of BYE; set before over is closed
-	written atomic.Uint64
-	latest  atomic.Pointer[string] // the counts said last
-	slowest atomic.Int64           // microseconds, since it was last taken
 }
 
 // image makes a disk image.
@@ -140,13 +131,13 @@ func image(t *testing.T, dir, name, format string) string {
 // the nth image.
 func startGuest(t *testing.T, format string, images int, args ...string) *liveGuest {
 	t.Helper()
-	for _, f := range []string{"vmlinuz", "writer.img"} {
-		if _, err := os.Stat(filepath.Join(guestDir, f)); err != nil {
+	kernel, initrd := writerguest.Files(guestDir)
+	for _, f := range []string{kernel, initrd} {
+		if _, err := os.Stat(f); err != nil {
 			t.Fatalf("%v (run 'make guest')", err)
 		}
 	}
-	g := &liveGuest{t: t, dir: t.TempDir(), format: format, disks: images,
-		ready: make(chan struct{}), mounted: make(chan struct{}), over: make(chan struct{})}
+	g := &liveGuest{t: t, dir: t.TempDir(), format: format, disks: images}
 	for i := range images {
 		g.images = append(g.images, image(t, g.dir, fmt.Sprintf("disk%d", i), format))
 	}
@@ -159,15 +150,11 @@ func (g *liveGuest) boot(args ...string) {
 	t.Helper()
 	g.qmp = filepath.Join(g.dir, "qmp")
 	serial := filepath.Join(g.dir, "serial")
-	all := []string{
-		"-accel", "tcg", "-cpu", "max", "-m", "192", "-M", "pc", "-nodefaults", "-nographic", "-no-reboot", "-S",
+	all := append(writerguest.Args(guestDir, serial, g.disks),
 		"-name", "guest=web", "-uuid", "6c656467-6572-4000-8000-00000000000a",
-		"-kernel", filepath.Join(guestDir, "vmlinuz"), "-initrd", filepath.Join(guestDir, "writer.img"),
-		"-append", fmt.Sprintf("console=ttyS0 quiet loglevel=0 panic=-1 mitigations=off nokaslr random.trust_cpu=on tsc=reliable no_timer_check cryptomgr.notests disks=%d", g.disks),
-		"-chardev", "socket,id=serial,server=on,wait=off,path=" + serial, "-serial", "chardev:serial",
-		"-qmp", "unix:" + g.qmp + ",server=on,wait=off",
-		"-qmp", "unix:" + g.side() + ",server=on,wait=off",
-	}
+		"-qmp", "unix:"+g.qmp+",server=on,wait=off",
+		"-qmp", "unix:"+g.side()+",server=on,wait=off",
+	)
 	for _, a := range args {
 		for i, path := range g.images {
 			a = strings.ReplaceAll(a, fmt.Sprintf("PATH%d", i), path)
@@ -183,11 +170,11 @@ func (g *liveGuest) boot(args ...string) {
 	ended := make(chan struct{})
 	go func() { defer close(ended); g.cmd.Wait() }()
 	t.Cleanup(func() { g.cmd.Process.Kill(); <-ended })
-	g.conn = dialSoon(t, serial)
-	t.Cleanup(func() { g.conn.Close() })
-	go g.read()
+	port := dialSoon(t, serial)
+	t.Cleanup(func() { port.Close() })
+	g.Guest = writerguest.Follow(port)
 	g.say(`cont`)
-	g.wait(g.ready, "READY")
+	g.wait(g.Ready(), "READY")
 }
 
 // dialSoon connects to a socket that is about to be there.
@@ -238,81 +225,35 @@ func (g *liveGuest) command(json string) {
 	}
 }
 
-func (g *liveGuest) wait(c chan struct{}, what string) {
+func (g *liveGuest) wait(c <-chan struct{}, what string) {
 	g.t.Helper()
 	select {
 	case <-c:
-	case <-g.over:
-		g.t.Fatalf("waiting for %s, the guest ended: %s", what, g.fatal)
+	case <-g.Over():
+		g.t.Fatalf("waiting for %s, the guest ended: %s", what, g.Fatal())
 	case <-time.After(2 * patience):
 		g.t.Fatalf("no %s from the guest", what)
 	}
 }
 
-// read follows what the guest says.
-func (g *liveGuest) read() {
-	defer close(g.over)
-	lines := bufio.NewScanner(g.conn)
-	for lines.Scan() {
-		words := strings.Fields(lines.Text())
-		if len(words) == 0 || words[0] == "P" && len(words) < 3 {
-			continue // nothing, or cut off by QEMU's end
-		}
-		switch words[0] {
-		case "READY":
-			close(g.ready)
-		case "MOUNTED":
-			close(g.mounted)
-		case "FATAL":
-			g.fatal = lines.Text()
-			return
-		case "P":
-			g.latest.Store(&words[1])
-			sum := uint64(0)
-			for _, n := range numbers(words[1]) {
-				sum += n
-			}
-			g.written.Store(sum)
-			var slow int64
-			fmt.Sscanf(words[2], "slow=%d", &slow)
-			if slow > g.slowest.Load() {
-				g.slowest.Store(slow)
-			}
-		case "BYE":
-			g.last = words[1]
-			return
-		}
-	}
-	g.fatal = "the serial port ended"
-}
-
-// counts are the acknowledged writes of each worker as said last.
-func (g *liveGuest) counts() []uint64 { return numbers(*g.latest.Load()) }
-
-func numbers(list string) (out []uint64) {
-	for s := range strings.SplitSeq(list, ",") {
-		n, _ := strconv.ParseUint(s, 10, 64)
-		out = append(out, n)
-	}
-	return out
-}
-
 // verify stops the guest and checks every block of every disk it wrote to.
 func (g *liveGuest) verify(t *testing.T) {
 	t.Helper()
-	fmt.Fprintln(g.conn, "\nSTOP")
+	if err := g.Stop(); err != nil {
+		t.Fatal(err)
+	}
 	select {
-	case <-g.over:
+	case <-g.Over():
 	case <-time.After(2 * patience):
 		t.Fatal("the guest does not stop")
 	}
-	if g.fatal != "" {
-		t.Fatalf("the guest: %s", g.fatal)
+	if g.Fatal() != "" {
+		t.Fatalf("the guest: %s", g.Fatal())
 	}
 	g.waitEnd(t)
-	counts := numbers(g.last)
+	counts := g.Last()
 	total := uint64(0)
-	for i, path := range g.images {
+	for _, path := range g.images {
 		if len(counts) < pattern.Workers {
 			break // a disk with a file system
 		}
@@ -321,7 +262,6 @@ func (g *liveGuest) verify(t *testing.T) {
 			total += n
 		}
 		counts = counts[pattern.Workers:]
-		_ = i
 	}
 	t.Logf("%d acknowledged writes verified", total)
 }
@@ -339,29 +279,12 @@ func (g *liveGuest) waitEnd(t *testing.T) {
 // checkDisk reads an image from outside and checks what the workers wrote.
 func checkDisk(t *testing.T, path, format string, counts []uint64) {
 	t.Helper()
-	if format != "raw" {
-		if out, err := exec.Command("qemu-img", "check", "-f", format, path).CombinedOutput(); err != nil {
-			t.Errorf("qemu-img check: %v: %s", err, out)
-		}
-		raw := filepath.Join(t.TempDir(), "raw")
-		if out, err := exec.Command("qemu-img", "convert", "-f", format, "-O", "raw", path, raw).CombinedOutput(); err != nil {
-			t.Fatalf("qemu-img convert: %v: %s", err, out)
-		}
-		path = raw
-	}
-	f, err := os.Open(path)
+	problems, err := writerguest.CheckImage(path, format, t.TempDir(), counts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	for w, n := range counts {
-		problems := pattern.Check(f, w, n)
-		if len(problems) > 5 {
-			problems = append(problems[:5], fmt.Sprintf("and %d more", len(problems)-5))
-		}
-		for _, p := range problems {
-			t.Errorf("%s, worker %d after %d writes: %s", filepath.Base(path), w, n, p)
-		}
+	for _, p := range problems {
+		t.Error(p)
 	}
 }
 
