@@ -1,6 +1,7 @@
 package azblob
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/base64"
 	"encoding/binary"
@@ -10,7 +11,10 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"mime"
+	"mime/multipart"
 	"net/http"
+	"net/textproto"
 	"slices"
 	"strconv"
 	"strings"
@@ -127,6 +131,8 @@ func (m *model) serve(req *http.Request, body []byte) *http.Response {
 		return refuse(req, 404, "ContainerNotFound")
 	case !isBlob && q.Get("comp") == "list":
 		return m.list(req)
+	case !isBlob && q.Get("comp") == "batch":
+		return m.batch(req, body)
 	case !isBlob:
 		return answer(req, 200, nil, "x-ms-immutable-storage-with-versioning-enabled", strconv.FormatBool(m.worm))
 	case req.Method == http.MethodPut && q.Get("comp") == "immutabilityPolicies":
@@ -210,6 +216,41 @@ func (m *model) remove(req *http.Request, name, id string) *http.Response {
 	}
 	delete(m.versions, id)
 	return answer(req, 202, nil)
+}
+
+// batch carries out the deletions of a batch, each as if it had come alone.
+func (m *model) batch(req *http.Request, body []byte) *http.Response {
+	_, params, err := mime.ParseMediaType(req.Header.Get("Content-Type"))
+	if err != nil {
+		return refuse(req, 400, "InvalidHeaderValue")
+	}
+	var out bytes.Buffer
+	parts := multipart.NewWriter(&out)
+	for in := multipart.NewReader(bytes.NewReader(body), params["boundary"]); ; {
+		part, err := in.NextPart()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return refuse(req, 400, "InvalidInput")
+		}
+		one, err := http.ReadRequest(bufio.NewReader(part))
+		if err != nil || one.Method != http.MethodDelete {
+			return refuse(req, 400, "InvalidInput")
+		}
+		resp := m.remove(one, strings.TrimPrefix(one.URL.Path, container0+"/"), one.URL.Query().Get("versionid"))
+		w, err := parts.CreatePart(textproto.MIMEHeader{"Content-Type": {"application/http"}, "Content-Id": {part.Header.Get("Content-ID")}})
+		if err == nil {
+			err = resp.Write(w)
+		}
+		if err != nil {
+			return refuse(req, 500, "InternalError")
+		}
+	}
+	if err := parts.Close(); err != nil {
+		return refuse(req, 500, "InternalError")
+	}
+	return answer(req, 202, out.Bytes(), "Content-Type", "multipart/mixed; boundary="+parts.Boundary())
 }
 
 func (m *model) get(req *http.Request, name string) *http.Response {
