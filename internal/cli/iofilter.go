@@ -73,7 +73,8 @@ not answer for "hang" (10 s):
 
 platform may instead be {"qmp": [{"socket": "/run/erp1.qmp", "agent": "/run/erp1.qga"}]};
 libvirt takes "route": "blockcopy" (its XML stays true) or "monitor" (milliseconds).
-Optional in live: direct, leave_new_disks, hang, no_watchdog.`,
+Optional in live: capture (see "holdfast protect --help"), direct, leave_new_disks,
+hang, no_watchdog.`,
 		Example: "  holdfast iofilter --config node1.json",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -29,6 +29,7 @@ type liveConfig struct {
 	Direct   bool              `json:"direct,omitempty"`          // bypass the host's page cache
 	LeaveNew bool              `json:"leave_new_disks,omitempty"` // do not adopt disks that are added
 	Hang     iofilter.Duration `json:"hang,omitempty"`            // after so long without an answer the guests go on alone
+	Capture  string            `json:"capture,omitempty"`         // "in-path" (default) or "mirror"
 	Unwatch  bool              `json:"no_watchdog,omitempty"`
 }
 
@@ -46,11 +47,16 @@ func openLive(log *slog.Logger, cfg *ioFilterConfig, f *iofilter.Filter, p hyper
 		return nil, errs.New(op, errs.Invalid, "live", "a platform is named, and not where sockets and the record are to be").
 			WithRemedy("set live.sockets, live.record and status")
 	}
+	capture, ok := hypervisor.ParseCapture(cfg.Live.Capture)
+	if !ok {
+		return nil, errs.New(op, errs.Invalid, "live.capture", "unknown way of capture: "+cfg.Live.Capture).
+			WithRemedy("use in-path or mirror")
+	}
 	record, err := live.OpenRecord(durable.OS{}, cfg.Live.Record)
 	if err != nil {
 		return nil, err
 	}
-	m := live.New(live.Config{Platform: p, Host: f, Record: record, Sockets: cfg.Live.Sockets, Direct: cfg.Live.Direct, LeaveNew: cfg.Live.LeaveNew, Logger: log})
+	m := live.New(live.Config{Platform: p, Host: f, Record: record, Sockets: cfg.Live.Sockets, Direct: cfg.Live.Direct, LeaveNew: cfg.Live.LeaveNew, Capture: capture, Logger: log})
 	return &liveHost{filter: f, manager: m, platform: p}, nil
 }
 
@@ -86,6 +92,7 @@ func (h *liveHost) awaitRun(ctx context.Context, served chan error) error {
 type protectRequest struct {
 	VM      string   `json:"vm"`
 	Skip    []string `json:"skip,omitempty"`
+	Capture string   `json:"capture,omitempty"`
 	Release bool     `json:"release,omitempty"`
 }
 
@@ -96,7 +103,7 @@ func (h *liveHost) calls(to map[string]control.Handler) {
 		if err := decodeCall("iofilter.protect", body, &r); err != nil {
 			return nil, err
 		}
-		return h.manager.Protect(ctx, r.VM, live.Options{Skip: r.Skip})
+		return h.manager.Protect(ctx, r.VM, live.Options{Skip: r.Skip, Capture: r.Capture})
 	}
 	to["/unprotect"] = func(ctx context.Context, body []byte) (any, error) {
 		var r protectRequest
@@ -116,8 +123,14 @@ func newProtectCommand() *cobra.Command {
 		Long: `Has the host component that answers on SOCKET protect a VM of its hypervisor (the
 "platform" of its configuration), by name or UUID: from the return on every write
 of the guest is captured, and the first copy is under way. Disks that are added to
-the VM later are protected when they appear.`,
-		Example: "  holdfast protect /run/holdfast/iofilter.sock erp1 --wait",
+the VM later are protected when they appear.
+
+--capture says how. in-path: the guest's disk is the host component, which writes to
+the image; a qcow2 or other image is opened by a qemu-storage-daemon meanwhile.
+mirror: QEMU goes on writing to the image itself, and sends each write here before
+it answers the guest; reads never pass the host component, and if it fails the
+guest does not notice.`,
+		Example: "  holdfast protect /run/holdfast/iofilter.sock erp1 --wait\n  holdfast protect /run/holdfast/iofilter.sock erp2 --capture mirror",
 		Args:    exactArgs("SOCKET", "VM"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.VM = args[1]
@@ -135,6 +148,7 @@ the VM later are protected when they appear.`,
 	}
 	addOutputFlag(cmd)
 	cmd.Flags().StringArrayVar(&r.Skip, "skip", nil, "disk to leave out, by name; may be repeated")
+	cmd.Flags().StringVar(&r.Capture, "capture", "", "in-path or mirror (default: live.capture of the configuration)")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the first copy is complete")
 	return cmd
 }

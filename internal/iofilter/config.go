@@ -84,9 +84,16 @@ type VM struct {
 type Disk struct {
 	ID     dr.DiskID `json:"id"`
 	Name   string    `json:"name"`             // unique inside its VM; also the NBD export
-	Path   string    `json:"path"`             // raw image file or block device: the primary
+	Path   string    `json:"path"`             // image file or block device: the primary, unless Source is set
 	Socket string    `json:"socket"`           // unix socket the disk is served on
 	Direct bool      `json:"direct,omitempty"` // bypass the host's page cache
+	// Source is where the disk's content is reached when it cannot be served
+	// from Path: that is only the image then, beside which the sidecar lies.
+	Source *Source `json:"source,omitempty"`
+	// Mirror: the hypervisor writes to the disk itself, and to the socket
+	// besides; what arrives there is captured and written nowhere. It needs a
+	// Source, which is only read.
+	Mirror bool `json:"mirror,omitempty"`
 	// Unseen: the disk may have been written by somebody else since the host
 	// component had it last; no sidecar is believed, and all of it is copied.
 	Unseen bool `json:"-"`
@@ -226,6 +233,9 @@ func (s *seen) validatePath(d *Disk, object string) error {
 	}
 	if real, err = filepath.Abs(real); err != nil {
 		return invalid(object, "use an absolute path", "the primary cannot be found: %w", err)
+	}
+	if err := d.validateSource(object); err != nil {
+		return err
 	}
 	if s.paths[real] {
 		return invalid(object, "protect each disk once", "duplicate disk: %s is named twice", d.Path)

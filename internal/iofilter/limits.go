@@ -95,6 +95,14 @@ const (
 	// run of zeroes recorded at once.
 	syncWindow = 1 << 20
 	syncHole   = 1 << 30
+	// sourceRetry is how long an operation waits for a connection to a disk's
+	// source, sourceTimeout for an answer. A source is a process on this host:
+	// what takes longer is dead, or its storage is.
+	sourceRetry   = 2 * time.Second
+	sourceTimeout = 20 * time.Second
+	// mirrorTimeout is the same for a mirrored disk, where a guest's write may
+	// wait for it: within the 2 s a guest may stand still.
+	mirrorTimeout = 1500 * time.Millisecond
 	// syncRetry is the pause after the primary failed to be read.
 	syncRetry = time.Second
 

@@ -18,10 +18,12 @@ import (
 // server between them. Guarded by the Filter's mutex but for the goroutine that
 // serves.
 type port struct {
-	conf Disk
-	disk *disk
-	file *nbd.File
-	log  *slog.Logger
+	conf    Disk
+	disk    *disk
+	primary primary     // file or remote
+	file    *nbd.File   // nil: it is a remote
+	remote  *nbd.Remote // nil: it is a file
+	log     *slog.Logger
 
 	ln      *net.UnixListener
 	server  *nbd.Server
@@ -60,15 +62,16 @@ func (l *lease) end() {
 // yet. Errors: those of nbd.OpenFile; Invalid.
 func (f *Filter) open(vm dr.VMID, c Disk) (*port, error) {
 	const op = "iofilter.open"
-	file, err := nbd.OpenFile(c.Path, nbd.FileOptions{Direct: c.Direct})
-	if err != nil {
+	p := &port{conf: c, log: f.log.With("disk", c.Name)}
+	if err := p.openPrimary(); err != nil {
 		return nil, errs.E(op, errs.KindOf(err), c.Name, err)
 	}
-	if err := sane(c.Path, file.Size()); err != nil {
-		return nil, errors.Join(err, file.Close())
+	if err := sane(c.Path, p.primary.Size()); err != nil {
+		return nil, errors.Join(err, p.primary.Close())
 	}
-	info := dr.Disk{ID: c.ID, VM: vm, Name: c.Name, Size: file.Size()}
-	p := &port{conf: c, file: file, disk: f.out.newDisk(info, file), log: f.log.With("disk", c.Name)}
+	info := dr.Disk{ID: c.ID, VM: vm, Name: c.Name, Size: p.primary.Size()}
+	p.disk = f.out.newDisk(info, p.primary)
+	p.disk.away = c.Source != nil && c.Source.Socket == ""
 	p.remember(&f.cfg, f.fs, c.Unseen)
 	return p, nil
 }
@@ -76,7 +79,7 @@ func (f *Filter) open(vm dr.VMID, c Disk) (*port, error) {
 // remember gives the disk its sidecar, if it has one.
 func (p *port) remember(cfg *Config, fs durable.FS, unseen bool) {
 	if path := cfg.sidecarPath(&p.conf); path != "" {
-		p.disk.remember(fs, path, p.conf.Path, p.file.Flush, unseen)
+		p.disk.remember(fs, path, p.conf.Path, p.primary.Flush, unseen)
 	}
 }
 
@@ -119,11 +122,15 @@ func (p *port) start(ctx context.Context) {
 	d.attachable = true
 	d.out.restateLocked()
 	d.out.mu.Unlock()
-	server, err := nbd.NewServer(nbd.Options{Logger: p.log, Exports: []nbd.Export{{
-		Name: p.conf.Name, Description: p.conf.ID.String(), File: p.file,
-		Layer: func(primary nbd.Device) nbd.Device { return &tap{disk: d, primary: primary} },
-		Enter: d.enter,
-	}}})
+	e := nbd.Export{Name: p.conf.Name, Description: p.conf.ID.String(), File: p.file, Enter: d.enter,
+		Layer: func(primary nbd.Device) nbd.Device { return &tap{disk: d, primary: primary} }}
+	if p.remote != nil {
+		e.Disk = p.remote
+	}
+	if p.conf.Mirror {
+		e.Layer = func(source nbd.Device) nbd.Device { return &tap{disk: d, primary: &mirrored{source}} }
+	}
+	server, err := nbd.NewServer(nbd.Options{Logger: p.log, Exports: []nbd.Export{e}})
 	if err != nil {
 		p.over <- err
 		return
@@ -215,5 +222,5 @@ func (p *port) close() error {
 	}
 	p.disk.work.Lock()
 	defer p.disk.work.Unlock()
-	return errors.Join(err, p.disk.keep.end(), p.file.Close())
+	return errors.Join(err, p.disk.keep.end(), p.primary.Close())
 }

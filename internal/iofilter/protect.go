@@ -154,7 +154,9 @@ func (f *Filter) Unprotect(ctx context.Context, vm dr.VMID, disks []dr.DiskID, o
 	failed := stopAll(ports)
 	for _, p := range ports {
 		if o.Release {
-			p.disk.awaitComplete(ctx)
+			if p.remote == nil { // a source ends when the guest is detached
+				p.disk.awaitComplete(ctx)
+			}
 			p.disk.keep.closeAll(ctx)
 		} else if err := p.disk.keep.forget(); err != nil {
 			p.log.Warn("the disk's sidecar cannot be voided", "err", err)
@@ -273,6 +275,17 @@ func (f *Filter) Resize(_ context.Context, id dr.DiskID) error {
 		return err
 	}
 	p := ports[0]
+	if p.file == nil {
+		return errs.New(op, errs.Invalid, p.conf.Name, "the size of the disk is its source's: see Reach")
+	}
+	return f.remeasure(p, func() error {
+		return p.file.Refresh(func(size int64) error { return sane(p.conf.Path, size) })
+	})
+}
+
+// remeasure stops serving a disk, has measure learn its primary's size, and
+// goes on with that.
+func (f *Filter) remeasure(p *port, measure func() error) error {
 	if err := p.halt(); err != nil {
 		return err // the port stays down: what is in flight may still arrive at the disk
 	}
@@ -281,9 +294,9 @@ func (f *Filter) Resize(_ context.Context, id dr.DiskID) error {
 	was := old.size
 	old.rest(true)
 	old.work.Lock() // the cursor has let go
-	err = p.file.Refresh(func(size int64) error { return sane(p.conf.Path, size) })
+	err := measure()
 	old.work.Unlock()
-	if err != nil || p.file.Size() == was {
+	if err != nil || p.primary.Size() == was {
 		old.rest(false)
 		return err
 	}
@@ -299,8 +312,9 @@ func (f *Filter) measured(p *port, old *disk) {
 		p.log.Warn("the former sidecar cannot be ended", "err", err)
 	}
 	info := old.info
-	info.Size = p.file.Size()
-	p.disk = f.out.newDisk(info, p.file)
+	info.Size = p.primary.Size()
+	p.disk = f.out.newDisk(info, p.primary)
+	p.disk.away = old.away
 	p.remember(&f.cfg, f.fs, true)
 	p.disk.dirty = newDirtyMap(info.Size) // what is dirty replace knows
 	if p.disk.keep != nil {

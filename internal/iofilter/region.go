@@ -78,8 +78,12 @@ type parkedOp struct {
 	via *tap
 }
 
-// sidecarPath is where a disk's sidecar lies; "": it has none.
+// sidecarPath is where a disk's sidecar lies; "": it has none. A mirrored disk
+// is written before its regions could be opened.
 func (c *Config) sidecarPath(d *Disk) string {
+	if d.Mirror {
+		return ""
+	}
 	if c.SidecarDir != "" {
 		return filepath.Join(c.SidecarDir, d.ID.String()+".holdfast")
 	}

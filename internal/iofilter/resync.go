@@ -77,6 +77,9 @@ func (c *cursor) pick() (d *disk, wait time.Duration) {
 			continue
 		}
 		if d.dirty.Count() > 0 {
+			if d.away {
+				continue // Reach signals
+			}
 			if pause := d.retryAt - o.now(); pause > 0 {
 				wait = min(wait, pause) // this one cannot be read now; the others go on
 				continue
@@ -142,7 +145,7 @@ func (c *cursor) mayGo(d *disk) bool {
 	if o.mode.tracking || !o.mayCompareLocked(d) {
 		return false
 	}
-	if d.asideLocked() {
+	if d.asideLocked() || d.away {
 		signal(o.syncKick) // there may be others
 		return false
 	}

@@ -11,7 +11,9 @@ import (
 
 // RemoteOptions say which export a Remote stands for.
 type RemoteOptions struct {
-	Network, Address string // "unix" and a path, or "tcp" and host:port
+	// Network and Address are "unix" and a path, or "tcp" and host:port. No
+	// address: it cannot be reached before Move, and operations fail at once.
+	Network, Address string
 	Export           string // "" is the server's default export
 	Size             int64  // bytes; the export must have as many
 	// WriteThrough says that the server keeps every write it acknowledged
@@ -35,10 +37,11 @@ type RemoteOptions struct {
 // when no export uses the Remote any more. Writes are durable after a Flush,
 // or with FUA.
 type Remote struct {
-	opt  RemoteOptions
+	opt  RemoteOptions // Address and Export are guarded by mu
 	work workers
 
 	mu         sync.Mutex
+	moves      uint64  // guarded by mu; counts changes of the address
 	client     *Client // guarded by mu; nil: not connected
 	generation uint64  // guarded by mu; counts connections
 	written    uint64  // guarded by mu; writes acknowledged
@@ -50,8 +53,8 @@ type Remote struct {
 
 // NewRemote returns a disk that is not connected yet. Errors: Invalid.
 func NewRemote(o RemoteOptions) (*Remote, error) {
-	if o.Address == "" || o.Size <= 0 || o.Size > maxDiskSize {
-		return nil, errs.New("nbd.NewRemote", errs.Invalid, o.Address, "an address and a size are needed")
+	if o.Size <= 0 || o.Size > maxDiskSize {
+		return nil, errs.New("nbd.NewRemote", errs.Invalid, o.Address, "a size is needed")
 	}
 	if o.Retry <= 0 {
 		o.Retry = defaultRemoteRetry
@@ -81,6 +84,60 @@ func (r *Remote) Close() error {
 	return c.Close()
 }
 
+// Move says where the disk is reached from now on. Operations under way at the
+// former place fail (Unavailable). No effect when it is the same place.
+func (r *Remote) Move(address, export string) {
+	r.mu.Lock()
+	if r.opt.Address == address && r.opt.Export == export {
+		r.mu.Unlock()
+		return
+	}
+	r.opt.Address, r.opt.Export = address, export
+	r.moves++
+	c := r.client
+	if c != nil {
+		r.loseLocked()
+	}
+	r.mu.Unlock()
+	if c != nil {
+		c.Close()
+	}
+}
+
+// Resize says that the disk has another size now. Called only while no export
+// uses the Remote and nobody reads it. Error: Invalid.
+func (r *Remote) Resize(size int64) error {
+	if size <= 0 || size > maxDiskSize {
+		return errs.New("nbd.Remote.Resize", errs.Invalid, r.where(), "no size for a disk")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.opt.Size = size
+	return nil
+}
+
+// where is the address, for people.
+func (r *Remote) where() string {
+	address, _, _ := r.place()
+	return address
+}
+
+func (r *Remote) place() (address, export string, moves uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.opt.Address, r.opt.Export, r.moves
+}
+
+// Flush makes every write acknowledged so far durable.
+func (r *Remote) Flush() error {
+	return r.try(func(ctx context.Context, c *Client) error {
+		if !c.Info().CanFlush {
+			return nil
+		}
+		return c.Flush(ctx)
+	}, Flush, 0)
+}
+
 // Submit starts op; it is carried out by a goroutine that waits for the server.
 func (r *Remote) Submit(op *Op) { r.work.push(op) }
 
@@ -89,7 +146,7 @@ func (r *Remote) execute(op *Op) {
 	case Read, Write, Flush, Trim, WriteZeroes:
 		op.Complete(r.try(func(ctx context.Context, c *Client) error { return remoteOp(ctx, c, op) }, op.Kind, op.Flags))
 	default:
-		op.Complete(errs.New("nbd.Remote", errs.Invalid, r.opt.Address, "unknown operation"))
+		op.Complete(errs.New("nbd.Remote", errs.Invalid, r.where(), "unknown operation"))
 	}
 }
 
@@ -156,7 +213,7 @@ func (r *Remote) try(do func(context.Context, *Client) error, kind Kind, flags F
 	err = do(ctx, c)
 	if err != nil && (ctx.Err() != nil || errs.Is(err, errs.Unavailable)) && c.isBroken(ctx.Err() != nil) {
 		r.drop(c)
-		return errs.E("nbd.Remote", errs.Unavailable, r.opt.Address, err)
+		return errs.E("nbd.Remote", errs.Unavailable, r.where(), err)
 	}
 	if err != nil {
 		return err
@@ -227,7 +284,7 @@ func (r *Remote) connected() (*Client, uint64, uint64, error) {
 	select {
 	case <-r.dialing:
 	case <-ctx.Done():
-		return nil, 0, 0, errs.New("nbd.Remote", errs.Unavailable, r.opt.Address, "no connection in "+r.opt.Retry.String())
+		return nil, 0, 0, errs.New("nbd.Remote", errs.Unavailable, r.where(), "no connection in "+r.opt.Retry.String())
 	}
 	defer func() { r.dialing <- struct{}{} }()
 	if c, g, n, err := r.current(); c != nil || err != nil {
@@ -238,9 +295,14 @@ func (r *Remote) connected() (*Client, uint64, uint64, error) {
 		return nil, 0, 0, err
 	}
 	r.mu.Lock()
-	r.client = c
-	r.mu.Unlock()
-	return r.current()
+	defer r.mu.Unlock()
+	r.client = c.Client
+	if c.moves != r.moves { // it moved while we dialed
+		r.loseLocked()
+		go c.Close()
+		return nil, 0, 0, errs.New("nbd.Remote", errs.Unavailable, r.opt.Address, "the disk has moved")
+	}
+	return r.client, r.generation, r.written, nil
 }
 
 func (r *Remote) current() (*Client, uint64, uint64, error) {
@@ -258,20 +320,30 @@ func (r *Remote) current() (*Client, uint64, uint64, error) {
 	return r.client, r.generation, r.written, nil
 }
 
+// dialed is a connection, and how often the disk had moved before it was tried.
+type dialed struct {
+	*Client
+	moves uint64
+}
+
 // dial connects, however often that takes within ctx.
-func (r *Remote) dial(ctx context.Context) (*Client, error) {
+func (r *Remote) dial(ctx context.Context) (dialed, error) {
 	for {
-		c, err := Dial(ctx, r.opt.Network, r.opt.Address, DialOptions{Export: r.opt.Export, Timeout: r.opt.Retry})
+		address, export, moves := r.place()
+		if address == "" {
+			return dialed{}, errs.New("nbd.Remote", errs.Unavailable, export, "nobody has said yet where the disk is reached")
+		}
+		c, err := Dial(ctx, r.opt.Network, address, DialOptions{Export: export, Timeout: r.opt.Retry})
 		if err == nil && c.Size() != r.opt.Size {
 			c.Close()
-			return nil, errs.New("nbd.Remote", errs.Invalid, r.opt.Address, "the export is of another size than the disk")
+			return dialed{}, errs.New("nbd.Remote", errs.Invalid, address, "the export is of another size than the disk")
 		}
 		if err == nil {
-			return c, nil
+			return dialed{c, moves}, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, errs.E("nbd.Remote", errs.Unavailable, r.opt.Address, err)
+			return dialed{}, errs.E("nbd.Remote", errs.Unavailable, address, err)
 		case <-time.After(remoteRedial):
 		}
 	}
@@ -294,7 +366,7 @@ func (c *Client) isBroken(now bool) bool {
 // the end.
 func (r *Remote) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
-		return 0, errs.New("nbd.Remote.ReadAt", errs.Invalid, r.opt.Address, "negative offset")
+		return 0, errs.New("nbd.Remote.ReadAt", errs.Invalid, r.where(), "negative offset")
 	}
 	if off >= r.opt.Size {
 		return 0, io.EOF

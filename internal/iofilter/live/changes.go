@@ -46,6 +46,10 @@ func (m *Manager) Run(ctx context.Context, keep func() bool) error {
 func (m *Manager) takeUp(ctx context.Context) {
 	m.mu.Lock()
 	for _, e := range m.cfg.Record.entries {
+		if err := m.cleanUp(ctx, e); err != nil {
+			m.log.Error("a guest cannot be taken off what an earlier process left", "vm", e.Config.Name, "err", err, "remedy", errs.RemedyOf(err))
+		}
+		e = m.cfg.Record.find(e.Config.ID) // as it is now
 		// One VM whose disks cannot be opened is not the others' trouble.
 		if err := m.cfg.Host.Protect(ctx, e.vm()); err != nil {
 			m.log.Error("a VM of the record cannot be served", "vm", e.Config.Name, "err", err, "remedy", errs.RemedyOf(err))
@@ -189,12 +193,12 @@ func (m *Manager) resized(ctx context.Context, vm hypervisor.LiveVM, info *hyper
 			continue
 		}
 		if attachedTo(info, d) {
-			if err := m.cfg.Record.markUnseen(func(o *EntryDisk) bool { return o.ID == d.ID }); err != nil {
+			if err := m.detach(ctx, vm, d); err != nil {
 				return err
 			}
-			if _, err := vm.Detach(ctx, d.Name); err != nil {
-				return err
-			}
+		}
+		if d.exported() {
+			continue // settle attaches it, and says its size
 		}
 		if err := m.cfg.Host.Resize(ctx, d.ID); err != nil {
 			return err
@@ -211,6 +215,12 @@ func (m *Manager) unstall(ctx context.Context, vm hypervisor.LiveVM, info *hyper
 	for i := range e.Disks {
 		d := &e.Disks[i]
 		if !attachedTo(info, d) {
+			continue
+		}
+		if d.exported() { // settle attaches it again
+			if err := m.detach(ctx, vm, d); err != nil {
+				m.log.Warn("a VM waits because of an I/O error, and cannot be helped on", "vm", e.Config.Name, "disk", d.Name, "err", err)
+			}
 			continue
 		}
 		if _, err := vm.Attach(ctx, d.Name, d.attachment()); err != nil && !errs.Is(err, errs.Conflict) {
@@ -234,7 +244,7 @@ func (m *Manager) adopt(ctx context.Context, vm hypervisor.LiveVM, info *hypervi
 			skip = append(skip, d.Name)
 		}
 	}
-	p, err := m.plan(ctx, vm, *info, skip)
+	p, err := m.plan(ctx, vm, *info, skip, known.Disks[0].capture())
 	if err != nil || len(p.fresh.Disks) == 0 {
 		return err
 	}

@@ -104,6 +104,17 @@ func (b *box) Resize(_ context.Context, id dr.DiskID) error {
 	return b.call("resize %s", b.name(id))
 }
 
+func (b *box) Reach(_ context.Context, id dr.DiskID, s iofilter.Source) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	where := "nowhere"
+	if s.Socket != "" {
+		where = "source"
+	}
+	b.sizes[id] = s.Size
+	return b.call("reach %s %s", b.name(id), where)
+}
+
 func (b *box) Reconfigure(c dr.VMConfig) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -282,8 +293,13 @@ func TestProtectUndoesAll(t *testing.T) {
 			r.vm.Change(hypervisor.ChangedDisks, "", func(i *hypervisor.VMInfo) { i.Disks[1].Shared = true })
 		},
 		"record": func(r *rig) { r.m.cfg.Record.path = "/nowhere/at/all" },
-		"format": func(r *rig) {
+		"reach": func(r *rig) {
 			r.vm.Change(hypervisor.ChangedDisks, "", func(i *hypervisor.VMInfo) { i.Disks[1].Format = "qcow2" })
+			r.box.broken["reach"] = errors.New("no")
+		},
+		"attach a source": func(r *rig) {
+			r.vm.Change(hypervisor.ChangedDisks, "", func(i *hypervisor.VMInfo) { i.Disks[1].Format = "qcow2" })
+			r.box.mute = "vdb"
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

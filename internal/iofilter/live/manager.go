@@ -20,6 +20,7 @@ type Host interface {
 	Protect(ctx context.Context, vm iofilter.VM) error
 	Unprotect(ctx context.Context, vm dr.VMID, disks []dr.DiskID, o iofilter.UnprotectOptions) (iofilter.Unprotected, error)
 	Resize(ctx context.Context, disk dr.DiskID) error
+	Reach(ctx context.Context, disk dr.DiskID, s iofilter.Source) error
 	Reconfigure(c dr.VMConfig) error
 	Sync(t iofilter.Target, mode iofilter.SyncMode) error
 	Status() iofilter.Status
@@ -35,7 +36,9 @@ type Config struct {
 	// LeaveNew keeps disks that are added to a protected VM out of protection;
 	// by default they are protected when they appear.
 	LeaveNew bool
-	Logger   *slog.Logger // nil discards
+	// Capture is how disks are captured of which Options say nothing.
+	Capture hypervisor.Capture
+	Logger  *slog.Logger // nil discards
 }
 
 // Manager protects running VMs. Make it with New and run it once. Safe for
@@ -43,12 +46,14 @@ type Config struct {
 type Manager struct {
 	cfg Config
 	log *slog.Logger
-	mu  sync.Mutex // guards cfg.Record and orders all changes
+	mu  sync.Mutex // guards cfg.Record and sources, and orders all changes
+
+	sources map[dr.DiskID]string // the socket where an exported disk's content was last reached; guarded by mu
 }
 
 // New returns a Manager; nothing happens before Run.
 func New(cfg Config) *Manager {
-	m := &Manager{cfg: cfg, log: cfg.Logger}
+	m := &Manager{cfg: cfg, log: cfg.Logger, sources: map[dr.DiskID]string{}}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
@@ -58,6 +63,9 @@ func New(cfg Config) *Manager {
 // Options say how a VM is protected. The zero value protects all its disks.
 type Options struct {
 	Skip []string `json:"skip,omitempty"` // disks to leave out, by name
+	// Capture is how the disks' writes are captured, in the words of
+	// hypervisor.ParseCapture; empty: as Config.Capture says.
+	Capture string `json:"capture,omitempty"`
 }
 
 // Report says what was done with a VM.
@@ -88,11 +96,19 @@ type DiskReport struct {
 func (m *Manager) Protect(ctx context.Context, nameOrID string, o Options) (Report, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	capture, known := hypervisor.ParseCapture(o.Capture)
+	if !known {
+		return Report{}, errs.New("live.Protect", errs.Invalid, o.Capture, "unknown way of capture").
+			WithRemedy("use in-path or mirror")
+	}
+	if o.Capture == "" {
+		capture = m.cfg.Capture
+	}
 	vm, info, err := m.look(ctx, nameOrID)
 	if err != nil {
 		return Report{}, err
 	}
-	p, err := m.plan(ctx, vm, info, o.Skip)
+	p, err := m.plan(ctx, vm, info, o.Skip, capture)
 	if err != nil {
 		return Report{}, err
 	}
@@ -121,7 +137,7 @@ type plan struct {
 }
 
 // plan decides about each disk of a VM. Nothing is changed.
-func (m *Manager) plan(ctx context.Context, vm hypervisor.LiveVM, info hypervisor.VMInfo, skip []string) (*plan, error) {
+func (m *Manager) plan(ctx context.Context, vm hypervisor.LiveVM, info hypervisor.VMInfo, skip []string, c hypervisor.Capture) (*plan, error) {
 	p := &plan{whole: &Entry{Config: info.Config}, runs: info.Running, report: Report{VM: info.Config.ID, Name: info.Config.Name}}
 	if known := m.cfg.Record.find(info.Config.ID); known != nil {
 		p.whole.Disks = known.clone().Disks
@@ -139,7 +155,7 @@ func (m *Manager) plan(ctx context.Context, vm hypervisor.LiveVM, info hyperviso
 			p.report.Disks = append(p.report.Disks, DiskReport{Name: d.Name, Skipped: why})
 			continue
 		}
-		e, err := m.prepare(ctx, vm, &d, info.Running)
+		e, err := m.prepare(ctx, vm, &d, info.Running, c)
 		if err != nil {
 			return nil, err
 		}
@@ -189,25 +205,34 @@ func (m *Manager) judge(d *hypervisor.LiveDisk, skip []string) (why string, err 
 	return "", nil
 }
 
-// prepare asks the platform for the disk's content and gives the disk an id and
-// a socket. A powered off VM cannot be asked.
-func (m *Manager) prepare(ctx context.Context, vm hypervisor.LiveVM, d *hypervisor.LiveDisk, running bool) (EntryDisk, error) {
+// prepare gives a disk an id and a socket. Where the content of one is that the
+// Filter cannot open itself, the platform is asked when it is attached.
+func (m *Manager) prepare(ctx context.Context, vm hypervisor.LiveVM, d *hypervisor.LiveDisk, running bool, c hypervisor.Capture) (EntryDisk, error) {
 	const op = "live.Protect"
-	path := d.Path
-	if running {
-		src, err := vm.Prepare(ctx, d.Name, hypervisor.InPath)
+	if d.Path == "" {
+		return EntryDisk{}, errs.New(op, errs.Invalid, d.Name, "the disk is not on a path of this host").
+			WithRemedy("move it to a file or block device, or leave it out with --skip " + d.Name)
+	}
+	e := EntryDisk{ID: dr.DiskID{UUID: dr.NewUUID()}, Name: d.Name, Path: d.Path, Unseen: !running}
+	switch {
+	case c == hypervisor.Mirror:
+		// Unseen until the mirror stands.
+		e.Capture, e.Size, e.Unseen = c.String(), d.Size, true
+	case d.Format != "raw":
+		e.Size = d.Size
+	case running:
+		src, err := vm.Prepare(ctx, d.Name, c)
 		if err != nil {
 			return EntryDisk{}, err
 		}
-		path = src.Path
-	} else if d.Format != "raw" {
-		path = ""
+		e.Path, e.Direct = src.Path, m.cfg.Direct
+	default:
+		e.Direct = m.cfg.Direct
 	}
-	if path == "" {
-		return EntryDisk{}, errs.New(op, errs.Invalid, d.Name, "a disk of format "+d.Format+" cannot be served in its path").
-			WithRemedy("convert it to raw, or leave it out with --skip " + d.Name)
+	if (c == hypervisor.Mirror || d.Format != "raw") && d.Size <= 0 {
+		return EntryDisk{}, errs.New(op, errs.Invalid, d.Name, "the disk's size is not known while the VM is off").
+			WithRemedy("start the VM, and protect it then")
 	}
-	e := EntryDisk{ID: dr.DiskID{UUID: dr.NewUUID()}, Name: d.Name, Path: path, Direct: m.cfg.Direct, Unseen: !running}
 	e.Socket = filepath.Join(m.cfg.Sockets, e.ID.String()[:13]+".sock")
 	if len(e.Socket) > maxSocketPath {
 		return EntryDisk{}, errs.New(op, errs.Invalid, m.cfg.Sockets, "the directory for sockets has too long a name").
@@ -250,12 +275,17 @@ func (m *Manager) carryOut(ctx context.Context, vm hypervisor.LiveVM, p *plan) (
 		d := &p.fresh.Disks[i]
 		r := DiskReport{Name: d.Name, ID: d.ID, Off: !p.runs}
 		if p.runs {
-			sw, err := vm.Attach(ctx, d.Name, d.attachment())
+			sw, err := m.attach(ctx, vm, d)
 			if err != nil {
 				return p.report, err
 			}
 			undo = append(undo, func(ctx context.Context) error { _, err := vm.Detach(ctx, d.Name); return err })
 			r.Route, r.Pause = sw.Route, sw.Pause
+			if d.Unseen { // a mirror stands: nothing of the disk was read before
+				if err := m.seen(p.whole.Config.ID, d.Name); err != nil {
+					return p.report, err
+				}
+			}
 		}
 		p.report.Disks = append(p.report.Disks, r)
 		m.log.Info("disk is protected", "vm", p.report.Name, "disk", d.Name, "route", r.Route, "pause", r.Pause)
@@ -363,6 +393,7 @@ func (m *Manager) letGo(ctx context.Context, e *Entry, disks []EntryDisk, o iofi
 		}
 	}
 	for _, d := range disks {
+		delete(m.sources, d.ID)
 		m.log.Info("disk is not protected any more", "vm", e.Config.Name, "disk", d.Name)
 	}
 	return m.cfg.Record.put(left)
@@ -372,20 +403,27 @@ func (m *Manager) letGo(ctx context.Context, e *Entry, disks []EntryDisk, o iofi
 // disks that were written unseen compared. It goes on past a disk that fails.
 func (m *Manager) settle(ctx context.Context, vm hypervisor.LiveVM, e *Entry) error {
 	info, err := vm.Info(ctx)
-	if err != nil || !info.Running {
+	if err != nil {
 		return err
+	}
+	if !info.Running {
+		return m.away(ctx, e)
 	}
 	var all error
 	e = e.clone()
 	for i := range e.Disks {
 		d := &e.Disks[i]
+		if err := m.settleSource(ctx, vm, &info, d); err != nil {
+			all = errors.Join(all, fmt.Errorf("disk %s: %w", d.Name, err))
+			continue
+		}
 		if !attachedTo(&info, d) {
 			// It writes to its own disk now: unseen until it is attached.
 			if err := m.cfg.Record.markUnseen(func(o *EntryDisk) bool { return o.ID == d.ID }); err != nil {
 				return errors.Join(all, err)
 			}
 			d.Unseen = true
-			sw, err := vm.Attach(ctx, d.Name, d.attachment())
+			sw, err := m.attach(ctx, vm, d)
 			if err != nil {
 				all = errors.Join(all, fmt.Errorf("disk %s: %w", d.Name, err))
 				continue
@@ -397,6 +435,37 @@ func (m *Manager) settle(ctx context.Context, vm hypervisor.LiveVM, e *Entry) er
 		}
 	}
 	return all
+}
+
+// settleSource makes ready for another attach of a disk whose export of its
+// content has ended, or whose size is another.
+func (m *Manager) settleSource(ctx context.Context, vm hypervisor.LiveVM, info *hypervisor.VMInfo, d *EntryDisk) error {
+	if !d.exported() {
+		return nil
+	}
+	l := liveDisk(info, d.Name)
+	if l == nil {
+		return nil
+	}
+	if l.Attached && l.Socket == d.Socket {
+		lost, err := m.lostSource(ctx, vm, d)
+		if err != nil || !lost {
+			return err
+		}
+		m.log.Warn("the export of a disk's content has ended: it is attached anew", "disk", d.Name)
+		l.Attached = false
+		return m.detach(ctx, vm, d)
+	}
+	if l.Size > 0 && l.Size != d.Size {
+		d.Size = l.Size
+		return m.cfg.Record.change(d.ID, func(o *EntryDisk) { o.Size = l.Size })
+	}
+	return nil
+}
+
+// seen takes the note that a disk was written unseen out of the record.
+func (m *Manager) seen(vm dr.VMID, disk string) error {
+	return m.cfg.Record.change(m.cfg.Record.find(vm).disk(disk).ID, func(d *EntryDisk) { d.Unseen = false })
 }
 
 // compare has a disk that was written unseen compared with the DRVA's copy, or
@@ -411,9 +480,5 @@ func (m *Manager) compare(e *Entry, d *EntryDisk) error {
 	if err != nil {
 		return err
 	}
-	known := m.cfg.Record.find(e.Config.ID).clone()
-	if k := known.disk(d.Name); k != nil {
-		k.Unseen = false
-	}
-	return m.cfg.Record.put(known)
+	return m.seen(e.Config.ID, d.Name)
 }

@@ -28,9 +28,16 @@ type Entry struct {
 type EntryDisk struct {
 	ID     dr.DiskID `json:"id"`
 	Name   string    `json:"name"`   // as the platform and the Filter know it
-	Path   string    `json:"path"`   // of the primary
+	Path   string    `json:"path"`   // of the primary, or of the image it is in
 	Socket string    `json:"socket"` // of the export
 	Direct bool      `json:"direct,omitempty"`
+	// Capture is how its writes are captured, in the words of
+	// hypervisor.ParseCapture; empty: in its path.
+	Capture string `json:"capture,omitempty"`
+	// Size is set when the platform exports the disk's content, because the
+	// Filter cannot serve it from Path: the bytes the guest sees. Where the
+	// export is the platform says anew each time the disk is attached.
+	Size int64 `json:"size,omitempty"`
 	// Unseen: the guest may write, or have written, without the export in its
 	// path since its copy was last known; the copy has to be compared.
 	Unseen bool `json:"unseen,omitempty"`
@@ -40,9 +47,29 @@ type EntryDisk struct {
 func (e *Entry) vm() iofilter.VM {
 	vm := iofilter.VM{Config: e.Config}
 	for _, d := range e.Disks {
-		vm.Disks = append(vm.Disks, iofilter.Disk{ID: d.ID, Name: d.Name, Path: d.Path, Socket: d.Socket, Direct: d.Direct, Unseen: d.Unseen})
+		f := iofilter.Disk{ID: d.ID, Name: d.Name, Path: d.Path, Socket: d.Socket, Direct: d.Direct, Unseen: d.Unseen}
+		if d.exported() {
+			s := d.source(hypervisor.Source{})
+			f.Source, f.Mirror = &s, d.capture() == hypervisor.Mirror
+		}
+		vm.Disks = append(vm.Disks, f)
 	}
 	return vm
+}
+
+// exported reports whether the platform exports the disk's content.
+func (d *EntryDisk) exported() bool { return d.Size != 0 }
+
+// capture is Capture; a record that was read holds valid words only.
+func (d *EntryDisk) capture() hypervisor.Capture {
+	c, _ := hypervisor.ParseCapture(d.Capture)
+	return c
+}
+
+// source is an export of the platform as the Filter takes it. What a platform
+// exports for writing keeps every write: hypervisor.LiveVM says so.
+func (d *EntryDisk) source(s hypervisor.Source) iofilter.Source {
+	return iofilter.Source{Socket: s.Socket, Export: s.Export, Size: d.Size, WriteThrough: d.capture() == hypervisor.InPath}
 }
 
 // disk returns the entry's disk of a name, or nil.
@@ -63,7 +90,7 @@ func (e *Entry) clone() *Entry {
 
 // attachment is what the platform is to attach for a disk.
 func (d *EntryDisk) attachment() hypervisor.Attachment {
-	return hypervisor.Attachment{Socket: d.Socket, Export: d.Name}
+	return hypervisor.Attachment{Socket: d.Socket, Export: d.Name, Capture: d.capture()}
 }
 
 // Record is what is protected, in a file. A Manager and, after it has killed
@@ -119,6 +146,10 @@ func parseRecord(b []byte, path string) ([]*Entry, error) {
 		for _, d := range e.Disks {
 			if d.ID.IsZero() || disks[d.ID] || d.Name == "" || d.Path == "" || d.Socket == "" {
 				return bad(errs.Corrupt, errors.New("a disk without id, name, path or socket, or twice"))
+			}
+			c, known := hypervisor.ParseCapture(d.Capture)
+			if !known || d.Size < 0 || d.Size > dr.MaxDiskSize || c == hypervisor.Mirror && !d.exported() {
+				return bad(errs.Corrupt, errors.New("a disk with an unknown way of capture, or no size"))
 			}
 			disks[d.ID] = true
 		}
@@ -186,4 +217,18 @@ func (r *Record) markUnseen(match func(*EntryDisk) bool) error {
 		return nil
 	}
 	return r.save(next)
+}
+
+// change changes one disk of the record; one that is not there is left so.
+func (r *Record) change(id dr.DiskID, do func(*EntryDisk)) error {
+	for _, e := range r.entries {
+		for i := range e.Disks {
+			if e.Disks[i].ID == id {
+				next := e.clone()
+				do(&next.Disks[i])
+				return r.put(next)
+			}
+		}
+	}
+	return nil
 }
