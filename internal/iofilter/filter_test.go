@@ -252,23 +252,31 @@ func TestConfigErrorsSayWhatToChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	for words, change := range map[string]func(*Config){
-		"no domain":               func(c *Config) { c.Domain = dr.DomainID{} },
-		"no host":                 func(c *Config) { c.Host = dr.HostID{} },
-		"host's name":             func(c *Config) { c.Name = "" },
-		"no ack rule":             func(c *Config) { c.Ack = "eventually" },
-		"4194304":                 func(c *Config) { c.RingBytes = 1 },
-		"1m0s":                    func(c *Config) { c.StallLimit = Duration(time.Minute) },
-		"duplicate VM":            func(c *Config) { c.VMs = append(c.VMs, c.VMs[0]) },
-		"has no id":               func(c *Config) { c.VMs[0].Disks[1].ID = dr.DiskID{} },
-		"duplicate disk name":     func(c *Config) { c.VMs[0].Disks[1].Name = "disk0" },
-		"duplicate disk " + "":    func(c *Config) { c.VMs[0].Disks[1].ID = c.VMs[0].Disks[0].ID },
-		"is named twice":          func(c *Config) { c.VMs[0].Disks[1].Path = filepath.Join(dir, "link.raw") },
-		"cannot be found":         func(c *Config) { c.VMs[0].Disks[1].Path = filepath.Join(dir, "none.raw") },
-		"primary is empty":        func(c *Config) { c.VMs[0].Disks[1].Path = empty },
-		"duplicate socket":        func(c *Config) { c.VMs[0].Disks[1].Socket = dir + "/./disk0.sock" },
-		"no socket":               func(c *Config) { c.VMs[0].Disks[1].Socket = "" },
-		"longer than 107":         func(c *Config) { c.VMs[0].Disks[1].Socket = dir + "/" + strings.Repeat("x", 107) },
-		"directory does not":      func(c *Config) { c.VMs[0].Disks[1].Socket = dir + "/none/a.sock" },
+		"no domain":            func(c *Config) { c.Domain = dr.DomainID{} },
+		"no host":              func(c *Config) { c.Host = dr.HostID{} },
+		"host's name":          func(c *Config) { c.Name = "" },
+		"no ack rule":          func(c *Config) { c.Ack = "eventually" },
+		"4194304":              func(c *Config) { c.RingBytes = 1 },
+		"1m0s":                 func(c *Config) { c.StallLimit = Duration(time.Minute) },
+		"duplicate VM":         func(c *Config) { c.VMs = append(c.VMs, c.VMs[0]) },
+		"has no id":            func(c *Config) { c.VMs[0].Disks[1].ID = dr.DiskID{} },
+		"duplicate disk name":  func(c *Config) { c.VMs[0].Disks[1].Name = "disk0" },
+		"duplicate disk " + "": func(c *Config) { c.VMs[0].Disks[1].ID = c.VMs[0].Disks[0].ID },
+		"is named twice":       func(c *Config) { c.VMs[0].Disks[1].Path = filepath.Join(dir, "link.raw") },
+		"cannot be found":      func(c *Config) { c.VMs[0].Disks[1].Path = filepath.Join(dir, "none.raw") },
+		"primary is empty":     func(c *Config) { c.VMs[0].Disks[1].Path = empty },
+		"duplicate socket":     func(c *Config) { c.VMs[0].Disks[1].Socket = dir + "/./disk0.sock" },
+		"no socket":            func(c *Config) { c.VMs[0].Disks[1].Socket = "" },
+		"longer than 107":      func(c *Config) { c.VMs[0].Disks[1].Socket = dir + "/" + strings.Repeat("x", 107) },
+		"directory does not":   func(c *Config) { c.VMs[0].Disks[1].Socket = dir + "/none/a.sock" },
+		"through an export":    func(c *Config) { c.VMs[0].Disks[1].Mirror = true },
+		"no size for a disk":   func(c *Config) { c.VMs[0].Disks[1].Source = &Source{} },
+		"cannot be its source": func(c *Config) {
+			c.VMs[0].Disks[1].Source = &Source{Socket: c.VMs[0].Disks[1].Socket, Size: 1}
+		},
+		"source's socket has": func(c *Config) {
+			c.VMs[0].Disks[1].Source = &Source{Socket: strings.Repeat("x", 108), Size: 1}
+		},
 		"the name of disk 1 must": func(c *Config) { c.VMs[0].Disks[1].Name = "" },
 	} {
 		c := good()

@@ -162,8 +162,6 @@ func (o *outlet) diskStateLocked(d *disk) (State, string) {
 		return stateOfCause(m.paused), m.paused
 	case m.owed:
 		return Tracking, causeJoining
-	case d.away && d.clients == 0:
-		return NotActive, causeNoClient
 	case !d.unsynced && (d.dirty.Count() == 0 || d.out.mode.tracking): // what a host tracks counts when it streams again
 	case d.forced:
 		return Resync, causeForced

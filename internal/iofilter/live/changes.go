@@ -45,7 +45,14 @@ func (m *Manager) Run(ctx context.Context, keep func() bool) error {
 // takeUp serves what the record says, as before the host component ended.
 func (m *Manager) takeUp(ctx context.Context) {
 	m.mu.Lock()
+	served := map[dr.DiskID]bool{} // protected since, before we got here
+	for _, d := range m.cfg.Host.Status().Disks {
+		served[d.ID] = true
+	}
 	for _, e := range m.cfg.Record.entries {
+		if served[e.Disks[0].ID] {
+			continue
+		}
 		if err := m.cleanUp(ctx, e); err != nil {
 			m.log.Error("a guest cannot be taken off what an earlier process left", "vm", e.Config.Name, "err", err, "remedy", errs.RemedyOf(err))
 		}

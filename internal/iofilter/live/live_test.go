@@ -525,3 +525,149 @@ func TestPoweredOff(t *testing.T) {
 		})
 	})
 }
+
+// exportedRig has one disk in a format that only the platform can open.
+func exportedRig(t *testing.T) *rig {
+	r := newRig(t, "vda")
+	r.vm.Change(hypervisor.ChangedDisks, "", func(i *hypervisor.VMInfo) { i.Disks[0].Format = "qcow2" })
+	return r
+}
+
+// TestOtherFormats: the Filter is told where the content is before the guest
+// needs it; a mirrored disk is read only when the mirror stands.
+func TestOtherFormats(t *testing.T) {
+	for capture, mirror := range map[string]bool{"": false, "in-path": false, "mirror": true} {
+		t.Run(capture, func(t *testing.T) {
+			r := exportedRig(t)
+			reached := false
+			r.m.cfg.Platform = &watching{r.p, func(hypervisor.Attachment) {
+				reached = slices.Contains(r.box.calls, "reach vda source")
+			}}
+			if _, err := r.m.Protect(t.Context(), "erp1", Options{Capture: capture}); err != nil {
+				t.Fatal(err)
+			}
+			if reached == mirror {
+				t.Errorf("read before the export was attached: %v", reached)
+			}
+			r.want("calls", r.box.said(), "protect erp1", "reach vda source")
+			r.want("record", r.recorded(), "vda")
+			d := r.box.vms[r.id].Disks[0]
+			if d.Source == nil || d.Source.Size != 1<<20 || d.Source.Socket != "" || d.Mirror != mirror || d.Source.WriteThrough == mirror || d.Path != "/vms/vda.raw" {
+				t.Errorf("the Filter was given %+v, %+v", d, d.Source)
+			}
+			if a, _ := r.vm.Attachment("vda"); (a.Capture == hypervisor.Mirror) != mirror {
+				t.Errorf("attached %+v", a)
+			}
+			if _, err := r.m.Unprotect(t.Context(), "erp1", iofilter.UnprotectOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			r.want("attached", r.attached())
+		})
+	}
+	r := newRig(t, "vda")
+	if _, err := r.m.Protect(t.Context(), "erp1", Options{Capture: "sideways"}); !errs.Is(err, errs.Invalid) || errs.RemedyOf(err) == "" {
+		t.Errorf("an unknown way: %v", err)
+	}
+}
+
+// watching is a platform that tells of each attach.
+type watching struct {
+	hypervisor.Platform
+	attach func(hypervisor.Attachment)
+}
+
+func (w *watching) VM(ctx context.Context, name string) (hypervisor.LiveVM, error) {
+	vm, err := w.Platform.VM(ctx, name)
+	return &watchingVM{vm, w}, err
+}
+
+type watchingVM struct {
+	hypervisor.LiveVM
+	w *watching
+}
+
+func (v *watchingVM) Attach(ctx context.Context, disk string, a hypervisor.Attachment) (hypervisor.Switch, error) {
+	v.w.attach(a)
+	return v.LiveVM.Attach(ctx, disk, a)
+}
+
+// TestMirrorThatEnds is begun anew, and what was written meanwhile compared; a
+// disk added later is mirrored as well.
+func TestMirrorThatEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "vda")
+		r.m.cfg.Capture = hypervisor.Mirror
+		r.protect()
+		r.during(func() {
+			r.box.said()
+			forget(r)
+			r.vm.Change(hypervisor.ChangedDisks, "", nil)
+			synctest.Wait()
+			r.want("calls", r.box.said(), "reach vda source", "sync vda full")
+			r.want("record", r.recorded(), "vda")
+			r.vm.Change(hypervisor.ChangedDisks, "", func(i *hypervisor.VMInfo) { addDisk(i, "vdb") })
+			synctest.Wait()
+			if a, ok := r.vm.Attachment("vdb"); !ok || a.Capture != hypervisor.Mirror {
+				t.Errorf("the added disk: %+v", a)
+			}
+		})
+	})
+}
+
+// TestOtherFormatAfterACrash: what the former process had started is gone, so
+// the guest is taken off its export first; then all is as after any absence.
+func TestOtherFormatAfterACrash(t *testing.T) {
+	for _, c := range []hypervisor.Capture{hypervisor.InPath, hypervisor.Mirror} {
+		synctest.Test(t, func(t *testing.T) {
+			r := exportedRig(t)
+			r.m.cfg.Capture = c
+			r.protect()
+			r.restart()
+			r.during(func() {
+				r.want("calls", r.box.said(), "protect erp1", "reach vda source", "sync vda full")
+				r.want("attached", r.attached(), "vda")
+				r.want("record", r.recorded(), "vda")
+				if !r.box.vms[r.id].Disks[0].Unseen {
+					t.Error("the guest wrote unseen, and the Filter was not told")
+				}
+				if a, _ := r.vm.Attachment("vda"); a.Capture != c {
+					t.Errorf("the way of capture was forgotten: %v", a.Capture)
+				}
+			})
+		})
+	}
+}
+
+// TestOtherFormatFollows: resized, stalled because its content's server died,
+// powered off and on.
+func TestOtherFormatFollows(t *testing.T) {
+	for name, c := range map[string]struct {
+		do    func(*rig)
+		calls []string
+	}{
+		"resized": {func(r *rig) {
+			r.vm.Change(hypervisor.ChangedDisks, "", func(i *hypervisor.VMInfo) { i.Disks[0].Size = 2 << 20 })
+		}, []string{"reach vda source", "sync vda full"}},
+		"stalled": {func(r *rig) { r.vm.Change(hypervisor.DiskStalled, "vda", nil) }, []string{"reach vda source", "sync vda full"}},
+		"power cycle": {func(r *rig) {
+			forget(r)
+			r.vm.Change(hypervisor.ChangedState, "", func(i *hypervisor.VMInfo) { i.Running = false })
+			synctest.Wait()
+			r.vm.Change(hypervisor.ChangedState, "", func(i *hypervisor.VMInfo) { i.Running = true })
+		}, []string{"reach vda nowhere", "reach vda source", "sync vda full"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := exportedRig(t)
+				r.protect()
+				r.during(func() {
+					r.box.said()
+					c.do(r)
+					synctest.Wait()
+					r.want("calls", r.box.said(), c.calls...)
+					r.want("attached", r.attached(), "vda")
+				})
+			})
+		})
+	}
+}

@@ -172,6 +172,7 @@ func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"version":1,"vms":[]}`))
 	f.Add([]byte(`{"version":1,"vms":[null]}`))
 	f.Add([]byte(`{"version":1,"vms":[{"config":{"id":"00000000-0000-4000-8000-000000000001"},"disks":[{"id":"00000000-0000-4000-8000-000000000002","name":"a","path":"b","socket":"c"}]}]}`))
+	f.Add([]byte(`{"version":1,"vms":[{"config":{"id":"00000000-0000-4000-8000-000000000001"},"disks":[{"id":"00000000-0000-4000-8000-000000000002","name":"a","path":"b","socket":"c","capture":"mirror","size":4096}]}]}`))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		entries, err := parseRecord(in, "x")
 		if err != nil {
