@@ -292,8 +292,12 @@ func TestGuestInEachFormat(t *testing.T) {
 			h.begin(c.capture)
 			g.goesOn()
 			if c.harm != nil {
+				before := h.filter.Status().Stream.Tracked
 				c.harm(g, h)
 				g.goesOn()
+				eventually(t, "the disk is attached anew, and all of it to be compared", func() bool {
+					return h.filter.Status().Stream.Tracked >= before+pattern.DiskBytes
+				})
 				h.copied()
 			}
 			g.goesOn()

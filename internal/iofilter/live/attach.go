@@ -3,10 +3,17 @@ package live
 import (
 	"context"
 	"errors"
+	"time"
 
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
 )
+
+// reached is where an exported disk's content is reached; no socket: nowhere.
+type reached struct {
+	socket string
+	since  time.Time
+}
 
 // attach has the platform put the export of a disk that the Filter serves in
 // the disk's path, or beside it, and tells the Filter where the content is. On
@@ -59,7 +66,7 @@ func (m *Manager) reach(ctx context.Context, d *EntryDisk, src hypervisor.Source
 	if err := m.cfg.Host.Reach(ctx, d.ID, d.source(src)); err != nil {
 		return err
 	}
-	m.sources[d.ID] = src.Socket
+	m.sources[d.ID] = reached{src.Socket, time.Now()}
 	return nil
 }
 
@@ -67,7 +74,7 @@ func (m *Manager) reach(ctx context.Context, d *EntryDisk, src hypervisor.Source
 // reached: the VM is off.
 func (m *Manager) away(ctx context.Context, e *Entry) (all error) {
 	for i := range e.Disks {
-		if d := &e.Disks[i]; d.exported() && m.sources[d.ID] != "" {
+		if d := &e.Disks[i]; d.exported() && m.sources[d.ID].socket != "" {
 			all = errors.Join(all, m.reach(ctx, d, hypervisor.Source{}))
 		}
 	}
@@ -81,7 +88,7 @@ func (m *Manager) lostSource(ctx context.Context, vm hypervisor.LiveVM, d *Entry
 		return false, nil
 	}
 	src, err := vm.Prepare(ctx, d.Name, d.capture())
-	return err == nil && src.Socket != m.sources[d.ID], err
+	return err == nil && src.Socket != m.sources[d.ID].socket, err
 }
 
 // detach takes a disk's export out of its path, noting before that the guest
@@ -118,4 +125,17 @@ func (m *Manager) cleanUp(ctx context.Context, e *Entry) error {
 		all = errors.Join(all, err)
 	}
 	return all
+}
+
+// overtaken reports whether a stall is told that was ended since: a disk tells
+// of one with each request that failed.
+func (m *Manager) overtaken(c *hypervisor.Change) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.cfg.Record.find(c.VM)
+	if e == nil || c.Kind != hypervisor.DiskStalled {
+		return false
+	}
+	d := e.disk(c.Disk)
+	return d != nil && d.exported() && !c.Time.After(m.sources[d.ID].since)
 }

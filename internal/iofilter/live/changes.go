@@ -37,7 +37,9 @@ func (m *Manager) Run(ctx context.Context, keep func() bool) error {
 				continue
 			}
 			m.log.Debug("the platform tells", "vm", c.Name, "change", c.Kind.String(), "disk", c.Disk, "detail", c.Detail)
-			m.follow(ctx, c.VM, c.Kind)
+			if !m.overtaken(&c) {
+				m.follow(ctx, c.VM, c.Kind)
+			}
 		}
 	}
 }

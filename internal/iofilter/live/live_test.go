@@ -648,7 +648,14 @@ func TestOtherFormatFollows(t *testing.T) {
 		"resized": {func(r *rig) {
 			r.vm.Change(hypervisor.ChangedDisks, "", func(i *hypervisor.VMInfo) { i.Disks[0].Size = 2 << 20 })
 		}, []string{"reach vda source", "sync vda full"}},
-		"stalled": {func(r *rig) { r.vm.Change(hypervisor.DiskStalled, "vda", nil) }, []string{"reach vda source", "sync vda full"}},
+		"stalled, told twice": {func(r *rig) {
+			time.Sleep(time.Second)
+			slow := r.m.cfg.Platform // so that the second one is there before the first is dealt with
+			r.m.cfg.Platform = &watching{slow, func(hypervisor.Attachment) { time.Sleep(time.Second) }}
+			r.vm.Change(hypervisor.DiskStalled, "vda", nil)
+			r.vm.Change(hypervisor.DiskStalled, "vda", nil)
+			time.Sleep(time.Minute / 2)
+		}, []string{"reach vda source", "sync vda full"}},
 		"power cycle": {func(r *rig) {
 			forget(r)
 			r.vm.Change(hypervisor.ChangedState, "", func(i *hypervisor.VMInfo) { i.Running = false })

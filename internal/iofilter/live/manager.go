@@ -48,12 +48,12 @@ type Manager struct {
 	log *slog.Logger
 	mu  sync.Mutex // guards cfg.Record and sources, and orders all changes
 
-	sources map[dr.DiskID]string // the socket where an exported disk's content was last reached; guarded by mu
+	sources map[dr.DiskID]reached // of exported disks; guarded by mu
 }
 
 // New returns a Manager; nothing happens before Run.
 func New(cfg Config) *Manager {
-	m := &Manager{cfg: cfg, log: cfg.Logger, sources: map[dr.DiskID]string{}}
+	m := &Manager{cfg: cfg, log: cfg.Logger, sources: map[dr.DiskID]reached{}}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
