@@ -255,3 +255,32 @@ func TestRemoteNextData(t *testing.T) {
 		t.Errorf("%d bytes of data found, want two small extents", data)
 	}
 }
+
+// TestRemoteMoves: a disk that is reached nowhere fails at once; then it is
+// reached at one place, and at another.
+func TestRemoteMoves(t *testing.T) {
+	p := make([]byte, 4096)
+	r := newRemote(t, nbd.RemoteOptions{Size: 1 << 20, WriteThrough: true, Retry: time.Hour})
+	if err := submit(r, nbd.Read, 0, p, 0); !errs.Is(err, errs.Unavailable) {
+		t.Fatalf("nowhere: %v", err)
+	}
+	a, b := newRestartable(t), newRestartable(t)
+	for i, s := range []*restartable{a, b} {
+		r.Move(s.socket, "")
+		p[0] = byte(i + 1)
+		if err := submit(r, nbd.Write, 0, p, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, s := range []*restartable{a, b} {
+		if _, err := s.file.ReadAt(p, 0); err != nil || p[0] != byte(i+1) {
+			t.Errorf("place %d holds %d (%v)", i+1, p[0], err)
+		}
+	}
+	if err := r.Resize(0); !errs.Is(err, errs.Invalid) {
+		t.Errorf("no size: %v", err)
+	}
+}
