@@ -113,7 +113,7 @@ func (m *Manager) update(ctx context.Context, e *Entry, kind hypervisor.ChangeKi
 	if kind == hypervisor.DiskStalled {
 		m.unstall(ctx, vm, &info, e)
 	}
-	if err := m.dropped(ctx, &info, e); err != nil {
+	if err := m.dropped(ctx, vm, &info, e); err != nil {
 		return err
 	}
 	if e = m.cfg.Record.find(info.Config.ID); e == nil {
@@ -130,19 +130,48 @@ func (m *Manager) update(ctx context.Context, e *Entry, kind hypervisor.ChangeKi
 }
 
 // dropped lets go of disks that the VM has no more, or whose content is
-// elsewhere now: behind a snapshot, say. The latter may be adopted anew.
-func (m *Manager) dropped(ctx context.Context, info *hypervisor.VMInfo, e *Entry) error {
-	var gone []EntryDisk
-	for _, d := range e.Disks {
-		l := liveDisk(info, d.Name)
-		if l == nil || !l.Attached && l.Path != "" && l.Path != d.Path {
-			gone = append(gone, d)
+// elsewhere now: behind a snapshot, say. The latter may be adopted anew. A VM
+// that is about to end closes its disks a moment before it is gone, so only
+// what several looks say counts, and only while it runs.
+func (m *Manager) dropped(ctx context.Context, vm hypervisor.LiveVM, info *hypervisor.VMInfo, e *Entry) error {
+	gone := missing(info, e.Disks)
+	for look := 1; info.Running && look < dropLooks && len(gone) > 0; look++ {
+		if !pause(ctx, dropPause) {
+			return ctx.Err()
 		}
+		again, err := vm.Info(ctx)
+		if err != nil || !again.Running {
+			return nil // it has ended; it is looked at again when it is told to be there
+		}
+		gone = missing(&again, gone)
 	}
 	if len(gone) == 0 {
 		return nil
 	}
 	return m.letGo(ctx, e, gone, iofilter.UnprotectOptions{})
+}
+
+// missing lists those of disks that a VM does not have, or has elsewhere.
+func missing(info *hypervisor.VMInfo, disks []EntryDisk) (gone []EntryDisk) {
+	for _, d := range disks {
+		l := liveDisk(info, d.Name)
+		if l == nil || !l.Attached && l.Path != "" && l.Path != d.Path {
+			gone = append(gone, d)
+		}
+	}
+	return gone
+}
+
+// pause waits; false: ctx ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
 }
 
 func liveDisk(info *hypervisor.VMInfo, name string) *hypervisor.LiveDisk {

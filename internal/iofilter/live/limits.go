@@ -35,4 +35,9 @@ const (
 	failRetry = time.Second / 4
 	// meetLimit is how long a driver may take to meet a VM that runs.
 	meetLimit = 5 * time.Second
+
+	// dropLooks looks, dropPause apart, must agree that a disk is gone: a VM
+	// that ends has closed its disks up to a second before its process is gone.
+	dropLooks = 3
+	dropPause = time.Second
 )

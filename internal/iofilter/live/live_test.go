@@ -390,7 +390,15 @@ func TestFollowsTheVM(t *testing.T) {
 			change(r, hypervisor.ChangedDisks, func(i *hypervisor.VMInfo) {
 				i.Disks, i.Config.Disks = i.Disks[:1], i.Config.Disks[:1]
 			})
+			time.Sleep(dropLooks * dropPause)
 		}, calls: []string{"unprotect vdb remove", "reconfigure erp1"}, attached: []string{"vda", "vdb"}},
+		"disks closed by a VM that ends": {do: func(r *rig) {
+			var all []hypervisor.LiveDisk
+			change(r, hypervisor.ChangedDisks, func(i *hypervisor.VMInfo) { all, i.Disks = i.Disks, i.Disks[:1] })
+			synctest.Wait() // it has been seen without its disk
+			change(r, hypervisor.ChangedState, func(i *hypervisor.VMInfo) { i.Running, i.Disks = false, all })
+			time.Sleep(dropLooks * dropPause)
+		}, attached: []string{"vda", "vdb"}},
 		"disk resized": {do: func(r *rig) {
 			change(r, hypervisor.ChangedDisks, func(i *hypervisor.VMInfo) { i.Disks[1].Size = 2 << 20 })
 		}, calls: []string{"resize vdb", "sync vdb full"}, attached: []string{"vda", "vdb"}},
