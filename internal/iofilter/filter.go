@@ -222,6 +222,7 @@ func (f *Filter) listen(ctx, own context.Context) error {
 	f.run, f.own = ctx, own
 	close(f.began)
 	for _, p := range f.ports {
+		p.ln.SetUnlinkOnClose(true) // also those of another process: the files are ours now
 		p.keepSidecar(own)
 		p.start(ctx)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"time"
 
 	"holdfast/internal/dr"
@@ -51,6 +52,24 @@ func (l *Legacy) Release() error {
 		}
 	}
 	return l.Close()
+}
+
+// Disconnect lets go of the connections, and keeps the sockets: for a Legacy
+// whose connections somebody else may have used. Clients connect again.
+func (l *Legacy) Disconnect() error {
+	var all error
+	for i := range l.Disks {
+		for j := range l.Disks[i].Conns {
+			all = errors.Join(all, l.Disks[i].Conns[j].Close())
+		}
+		l.Disks[i].Conns = nil
+	}
+	return all
+}
+
+// Has reports whether a disk is in the Legacy.
+func (l *Legacy) Has(id dr.DiskID, socket string) bool {
+	return slices.ContainsFunc(l.Disks, func(d LegacyDisk) bool { return d.ID == id && d.Socket == socket })
 }
 
 // take returns the disk's part and takes it out, or nothing.

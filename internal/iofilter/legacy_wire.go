@@ -149,7 +149,7 @@ func ReceiveLegacy(conn *net.UnixConn) (_ *Legacy, err error) {
 		if !ok {
 			return nil, errors.Join(errs.New(op, errs.Invalid, h.Socket, "not a listening unix socket"), ln.Close())
 		}
-		unixLn.SetUnlinkOnClose(true)
+		unixLn.SetUnlinkOnClose(false) // until they are served, the files are the sender's
 		d := LegacyDisk{ID: h.ID, Socket: h.Socket, Listener: unixLn}
 		for _, c := range h.Conns {
 			c.Handed.File = files[0]

@@ -3,6 +3,7 @@ package live
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"holdfast/internal/dr"
@@ -45,7 +46,15 @@ func (m *Manager) Run(ctx context.Context, keep func() bool) error {
 // takeUp serves what the record says, as before the host component ended.
 func (m *Manager) takeUp(ctx context.Context) {
 	m.mu.Lock()
+	served := map[dr.DiskID]bool{} // already: they were inherited
+	for _, d := range m.cfg.Host.Status().Disks {
+		served[d.ID] = true
+	}
 	for _, e := range m.cfg.Record.entries {
+		e = e.clone()
+		if e.Disks = slices.DeleteFunc(e.Disks, func(d EntryDisk) bool { return served[d.ID] }); len(e.Disks) == 0 {
+			continue
+		}
 		// One VM whose disks cannot be opened is not the others' trouble.
 		if err := m.cfg.Host.Protect(ctx, e.vm()); err != nil {
 			m.log.Error("a VM of the record cannot be served", "vm", e.Config.Name, "err", err, "remedy", errs.RemedyOf(err))
