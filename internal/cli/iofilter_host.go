@@ -31,6 +31,8 @@ const (
 	handOverDrain = 500 * time.Millisecond
 	// connectRetry is the pause before the hypervisor is tried again.
 	connectRetry = time.Second
+	// managedLimit is how long a call about VMs waits for the hypervisor.
+	managedLimit = 10 * time.Second
 	// answerEvery is how often a new process looks whether it answers.
 	answerEvery = 5 * time.Millisecond
 )
@@ -53,10 +55,11 @@ type hostProcess struct {
 	filter   *iofilter.Filter    // guarded by mu
 	platform hypervisor.Platform // guarded by mu; nil: none, or not connected yet
 	manager  *live.Manager       // guarded by mu; nil likewise
+	managed  chan struct{}       // guarded by mu; closed when there is a manager
 }
 
 func newHostProcess(log *slog.Logger, cfg *ioFilterConfig, path string, dial func(context.Context) (net.Conn, error)) *hostProcess {
-	return &hostProcess{log: log, cfg: cfg, path: path, dial: dial, left: make(chan struct{})}
+	return &hostProcess{log: log, cfg: cfg, path: path, dial: dial, left: make(chan struct{}), managed: make(chan struct{})}
 }
 
 // id is whose process it is.

@@ -88,10 +88,35 @@ func (h *hostProcess) connect(ctx context.Context) (hypervisor.Platform, error) 
 	}
 }
 
+// setManager says who answers calls about VMs; nil: nobody, for now.
 func (h *hostProcess) setManager(m *live.Manager) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.manager = m
+	if m != nil {
+		close(h.managed)
+	} else {
+		h.managed = make(chan struct{})
+	}
+}
+
+// awaitManager returns who answers calls about VMs, which in a start and in a
+// hand-over may take a moment.
+func (h *hostProcess) awaitManager(ctx context.Context) (*live.Manager, error) {
+	h.mu.Lock()
+	managed := h.managed
+	h.mu.Unlock()
+	t := time.NewTimer(managedLimit)
+	defer t.Stop()
+	select {
+	case <-managed:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	if _, m, _ := h.now(); m != nil {
+		return m, nil
+	}
+	return nil, notConnected(h.cfg.Name)
 }
 
 // protectRequest is the body of a local /protect or /unprotect call.
@@ -109,9 +134,9 @@ func (h *hostProcess) liveCalls(to map[string]control.Handler) {
 			if err := decodeCall("iofilter.protect", body, &r); err != nil {
 				return nil, err
 			}
-			_, m, _ := h.now()
-			if m == nil {
-				return nil, notConnected(h.cfg.Name)
+			m, err := h.awaitManager(ctx)
+			if err != nil {
+				return nil, err
 			}
 			return do(ctx, m, &r)
 		}

@@ -107,6 +107,7 @@ func New(cfg Config, o Options) (*Filter, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	f.legacy = o.Legacy
+	f.out.pauseAsBefore(o.Legacy)
 	return f, nil
 }
 
