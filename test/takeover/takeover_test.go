@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -356,5 +357,68 @@ func TestRefused(t *testing.T) {
 	}
 	w.goesOn(20)
 	w.end(s)
+	if _, err := os.Stat(s.path("disk.nbd")); err != nil {
+		t.Errorf("a refused process removed what is not its own: %v", err)
+	}
+	must(t, host.Stop(patience))
+}
+
+// TestQEMUGoesOn: QEMU's own client writes, flushes and reads through takeovers
+// without an error, and without a chance to connect again.
+func TestQEMUGoesOn(t *testing.T) {
+	s := newSite(t)
+	host := s.host()
+	s.await("it serves", func(st *iofilter.Status) bool { return st.Name != "" })
+	cmd := exec.CommandContext(t.Context(), "qemu-io", "--image-opts", "driver=raw,file.driver=nbd,file.server.type=unix,file.export=disk0,file.server.path="+s.path("disk.nbd"))
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	must(t, cmd.Start())
+	stop, fed := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		for ; ; n++ {
+			select {
+			case <-stop:
+				in.Close()
+				fed <- n
+				return
+			default:
+			}
+			off := n % 512 * 64 << 10
+			fmt.Fprintf(in, "aio_write -q -P %d %d 64k\naio_flush\nread -q -P %d %d 64k\n", n%250+1, off, n%250+1, off)
+			if n%16 == 0 {
+				fmt.Fprintln(in, "flush")
+			}
+		}
+	}()
+	for range 4 {
+		s.await("it writes", func(st *iofilter.Status) bool { return st.Stream.Records > 40 && st.Disks[0].Clients == 1 })
+		host.Doom()
+		next := s.host("--takeover")
+		if err := s.awaitEnd(host); err != nil {
+			t.Fatalf("the old one ended with %v:\n%s", err, rig.Tail(host.Log))
+		}
+		host = next
+	}
+	s.await("it writes", func(st *iofilter.Status) bool { return st.Stream.Records > 40 })
+	close(stop)
+	n := <-fed
+	must(t, cmd.Wait())
+	for _, bad := range []string{"error", "failed", "annot", "verif"} {
+		if strings.Contains(said.String(), bad) {
+			t.Fatalf("QEMU says: %.2000s", said.String())
+		}
+	}
+	t.Logf("%d writes and reads by QEMU", n)
+	disk, err := os.ReadFile(s.path("disk.raw"))
+	must(t, err)
+	for i := max(0, n-512); i < n; i++ {
+		if off := i % 512 * 64 << 10; disk[off] != byte(i%250+1) || disk[off+65535] != byte(i%250+1) {
+			t.Fatalf("write %d of %d is not on the disk", i, n)
+		}
+	}
+	s.sameAsDisk()
 	must(t, host.Stop(patience))
 }
