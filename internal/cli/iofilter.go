@@ -8,9 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/control"
-	"holdfast/internal/dr"
 	"holdfast/internal/errs"
-	"holdfast/internal/hypervisor"
 	"holdfast/internal/iofilter"
 )
 
@@ -27,8 +25,9 @@ type ioFilterConfig struct {
 
 func newIOFilterCommand() *cobra.Command {
 	var path string
+	var takeOver bool
 	cmd := &cobra.Command{
-		Use:   "iofilter --config FILE",
+		Use:   "iofilter --config FILE [--takeover]",
 		Short: "Host component: serve VMs' disks and send every write to the DRVA",
 		Long: `Runs the host component of one hypervisor host. It serves each protected disk
 over NBD on a unix socket, in front of the same primary disk, and sends every
@@ -74,22 +73,27 @@ not answer for "hang" (10 s):
 platform may instead be {"qmp": [{"socket": "/run/erp1.qmp", "agent": "/run/erp1.qga"}]};
 libvirt takes "route": "blockcopy" (its XML stays true) or "monitor" (milliseconds).
 Optional in live: capture (see "holdfast protect --help"), direct, leave_new_disks,
-hang, no_watchdog.`,
-		Example: "  holdfast iofilter --config node1.json",
+hang, no_watchdog.
+
+To upgrade it, start the new program with --takeover while the old one runs, as the
+same user: it is given the guests' connections, serves them, and the old one ends.
+Guests wait for some milliseconds. If the new one fails, the old one goes on.`,
+		Example: "  holdfast iofilter --config node1.json\n  holdfast iofilter --config node1.json --takeover",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var cfg ioFilterConfig
 			if err := readConfig(path, &cfg); err != nil {
 				return err
 			}
-			return runIOFilter(cmd, &cfg, path)
+			return runIOFilter(cmd, &cfg, path, takeOver)
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration file")
+	cmd.Flags().BoolVar(&takeOver, "takeover", false, "go on in the place of the one that runs with this status socket")
 	return cmd
 }
 
-func runIOFilter(cmd *cobra.Command, cfg *ioFilterConfig, path string) error {
+func runIOFilter(cmd *cobra.Command, cfg *ioFilterConfig, path string, takeOver bool) error {
 	log, err := logger(cmd)
 	if err != nil {
 		return err
@@ -99,36 +103,19 @@ func runIOFilter(cmd *cobra.Command, cfg *ioFilterConfig, path string) error {
 	if err != nil {
 		return err
 	}
-	var platform hypervisor.Platform
-	var find func(context.Context, dr.VMID) (hypervisor.LiveVM, error)
-	if cfg.Platform.isSet() {
-		if platform, err = openPlatform(cmd.Context(), &cfg.Platform, log); err != nil {
-			return err
-		}
-		find = func(ctx context.Context, id dr.VMID) (hypervisor.LiveVM, error) { return platform.VM(ctx, id.String()) }
+	h := newHostProcess(log, cfg, path, dialDRVA(creds, cfg))
+	begin := h.start
+	if takeOver {
+		begin = h.succeed
 	}
-	f, err := iofilter.New(cfg.Config, iofilter.Options{Logger: log, Dial: dialDRVA(creds, cfg), Freezer: newFreezer(cfg.VMs, find)})
-	if err != nil {
-		if platform != nil {
-			err = errors.Join(err, platform.Close())
-		}
+	if err := begin(cmd.Context()); err != nil {
 		return err
 	}
-	calls, run := hostCalls(f), f.Run
-	if platform != nil {
-		h, err := openLive(log, cfg, f, platform)
-		if err != nil {
-			return errors.Join(err, f.Close(), platform.Close())
-		}
-		h.calls(calls)
-		run = h.run
-		if !cfg.Live.Unwatch {
-			if err := startWatchdog(path); err != nil {
-				return errors.Join(err, f.Close(), platform.Close())
-			}
-		}
+	if err := h.run(cmd.Context()); err != nil && !errors.Is(err, context.Canceled) {
+		return err
 	}
-	return serve(cmd.Context(), log, cfg.Status, calls, run)
+	log.Info("stopped")
+	return nil
 }
 
 // dialDRVA connects to the DRVA of the very domain the host is configured for.

@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"strconv"
@@ -20,6 +18,7 @@ import (
 	"holdfast/internal/hypervisor"
 	"holdfast/internal/iofilter"
 	"holdfast/internal/iofilter/live"
+	"holdfast/internal/iofilter/takeover"
 )
 
 // liveConfig is how running VMs are protected.
@@ -33,59 +32,100 @@ type liveConfig struct {
 	Unwatch  bool              `json:"no_watchdog,omitempty"`
 }
 
-// liveHost is a host component with a platform beside it.
-type liveHost struct {
-	filter   *iofilter.Filter
-	manager  *live.Manager
-	platform hypervisor.Platform
-}
-
-// openLive opens the record of a host component with a platform.
-func openLive(log *slog.Logger, cfg *ioFilterConfig, f *iofilter.Filter, p hypervisor.Platform) (*liveHost, error) {
-	const op = "iofilter.live"
-	if cfg.Live.Sockets == "" || cfg.Live.Record == "" || cfg.Status == "" {
-		return nil, errs.New(op, errs.Invalid, "live", "a platform is named, and not where sockets and the record are to be").
+// openRecord reads what is protected.
+func (h *hostProcess) openRecord() (*live.Record, error) {
+	c := &h.cfg.Live
+	if c.Sockets == "" || c.Record == "" || h.cfg.Status == "" {
+		return nil, errs.New("iofilter.live", errs.Invalid, "live", "a platform is named, and not where sockets and the record are to be").
 			WithRemedy("set live.sockets, live.record and status")
 	}
-	capture, ok := hypervisor.ParseCapture(cfg.Live.Capture)
-	if !ok {
-		return nil, errs.New(op, errs.Invalid, "live.capture", "unknown way of capture: "+cfg.Live.Capture).
+	if _, ok := hypervisor.ParseCapture(c.Capture); !ok {
+		return nil, errs.New("iofilter.live", errs.Invalid, "live.capture", "unknown way of capture: "+c.Capture).
 			WithRemedy("use in-path or mirror")
 	}
-	record, err := live.OpenRecord(durable.OS{}, cfg.Live.Record)
-	if err != nil {
-		return nil, err
-	}
-	m := live.New(live.Config{Platform: p, Host: f, Record: record, Sockets: cfg.Live.Sockets, Direct: cfg.Live.Direct, LeaveNew: cfg.Live.LeaveNew, Capture: capture, Logger: log})
-	return &liveHost{filter: f, manager: m, platform: p}, nil
+	return live.OpenRecord(durable.OS{}, c.Record)
 }
 
-// run runs the host component and keeps up with the platform until ctx ends.
-// The guests are taken off the sockets before these are closed.
-func (h *liveHost) run(ctx context.Context) error {
-	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	served := make(chan error, 1)
-	go func() { served <- h.filter.Run(serving) }()
-	if err := h.awaitRun(ctx, served); err != nil {
+// manage keeps up with the platform until ctx ends. The guests are taken off the
+// sockets then, unless keep says otherwise.
+func (h *hostProcess) manage(ctx context.Context, keep func() bool) error {
+	p, err := h.connect(ctx)
+	if p == nil || err != nil {
 		return err
 	}
-	err := h.manager.Run(ctx, nil)
-	stop()
-	return errors.Join(err, <-served, h.platform.Close())
+	record, err := h.openRecord()
+	if err != nil {
+		return err
+	}
+	f, _, _ := h.now()
+	capture, _ := hypervisor.ParseCapture(h.cfg.Live.Capture) // openRecord has judged the word
+	m := live.New(live.Config{
+		Platform: p, Host: f, Record: record, Sockets: h.cfg.Live.Sockets, Direct: h.cfg.Live.Direct,
+		LeaveNew: h.cfg.Live.LeaveNew, Capture: capture, Logger: h.log,
+	})
+	h.setManager(m)
+	defer h.setManager(nil)
+	return m.Run(ctx, keep)
 }
 
-// awaitRun waits until the Filter takes changes.
-func (h *liveHost) awaitRun(ctx context.Context, served chan error) error {
-	select {
-	case err := <-served:
-		served <- nil
-		return errors.Join(err, h.platform.Close())
-	case <-h.filter.Running():
-		return nil
-	case <-ctx.Done():
-		return nil
+// connect returns the platform: at once, or, in the place of another process,
+// when that has let go of it; then guests are served already, and it is tried
+// until ctx ends, which gives nil.
+func (h *hostProcess) connect(ctx context.Context) (hypervisor.Platform, error) {
+	if _, _, p := h.now(); p != nil {
+		return p, nil
 	}
+	select {
+	case <-h.left:
+	case <-ctx.Done():
+		return nil, nil
+	}
+	for {
+		p, err := openPlatform(ctx, &h.cfg.Platform, h.log)
+		if err == nil {
+			h.setPlatform(p)
+			return p, nil
+		}
+		h.log.Error("the hypervisor cannot be reached, trying on", "err", err, "remedy", errs.RemedyOf(err))
+		t := time.NewTimer(connectRetry)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, nil
+		}
+	}
+}
+
+// setManager says who answers calls about VMs; nil: nobody, for now.
+func (h *hostProcess) setManager(m *live.Manager) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.manager = m
+	if m != nil {
+		close(h.managed)
+	} else {
+		h.managed = make(chan struct{})
+	}
+}
+
+// awaitManager returns who answers calls about VMs, which in a start and in a
+// hand-over may take a moment.
+func (h *hostProcess) awaitManager(ctx context.Context) (*live.Manager, error) {
+	h.mu.Lock()
+	managed := h.managed
+	h.mu.Unlock()
+	t := time.NewTimer(managedLimit)
+	defer t.Stop()
+	select {
+	case <-managed:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	if _, m, _ := h.now(); m != nil {
+		return m, nil
+	}
+	return nil, notConnected(h.cfg.Name)
 }
 
 // protectRequest is the body of a local /protect or /unprotect call.
@@ -96,22 +136,27 @@ type protectRequest struct {
 	Release bool     `json:"release,omitempty"`
 }
 
-// calls adds the local calls of a host component with a platform.
-func (h *liveHost) calls(to map[string]control.Handler) {
-	to["/protect"] = func(ctx context.Context, body []byte) (any, error) {
-		var r protectRequest
-		if err := decodeCall("iofilter.protect", body, &r); err != nil {
-			return nil, err
+// liveCalls adds the local calls of a host component with a platform.
+func (h *hostProcess) liveCalls(to map[string]control.Handler) {
+	call := func(do func(context.Context, *live.Manager, *protectRequest) (live.Report, error)) control.Handler {
+		return func(ctx context.Context, body []byte) (any, error) {
+			var r protectRequest
+			if err := decodeCall("iofilter.protect", body, &r); err != nil {
+				return nil, err
+			}
+			m, err := h.awaitManager(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return do(ctx, m, &r)
 		}
-		return h.manager.Protect(ctx, r.VM, live.Options{Skip: r.Skip, Capture: r.Capture})
 	}
-	to["/unprotect"] = func(ctx context.Context, body []byte) (any, error) {
-		var r protectRequest
-		if err := decodeCall("iofilter.unprotect", body, &r); err != nil {
-			return nil, err
-		}
-		return h.manager.Unprotect(ctx, r.VM, iofilter.UnprotectOptions{Release: r.Release})
-	}
+	to["/protect"] = call(func(ctx context.Context, m *live.Manager, r *protectRequest) (live.Report, error) {
+		return m.Protect(ctx, r.VM, live.Options{Skip: r.Skip, Capture: r.Capture})
+	})
+	to["/unprotect"] = call(func(ctx context.Context, m *live.Manager, r *protectRequest) (live.Report, error) {
+		return m.Unprotect(ctx, r.VM, iofilter.UnprotectOptions{Release: r.Release})
+	})
 }
 
 func newProtectCommand() *cobra.Command {
@@ -293,6 +338,7 @@ func runWatchdog(cmd *cobra.Command, cfg *ioFilterConfig, pid int, start uint64)
 	}
 	defer p.Close()
 	w := &live.Watchdog{
+		Heir:    func() bool { return takeover.Inherited(cfg.Status + heirSuffix) },
 		Process: p, Hang: time.Duration(cfg.Live.Hang), Logger: log,
 		Connect: func(ctx context.Context) (hypervisor.Platform, error) { return openPlatform(ctx, &cfg.Platform, log) },
 		Open:    func() (*live.Record, error) { return live.OpenRecord(durable.OS{}, cfg.Live.Record) },

@@ -69,26 +69,16 @@ func TestProtectARunningVM(t *testing.T) {
 		Live:     liveConfig{Sockets: dir, Record: filepath.Join(dir, "live.json")},
 	}
 	log := slog.New(slog.DiscardHandler)
-	f, err := iofilter.New(cfg.Config, iofilter.Options{Dial: func(context.Context) (net.Conn, error) {
+	cfg.Live.Unwatch = true
+	h := newHostProcess(log, &cfg, "", func(context.Context) (net.Conn, error) {
 		return nil, errs.New("dial", errs.Unavailable, "drva", "nobody is there")
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	platform, err := openPlatform(t.Context(), &cfg.Platform, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := openLive(log, &cfg, f, platform)
-	if err != nil {
-		t.Fatal(err)
-	}
-	calls := hostCalls(f)
-	h.calls(calls)
+	})
 	ctx, cancel := context.WithCancel(t.Context())
+	if err := h.start(ctx); err != nil {
+		t.Fatal(err)
+	}
 	ran := make(chan error, 1)
-	go func() { ran <- serve(ctx, log, cfg.Status, calls, h.run) }()
-	<-f.Running()
+	go func() { ran <- h.run(ctx) }()
 	var out done
 	for control.CallLocal(t.Context(), cfg.Status, "/ping", nil, &out) != nil && t.Context().Err() == nil {
 	}

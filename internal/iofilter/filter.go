@@ -107,6 +107,7 @@ func New(cfg Config, o Options) (*Filter, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	f.legacy = o.Legacy
+	f.out.pauseAsBefore(o.Legacy)
 	return f, nil
 }
 
@@ -222,6 +223,7 @@ func (f *Filter) listen(ctx, own context.Context) error {
 	f.run, f.own = ctx, own
 	close(f.began)
 	for _, p := range f.ports {
+		p.ln.SetUnlinkOnClose(true) // also those of another process: the files are ours now
 		p.keepSidecar(own)
 		p.start(ctx)
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
+	"sync"
 	"time"
 
 	"holdfast/internal/dr"
@@ -15,7 +17,8 @@ import (
 // may go on connecting to, and the connections that were open. Whoever has it
 // owns the descriptors in it.
 type Legacy struct {
-	Disks []LegacyDisk
+	Disks  []LegacyDisk
+	Paused bool // the host is paused by a user, with all that comes to it
 }
 
 // LegacyDisk is one disk of a Legacy.
@@ -24,6 +27,7 @@ type LegacyDisk struct {
 	Socket   string
 	Listener *net.UnixListener
 	Conns    []nbd.Handed
+	Paused   bool // by a user
 }
 
 // Close lets go of a Legacy that nobody takes up: clients see their connections
@@ -53,6 +57,24 @@ func (l *Legacy) Release() error {
 	return l.Close()
 }
 
+// Disconnect lets go of the connections, and keeps the sockets: for a Legacy
+// whose connections somebody else may have used. Clients connect again.
+func (l *Legacy) Disconnect() error {
+	var all error
+	for i := range l.Disks {
+		for j := range l.Disks[i].Conns {
+			all = errors.Join(all, l.Disks[i].Conns[j].Close())
+		}
+		l.Disks[i].Conns = nil
+	}
+	return all
+}
+
+// Has reports whether a disk is in the Legacy.
+func (l *Legacy) Has(id dr.DiskID, socket string) bool {
+	return slices.ContainsFunc(l.Disks, func(d LegacyDisk) bool { return d.ID == id && d.Socket == socket })
+}
+
 // take returns the disk's part and takes it out, or nothing.
 func (l *Legacy) take(c *Disk) (ln *net.UnixListener, conns []nbd.Handed) {
 	if l == nil {
@@ -79,6 +101,7 @@ func (l *Legacy) take(c *Disk) (ln *net.UnixListener, conns []nbd.Handed) {
 // complete: nothing can be handed over, and Run ends with the same error).
 func (f *Filter) HandOver(ctx context.Context, limit time.Duration) (*Legacy, error) {
 	const op = "iofilter.HandOver"
+	f.flushAhead()
 	f.mu.Lock()
 	if err := f.runsLocked(op); err != nil || f.handing != nil {
 		f.mu.Unlock()
@@ -106,6 +129,23 @@ func (f *Filter) HandOver(ctx context.Context, limit time.Duration) (*Legacy, er
 	}
 }
 
+// flushAhead flushes the primaries while guests are served: what is cached of
+// their writes may take long to reach the disks, and would keep them waiting
+// later. Nothing is protected or let go meanwhile.
+func (f *Filter) flushAhead() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, p := range f.ports {
+		wg.Go(func() {
+			if err := p.file.Flush(); err != nil {
+				p.log.Warn("the primary cannot be flushed", "err", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // handing is a hand-over under way.
 type handing struct {
 	limit  time.Duration
@@ -128,7 +168,36 @@ func (h *handing) finish(err error) {
 func (h *handing) collect(ports []*port) {
 	h.legacy = &Legacy{}
 	for _, p := range ports {
-		h.legacy.Disks = append(h.legacy.Disks, LegacyDisk{ID: p.conf.ID, Socket: p.conf.Socket, Listener: p.ln, Conns: p.server.Handed()})
+		d := LegacyDisk{ID: p.conf.ID, Socket: p.conf.Socket, Listener: p.ln, Conns: p.server.Handed()}
+		d.Paused, h.legacy.Paused = p.disk.pausedByUser()
+		h.legacy.Disks = append(h.legacy.Disks, d)
 		p.ln = nil // not ours to close any more
+	}
+}
+
+// pausedByUser reports whether a person paused the disk, or all of the host.
+func (d *disk) pausedByUser() (disk, host bool) {
+	d.out.mu.Lock()
+	defer d.out.mu.Unlock()
+	return d.member.paused == causePaused, d.out.pausedAll == causePaused
+}
+
+// pauseAsBefore pauses what a user paused in the Filter before.
+func (o *outlet) pauseAsBefore(l *Legacy) {
+	if l == nil {
+		return
+	}
+	if l.Paused {
+		o.pause(Target{}, causePaused)
+		return
+	}
+	var t Target
+	for i := range l.Disks {
+		if l.Disks[i].Paused {
+			t.Disks = append(t.Disks, l.Disks[i].ID)
+		}
+	}
+	if len(t.Disks) > 0 {
+		o.pause(t, causePaused)
 	}
 }

@@ -30,12 +30,14 @@ import (
 type legacyHead struct {
 	Version int              `json:"version"`
 	Disks   []legacyHeadDisk `json:"disks"`
+	Paused  bool             `json:"paused,omitempty"`
 }
 
 type legacyHeadDisk struct {
 	ID     dr.DiskID        `json:"id"`
 	Socket string           `json:"socket"`
 	Conns  []legacyHeadConn `json:"conns"`
+	Paused bool             `json:"paused,omitempty"`
 }
 
 type legacyHeadConn struct {
@@ -49,7 +51,7 @@ const legacyVersion = 1
 // side does not go on, this one can.
 func (l *Legacy) Send(conn *net.UnixConn) error {
 	const op = "iofilter.Legacy.Send"
-	head := legacyHead{Version: legacyVersion}
+	head := legacyHead{Version: legacyVersion, Paused: l.Paused}
 	var fds []int // duplicates
 	defer func() {
 		for _, fd := range fds {
@@ -63,7 +65,7 @@ func (l *Legacy) Send(conn *net.UnixConn) error {
 			return errs.E(op, errs.Unavailable, d.Socket, err)
 		}
 		fds = append(fds, fd)
-		h := legacyHeadDisk{ID: d.ID, Socket: d.Socket}
+		h := legacyHeadDisk{ID: d.ID, Socket: d.Socket, Paused: d.Paused}
 		for _, c := range d.Conns {
 			if fd, err = duplicate(c.File); err != nil {
 				return errs.E(op, errs.Unavailable, d.Socket, err)
@@ -116,7 +118,7 @@ func ReceiveLegacy(conn *net.UnixConn) (_ *Legacy, err error) {
 	if err != nil {
 		return nil, errs.E(op, errs.KindOf(err), "legacy", err)
 	}
-	l := &Legacy{}
+	l := &Legacy{Paused: head.Paused}
 	var files []*os.File
 	defer func() {
 		if err != nil {
@@ -149,8 +151,8 @@ func ReceiveLegacy(conn *net.UnixConn) (_ *Legacy, err error) {
 		if !ok {
 			return nil, errors.Join(errs.New(op, errs.Invalid, h.Socket, "not a listening unix socket"), ln.Close())
 		}
-		unixLn.SetUnlinkOnClose(true)
-		d := LegacyDisk{ID: h.ID, Socket: h.Socket, Listener: unixLn}
+		unixLn.SetUnlinkOnClose(false) // until they are served, the files are the sender's
+		d := LegacyDisk{ID: h.ID, Socket: h.Socket, Listener: unixLn, Paused: h.Paused}
 		for _, c := range h.Conns {
 			c.Handed.File = files[0]
 			files = files[1:]

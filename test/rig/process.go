@@ -94,6 +94,9 @@ func (p *Process) Kill() {
 	<-p.Done
 }
 
+// PID is the process's number.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Signal sends a signal that does not end the process.
 func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
 

@@ -3,6 +3,7 @@ package live
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"holdfast/internal/dr"
@@ -47,18 +48,19 @@ func (m *Manager) Run(ctx context.Context, keep func() bool) error {
 // takeUp serves what the record says, as before the host component ended.
 func (m *Manager) takeUp(ctx context.Context) {
 	m.mu.Lock()
-	served := map[dr.DiskID]bool{} // protected since, before we got here
+	served := map[dr.DiskID]bool{} // already: inherited, or protected before we got here
 	for _, d := range m.cfg.Host.Status().Disks {
 		served[d.ID] = true
 	}
 	for _, e := range m.cfg.Record.entries {
-		if served[e.Disks[0].ID] {
+		rest := without(e, served)
+		if len(rest.Disks) == 0 {
 			continue
 		}
-		if err := m.cleanUp(ctx, e); err != nil {
+		if err := m.cleanUp(ctx, rest); err != nil {
 			m.log.Error("a guest cannot be taken off what an earlier process left", "vm", e.Config.Name, "err", err, "remedy", errs.RemedyOf(err))
 		}
-		e = m.cfg.Record.find(e.Config.ID) // as it is now
+		e = without(m.cfg.Record.find(e.Config.ID), served) // as it is now
 		// One VM whose disks cannot be opened is not the others' trouble.
 		if err := m.cfg.Host.Protect(ctx, e.vm()); err != nil {
 			m.log.Error("a VM of the record cannot be served", "vm", e.Config.Name, "err", err, "remedy", errs.RemedyOf(err))
@@ -66,6 +68,13 @@ func (m *Manager) takeUp(ctx context.Context) {
 	}
 	m.mu.Unlock()
 	m.all(ctx)
+}
+
+// without is a copy of e without the disks that are served.
+func without(e *Entry, served map[dr.DiskID]bool) *Entry {
+	e = e.clone()
+	e.Disks = slices.DeleteFunc(e.Disks, func(d EntryDisk) bool { return served[d.ID] })
+	return e
 }
 
 // all brings every VM of the record up to date.

@@ -29,6 +29,9 @@ const (
 	// pingEvery is how often a watchdog asks, pingLimit how long it waits.
 	pingEvery = time.Second
 	pingLimit = time.Second
+	// heirEvery is how often a watchdog looks whether who came after its host
+	// component answers.
+	heirEvery = 50 * time.Millisecond
 	// failLimit bounds one fail-open; they run side by side.
 	failLimit = 10 * time.Second
 	// failRetry is the pause before a fail-open that failed is tried again.

@@ -43,6 +43,13 @@ type EntryDisk struct {
 	Unseen bool `json:"unseen,omitempty"`
 }
 
+// VM is the entry as the Filter takes it, with those of its disks that match.
+func (e *Entry) VM(match func(iofilter.Disk) bool) iofilter.VM {
+	vm := e.vm()
+	vm.Disks = slices.DeleteFunc(vm.Disks, func(d iofilter.Disk) bool { return !match(d) })
+	return vm
+}
+
 // vm is the entry as the Filter takes it.
 func (e *Entry) vm() iofilter.VM {
 	vm := iofilter.VM{Config: e.Config}

@@ -29,8 +29,11 @@ type Watchdog struct {
 	Connect func(ctx context.Context) (hypervisor.Platform, error)
 	Process Process
 	Open    func() (*Record, error) // reads the record, when it is needed
-	Hang    time.Duration           // 0: DefaultHang
-	Logger  *slog.Logger            // nil discards
+	// Heir reports whether another process serves the guests of one that is
+	// gone, or is about to; nil: none does. It has a watchdog of its own.
+	Heir   func() bool
+	Hang   time.Duration // 0: DefaultHang
+	Logger *slog.Logger  // nil discards
 }
 
 // Run watches until ctx ends, or until the host component is gone and either no
@@ -70,9 +73,7 @@ func (w *Watchdog) awaitTrouble(ctx context.Context) bool {
 		case <-ctx.Done():
 			return false
 		case <-w.Process.Gone():
-			// Where one answers that came after it, that one has a watchdog
-			// of its own.
-			return w.ping(ctx) != nil
+			return w.alone(ctx)
 		case <-tick.C:
 		}
 		err, now := w.ping(ctx), time.Now()
@@ -82,6 +83,26 @@ func (w *Watchdog) awaitTrouble(ctx context.Context) bool {
 			return true
 		}
 	}
+}
+
+// alone reports whether nobody has come after a host component that is gone.
+// One that answers has a watchdog of its own, and so has one that has inherited
+// the guests and does not answer yet: as long as it lives, what it still does to
+// the disks would be mixed with the guests' writes.
+func (w *Watchdog) alone(ctx context.Context) bool {
+	tick := time.NewTicker(heirEvery)
+	defer tick.Stop()
+	for w.ping(ctx) != nil {
+		if w.Heir == nil || !w.Heir() {
+			return ctx.Err() == nil
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+	return false
 }
 
 func (w *Watchdog) ping(ctx context.Context) error {

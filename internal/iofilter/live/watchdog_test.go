@@ -188,3 +188,33 @@ func FuzzRecord(f *testing.F) {
 		}
 	})
 }
+
+// TestWatchdogLeavesGuestsToAnHeir: of a host component that is gone, guests are
+// left to the one that has inherited them, from before it answers on; and only
+// as long as it lives.
+func TestWatchdogLeavesGuestsToAnHeir(t *testing.T) {
+	for name, c := range map[string]struct {
+		answers, dies time.Duration
+		attached      []string
+	}{
+		"it answers": {2 * time.Second, time.Hour, []string{"vda"}},
+		"it dies":    {time.Hour, 2 * time.Second, nil},
+		"none":       {time.Hour, 0, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, "vda")
+				r.protect()
+				began := time.Now()
+				p := &scripted{began: began, gone: make(chan struct{}), hangs: func(d time.Duration) bool { return d < c.answers }}
+				close(p.gone)
+				w := &Watchdog{Connect: r.connect, Process: p, Open: func() (*Record, error) { return OpenRecord(durable.OS{}, r.path) },
+					Heir: func() bool { return time.Since(began) < c.dies }}
+				if err := w.Run(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				r.want("attached", r.attached(), c.attached...)
+			})
+		})
+	}
+}
