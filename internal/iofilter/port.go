@@ -69,6 +69,7 @@ func (f *Filter) open(vm dr.VMID, c Disk) (*port, error) {
 	}
 	info := dr.Disk{ID: c.ID, VM: vm, Name: c.Name, Size: file.Size()}
 	p := &port{conf: c, file: file, disk: f.out.newDisk(info, file), log: f.log.With("disk", c.Name)}
+	p.disk.member.held = c.Held
 	p.remember(&f.cfg, f.fs, c.Unseen)
 	return p, nil
 }

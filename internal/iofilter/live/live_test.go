@@ -363,7 +363,7 @@ func TestFollowsTheVM(t *testing.T) {
 	}{
 		"disk added": {do: func(r *rig) {
 			change(r, hypervisor.ChangedDisks, func(i *hypervisor.VMInfo) { addDisk(i, "vdc") })
-		}, calls: []string{"protect erp1"}, attached: []string{"vda", "vdb", "vdc"}},
+		}, calls: []string{"protect erp1", "sync vdc bitmap"}, attached: []string{"vda", "vdb", "vdc"}},
 		"disk added, not wanted": {leaveNew: true, do: func(r *rig) {
 			change(r, hypervisor.ChangedDisks, func(i *hypervisor.VMInfo) { addDisk(i, "vdc") })
 		}, attached: []string{"vda", "vdb"}},

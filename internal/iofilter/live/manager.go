@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,7 +44,8 @@ type Config struct {
 type Manager struct {
 	cfg Config
 	log *slog.Logger
-	mu  sync.Mutex // guards cfg.Record and orders all changes
+	mu  sync.Mutex // guards cfg.Record and met, and orders all changes
+	met bool       // the platform has had the time to reach all VMs that run
 }
 
 // New returns a Manager; nothing happens before Run.
@@ -139,7 +141,7 @@ func (m *Manager) plan(ctx context.Context, vm hypervisor.LiveVM, info hyperviso
 			p.report.Disks = append(p.report.Disks, DiskReport{Name: d.Name, Skipped: why})
 			continue
 		}
-		e, err := m.prepare(ctx, vm, &d, info.Running)
+		e, err := m.prepare(ctx, vm, &d, info.Config.ID, info.Running)
 		if err != nil {
 			return nil, err
 		}
@@ -191,7 +193,7 @@ func (m *Manager) judge(d *hypervisor.LiveDisk, skip []string) (why string, err 
 
 // prepare asks the platform for the disk's content and gives the disk an id and
 // a socket. A powered off VM cannot be asked.
-func (m *Manager) prepare(ctx context.Context, vm hypervisor.LiveVM, d *hypervisor.LiveDisk, running bool) (EntryDisk, error) {
+func (m *Manager) prepare(ctx context.Context, vm hypervisor.LiveVM, d *hypervisor.LiveDisk, id dr.VMID, running bool) (EntryDisk, error) {
 	const op = "live.Protect"
 	path := d.Path
 	if running {
@@ -207,13 +209,23 @@ func (m *Manager) prepare(ctx context.Context, vm hypervisor.LiveVM, d *hypervis
 		return EntryDisk{}, errs.New(op, errs.Invalid, d.Name, "a disk of format "+d.Format+" cannot be served in its path").
 			WithRemedy("convert it to raw, or leave it out with --skip " + d.Name)
 	}
-	e := EntryDisk{ID: dr.DiskID{UUID: dr.NewUUID()}, Name: d.Name, Path: path, Direct: m.cfg.Direct, Unseen: !running}
+	e := EntryDisk{ID: diskID(id, d.Name), Name: d.Name, Path: path, Direct: m.cfg.Direct, Unseen: true}
 	e.Socket = filepath.Join(m.cfg.Sockets, e.ID.String()[:13]+".sock")
 	if len(e.Socket) > maxSocketPath {
 		return EntryDisk{}, errs.New(op, errs.Invalid, m.cfg.Sockets, "the directory for sockets has too long a name").
 			WithRemedy("choose a shorter one")
 	}
 	return e, nil
+}
+
+// diskID is by what protection knows a VM's disk of a name: the same whenever
+// and on whatever host it is protected, so that a copy that is there is
+// compared, and not made again. It is a UUID of version 8: a hash of both.
+func diskID(vm dr.VMID, name string) (id dr.DiskID) {
+	h := sha256.Sum256(append(vm.UUID[:], "disk "+name...))
+	copy(id.UUID[:], h[:])
+	id.UUID[6], id.UUID[8] = id.UUID[6]&0x0f|0x80, id.UUID[8]&0x3f|0x80
+	return id
 }
 
 // carryOut makes a plan true: record, Filter, attach. On error it undoes what
@@ -239,7 +251,13 @@ func (m *Manager) carryOut(ctx context.Context, vm hypervisor.LiveVM, p *plan) (
 		return p.report, err
 	}
 	undo = append(undo, func(context.Context) error { return m.cfg.Record.put(before) })
-	if err := m.cfg.Host.Protect(ctx, p.fresh.vm()); err != nil {
+	// What a running guest writes between a copy's begin and the attach would be
+	// missing from it: nothing is copied before.
+	serve := p.fresh.vm()
+	for i := range serve.Disks {
+		serve.Disks[i].Held = p.runs
+	}
+	if err := m.cfg.Host.Protect(ctx, serve); err != nil {
 		return p.report, err
 	}
 	undo = append(undo, func(ctx context.Context) error {
@@ -256,6 +274,9 @@ func (m *Manager) carryOut(ctx context.Context, vm hypervisor.LiveVM, p *plan) (
 			}
 			undo = append(undo, func(ctx context.Context) error { _, err := vm.Detach(ctx, d.Name); return err })
 			r.Route, r.Pause = sw.Route, sw.Pause
+			if err := m.copies(p.whole.Config.ID, d, iofilter.SyncBitmap); err != nil { // all of it is to be copied anyway
+				return p.report, err
+			}
 		}
 		p.report.Disks = append(p.report.Disks, r)
 		m.log.Info("disk is protected", "vm", p.report.Name, "disk", d.Name, "route", r.Route, "pause", r.Pause)
@@ -372,8 +393,11 @@ func (m *Manager) letGo(ctx context.Context, e *Entry, disks []EntryDisk, o iofi
 // disks that were written unseen compared. It goes on past a disk that fails.
 func (m *Manager) settle(ctx context.Context, vm hypervisor.LiveVM, e *Entry) error {
 	info, err := vm.Info(ctx)
-	if err != nil || !info.Running {
+	if err != nil {
 		return err
+	}
+	if !info.Running {
+		return m.idle(e)
 	}
 	var all error
 	e = e.clone()
@@ -399,19 +423,35 @@ func (m *Manager) settle(ctx context.Context, vm hypervisor.LiveVM, e *Entry) er
 	return all
 }
 
+// idle has the disks of a VM that nobody runs copied as they are. They stay
+// noted: once it runs it may write unseen again.
+func (m *Manager) idle(e *Entry) (all error) {
+	for i := range e.Disks {
+		if d := &e.Disks[i]; d.Unseen {
+			all = errors.Join(all, m.cfg.Host.Sync(d.target(e.Config.ID), iofilter.SyncBitmap))
+		}
+	}
+	return all
+}
+
 // compare has a disk that was written unseen compared with the DRVA's copy, or
 // sent whole where that cannot be done, and takes the note out of the record.
 func (m *Manager) compare(e *Entry, d *EntryDisk) error {
-	t := iofilter.Target{VM: e.Config.ID, Disks: []dr.DiskID{d.ID}}
-	err := m.cfg.Host.Sync(t, iofilter.SyncHash)
+	err := m.copies(e.Config.ID, d, iofilter.SyncHash)
 	if errs.Is(err, errs.Unavailable) {
 		m.log.Info("the disk cannot be compared: it is sent whole", "vm", e.Config.Name, "disk", d.Name)
-		err = m.cfg.Host.Sync(t, iofilter.SyncFull)
+		err = m.copies(e.Config.ID, d, iofilter.SyncFull)
 	}
-	if err != nil {
+	return err
+}
+
+// copies begins a sync of a disk that is attached, and takes the note that it
+// is written unseen out of the record.
+func (m *Manager) copies(vm dr.VMID, d *EntryDisk, mode iofilter.SyncMode) error {
+	if err := m.cfg.Host.Sync(d.target(vm), mode); err != nil {
 		return err
 	}
-	known := m.cfg.Record.find(e.Config.ID).clone()
+	known := m.cfg.Record.find(vm).clone()
 	if k := known.disk(d.Name); k != nil {
 		k.Unseen = false
 	}

@@ -40,7 +40,7 @@ type EntryDisk struct {
 func (e *Entry) vm() iofilter.VM {
 	vm := iofilter.VM{Config: e.Config}
 	for _, d := range e.Disks {
-		vm.Disks = append(vm.Disks, iofilter.Disk{ID: d.ID, Name: d.Name, Path: d.Path, Socket: d.Socket, Direct: d.Direct, Unseen: d.Unseen})
+		vm.Disks = append(vm.Disks, iofilter.Disk{ID: d.ID, Name: d.Name, Path: d.Path, Socket: d.Socket, Direct: d.Direct, Unseen: d.Unseen, Held: d.Unseen})
 	}
 	return vm
 }
@@ -64,6 +64,11 @@ func (e *Entry) clone() *Entry {
 // attachment is what the platform is to attach for a disk.
 func (d *EntryDisk) attachment() hypervisor.Attachment {
 	return hypervisor.Attachment{Socket: d.Socket, Export: d.Name}
+}
+
+// target is the disk as the Filter knows it.
+func (d *EntryDisk) target(vm dr.VMID) iofilter.Target {
+	return iofilter.Target{VM: vm, Disks: []dr.DiskID{d.ID}}
 }
 
 // Record is what is protected, in a file. A Manager and, after it has killed
