@@ -11,8 +11,6 @@ import (
 // rounds is how often a guest is protected when nothing else is said.
 const rounds = 3
 
-func run(m *testing.M) int { return m.Run() }
-
 // cycles reads how often a guest is to be protected and unprotected.
 func cycles(t *testing.T) int {
 	words := os.Getenv("HOLDFAST_LIVE_N")
@@ -156,6 +154,7 @@ func TestChanges(t *testing.T) {
 
 	g.off()
 	s.point(2) // of a VM that is off
+	t.Log("a checkpoint of the VM that is off is published")
 	g.boot()
 	s.whole(2)
 	s.check(&g.load, 2)

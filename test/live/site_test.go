@@ -13,6 +13,7 @@ import (
 	"holdfast/internal/dr"
 	"holdfast/internal/drva"
 	"holdfast/internal/durable"
+	"holdfast/internal/hypervisor/libvirt/libvirttest"
 	"holdfast/internal/iofilter"
 	"holdfast/internal/iofilter/live"
 	"holdfast/internal/journal"
@@ -25,7 +26,9 @@ const hang = "2s"
 // TestMain lets the test binary serve as the product's.
 func TestMain(m *testing.M) {
 	rig.Main()
-	os.Exit(run(m))
+	code := m.Run()
+	libvirttest.Clean()
+	os.Exit(code)
 }
 
 func must(t testing.TB, err error) {
@@ -145,6 +148,8 @@ func (s *site) awaitHost(what string, ok func(*iofilter.Status) bool) {
 // complete.
 func (s *site) whole(disks int) {
 	s.t.Helper()
+	began := time.Now()
+	defer func() { s.t.Logf("%d disks whole after %.1f s", disks, time.Since(began).Seconds()) }()
 	s.awaitHost("its disks are whole", func(st *iofilter.Status) bool {
 		return len(st.Disks) == disks && !slices.ContainsFunc(st.Disks, func(d iofilter.DiskStatus) bool {
 			return d.Clients == 0 || d.State != iofilter.Streaming || d.DirtyBytes > 0
