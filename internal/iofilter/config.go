@@ -97,6 +97,9 @@ type Disk struct {
 	// Unseen: the disk may have been written by somebody else since the host
 	// component had it last; no sidecar is believed, and all of it is copied.
 	Unseen bool `json:"-"`
+	// Held: the disk is not in its guest's path yet, so that somebody may write
+	// to it unseen; it is not copied before Filter.Sync is called for it.
+	Held bool `json:"-"`
 }
 
 // Duration is a time span written as in "500ms".

@@ -121,7 +121,7 @@ const (
 )
 
 // Sync sends the content of disks anew, besides what is written; their next
-// recovery points come when it has ended. Errors: NotFound; Invalid.
+// recovery points come when it has ended. Disks that are held are let go. Errors: NotFound; Invalid.
 func (f *Filter) Sync(t Target, mode SyncMode) error {
 	const op = "iofilter.Sync"
 	f.mu.Lock()
@@ -131,7 +131,7 @@ func (f *Filter) Sync(t Target, mode SyncMode) error {
 	}
 	switch mode {
 	case SyncBitmap:
-		signal(f.out.syncKick)
+		f.out.letGo(t)
 	case SyncFull:
 		f.out.forceSync(t, false)
 	case SyncHash:
@@ -140,6 +140,20 @@ func (f *Filter) Sync(t Target, mode SyncMode) error {
 		return errs.New(op, errs.Invalid, string(mode), "no such mode of sync").WithRemedy("choose bitmap, hash or full")
 	}
 	return nil
+}
+
+// letGo has disks copied that were held.
+func (o *outlet) letGo(t Target) {
+	o.mu.Lock()
+	defer o.unlock()
+	for _, d := range o.disks {
+		if t.matches(d) && d.member.held {
+			d.member.held = false
+			d.progress.begin(d.dirty.Count(), o.now())
+		}
+	}
+	o.restateLocked()
+	signal(o.syncKick)
 }
 
 // forceSync marks all of the disks dirty, behind a TrackBegin; compare: what the
@@ -151,6 +165,7 @@ func (o *outlet) forceSync(t Target, compare bool) {
 		if t.matches(d) && d.member.leave == nil {
 			d.dirty.SetAll()
 			d.forced, d.compare = true, compare
+			d.member.held = false
 			o.oweLocked(d)
 			forced = append(forced, d)
 		}

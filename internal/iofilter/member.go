@@ -51,6 +51,7 @@ type membership struct {
 	edition int        // the first that names the disk as it is
 	told    bool       // a DRVA has welcomed such a Hello
 	owed    bool       // writes stay outside the stream until a TrackBegin is placed
+	held    bool       // somebody may still write to the disk unseen: no copy of it would be complete
 	paused  string     // cause for which writes stay outside although it is; "": they do not
 	retired bool       // nothing of it enters any more
 	leave   *leaving   // on its way out
@@ -78,7 +79,7 @@ func (m *membership) lostStream() {
 // asideLocked reports whether d's writes stay outside the stream, whatever the
 // host's mode.
 func (d *disk) asideLocked() bool {
-	return d.member.owed || d.member.paused != "" || d.member.retired
+	return d.member.owed || d.member.held || d.member.paused != "" || d.member.retired
 }
 
 // diskLocked returns the disk with an index, or nil.
@@ -202,7 +203,7 @@ func (o *outlet) join(vm *dr.VMConfig, fresh []*disk) error {
 	for _, d := range fresh {
 		d.index = o.nextIndex
 		o.nextIndex++
-		d.member = membership{edition: at, paused: o.pausedAll}
+		d.member = membership{edition: at, held: d.member.held, paused: o.pausedAll}
 		o.oweLocked(d)
 	}
 	o.disks = append(slices.Clip(o.disks), fresh...)
@@ -218,7 +219,7 @@ func (o *outlet) replace(old, now *disk) {
 	o.settleLocked(old)
 	old.member.retired = true
 	now.index, now.complete, now.announced = old.index, old.complete, old.announced
-	now.member = membership{paused: old.member.paused}
+	now.member = membership{held: old.member.held, paused: old.member.paused}
 	chunks := now.dirty.Chunks()
 	for c, ok := old.dirty.Next(0); ok && int64(c) < chunks; c, ok = old.dirty.Next(c + 1) {
 		now.dirty.Set(int64(c)*dr.ChunkSize, 1)

@@ -72,6 +72,7 @@ func (f *Filter) open(vm dr.VMID, c Disk) (*port, error) {
 	info := dr.Disk{ID: c.ID, VM: vm, Name: c.Name, Size: p.primary.Size()}
 	p.disk = f.out.newDisk(info, p.primary)
 	p.disk.away = c.Source != nil && c.Source.Socket == ""
+	p.disk.member.held = c.Held
 	p.remember(&f.cfg, f.fs, c.Unseen)
 	return p, nil
 }

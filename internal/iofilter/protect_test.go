@@ -329,3 +329,45 @@ func TestChangesNeedARun(t *testing.T) {
 		}
 	}
 }
+
+// TestHeldDiskIsNotCopied: what somebody writes past the host component before
+// a held disk is let go is in its copy, which no one takes for complete before;
+// without the hold the copy lacks it.
+func TestHeldDiskIsNotCopied(t *testing.T) {
+	for _, held := range []bool{true, false} {
+		r := runFilter(t)
+		vm := r.vm("a", 4<<20)
+		vm.Disks[0].Held = held
+		if err := r.Protect(t.Context(), vm); err != nil {
+			t.Fatal(err)
+		}
+		id := vm.Disks[0].ID
+		if held {
+			eventually(t, "the DRVA knows of it", func() bool {
+				d, _ := r.disk(id)
+				return d.State == Tracking && d.Cause == causeHeld
+			})
+		} else {
+			r.synced()
+		}
+		f, err := os.OpenFile(vm.Disks[0].Path, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(fill(7, dr.BlockSize), 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		if err := r.Sync(Target{Disks: []dr.DiskID{id}}, SyncBitmap); err != nil {
+			t.Fatal(err)
+		}
+		r.synced()
+		want, err := os.ReadFile(vm.Disks[0].Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if same := bytes.Equal(r.drva.image(0, int64(len(want))), want); same != held {
+			t.Errorf("held %v: the copy is the disk's content: %v", held, same)
+		}
+	}
+}

@@ -89,6 +89,7 @@ const (
 	causeUnreadable = "the primary could not be read"
 	causeNoLink     = "there is no link to the DRVA"
 	causeJoining    = "the DRVA has not been told of the disk yet"
+	causeHeld       = "the disk is not in its guest's path yet"
 	causePaused     = "paused by a user"
 	causePressure   = "the stream is full"
 	causeNoClient   = "no client is connected to the disk's socket"
@@ -108,6 +109,7 @@ var causes = []CauseInfo{
 	{causeUnreadable, Tracking, "repair the disk or its storage"},
 	{causeNoLink, Disconnected, "see that the DRVA runs and can be reached"},
 	{causeJoining, Tracking, "nothing: it takes one exchange with the DRVA"},
+	{causeHeld, Tracking, "nothing: it is copied when the guest writes through the host component"},
 	{causePaused, PausedUser, "holdfast resume"},
 	{causePausedUser, PausedUser, "holdfast resume, at the socket of the DRVA"},
 	{causeLogFull, PausedSystem, "see that the DRVA's store can be reached and is fast enough, or give its log a larger quota"},
@@ -162,6 +164,8 @@ func (o *outlet) diskStateLocked(d *disk) (State, string) {
 		return stateOfCause(m.paused), m.paused
 	case m.owed:
 		return Tracking, causeJoining
+	case m.held:
+		return Tracking, causeHeld
 	case !d.unsynced && (d.dirty.Count() == 0 || d.out.mode.tracking): // what a host tracks counts when it streams again
 	case d.forced:
 		return Resync, causeForced

@@ -28,6 +28,9 @@ func (m *Manager) Run(ctx context.Context, keep func() bool) error {
 			}
 			return m.stepAside()
 		case <-tick.C:
+			m.mu.Lock()
+			m.met = true
+			m.mu.Unlock()
 			m.all(ctx)
 		case c, ok := <-m.cfg.Platform.Changes():
 			if !ok {
@@ -111,7 +114,10 @@ func (m *Manager) update(ctx context.Context, e *Entry, kind hypervisor.ChangeKi
 	vm, info, err := m.look(ctx, e.Config.ID.String())
 	if errs.Is(err, errs.NotFound) {
 		if kind != hypervisor.VMGone {
-			return nil // not reached yet, or about to be told so
+			if m.met { // else it may not have been reached yet
+				return m.idle(e)
+			}
+			return nil
 		}
 		m.log.Warn("a protected VM is gone from this host: its disks are released", "vm", e.Config.Name)
 		return m.letGo(ctx, e, e.Disks, iofilter.UnprotectOptions{Release: true})

@@ -379,7 +379,7 @@ func TestFollowsTheVM(t *testing.T) {
 	}{
 		"disk added": {do: func(r *rig) {
 			change(r, hypervisor.ChangedDisks, func(i *hypervisor.VMInfo) { addDisk(i, "vdc") })
-		}, calls: []string{"protect erp1"}, attached: []string{"vda", "vdb", "vdc"}},
+		}, calls: []string{"protect erp1", "sync vdc bitmap"}, attached: []string{"vda", "vdb", "vdc"}},
 		"disk added, not wanted": {leaveNew: true, do: func(r *rig) {
 			change(r, hypervisor.ChangedDisks, func(i *hypervisor.VMInfo) { addDisk(i, "vdc") })
 		}, attached: []string{"vda", "vdb"}},
@@ -557,7 +557,7 @@ func TestOtherFormats(t *testing.T) {
 			if reached == mirror {
 				t.Errorf("read before the export was attached: %v", reached)
 			}
-			r.want("calls", r.box.said(), "protect erp1", "reach vda source")
+			r.want("calls", r.box.said(), "protect erp1", "reach vda source", "sync vda bitmap")
 			r.want("record", r.recorded(), "vda")
 			d := r.box.vms[r.id].Disks[0]
 			if d.Source == nil || d.Source.Size != 1<<20 || d.Source.Socket != "" || d.Mirror != mirror || d.Source.WriteThrough == mirror || d.Path != "/vms/vda.raw" {

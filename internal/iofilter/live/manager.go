@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,9 +47,10 @@ type Config struct {
 type Manager struct {
 	cfg Config
 	log *slog.Logger
-	mu  sync.Mutex // guards cfg.Record and sources, and orders all changes
+	mu  sync.Mutex // guards all below and cfg.Record, and orders all changes
 
-	sources map[dr.DiskID]reached // of exported disks; guarded by mu
+	met     bool                  // the platform has had the time to reach all VMs that run
+	sources map[dr.DiskID]reached // of exported disks
 }
 
 // New returns a Manager; nothing happens before Run.
@@ -155,7 +157,7 @@ func (m *Manager) plan(ctx context.Context, vm hypervisor.LiveVM, info hyperviso
 			p.report.Disks = append(p.report.Disks, DiskReport{Name: d.Name, Skipped: why})
 			continue
 		}
-		e, err := m.prepare(ctx, vm, &d, info.Running, c)
+		e, err := m.prepare(ctx, vm, &d, info.Config.ID, info.Running, c)
 		if err != nil {
 			return nil, err
 		}
@@ -206,18 +208,18 @@ func (m *Manager) judge(d *hypervisor.LiveDisk, skip []string) (why string, err 
 }
 
 // prepare gives a disk an id and a socket. Where the content of one is that the
-// Filter cannot open itself, the platform is asked when it is attached.
-func (m *Manager) prepare(ctx context.Context, vm hypervisor.LiveVM, d *hypervisor.LiveDisk, running bool, c hypervisor.Capture) (EntryDisk, error) {
+// Filter cannot open itself, the platform is asked when it is attached. A
+// powered off VM cannot be asked.
+func (m *Manager) prepare(ctx context.Context, vm hypervisor.LiveVM, d *hypervisor.LiveDisk, id dr.VMID, running bool, c hypervisor.Capture) (EntryDisk, error) {
 	const op = "live.Protect"
 	if d.Path == "" {
 		return EntryDisk{}, errs.New(op, errs.Invalid, d.Name, "the disk is not on a path of this host").
 			WithRemedy("move it to a file or block device, or leave it out with --skip " + d.Name)
 	}
-	e := EntryDisk{ID: dr.DiskID{UUID: dr.NewUUID()}, Name: d.Name, Path: d.Path, Unseen: !running}
+	e := EntryDisk{ID: diskID(id, d.Name), Name: d.Name, Path: d.Path, Unseen: true}
 	switch {
 	case c == hypervisor.Mirror:
-		// Unseen until the mirror stands.
-		e.Capture, e.Size, e.Unseen = c.String(), d.Size, true
+		e.Capture, e.Size = c.String(), d.Size
 	case d.Format != "raw":
 		e.Size = d.Size
 	case running:
@@ -239,6 +241,16 @@ func (m *Manager) prepare(ctx context.Context, vm hypervisor.LiveVM, d *hypervis
 			WithRemedy("choose a shorter one")
 	}
 	return e, nil
+}
+
+// diskID is by what protection knows a VM's disk of a name: the same whenever
+// and on whatever host it is protected, so that a copy that is there is
+// compared, and not made again. It is a UUID of version 8: a hash of both.
+func diskID(vm dr.VMID, name string) (id dr.DiskID) {
+	h := sha256.Sum256(append(vm.UUID[:], "disk "+name...))
+	copy(id.UUID[:], h[:])
+	id.UUID[6], id.UUID[8] = id.UUID[6]&0x0f|0x80, id.UUID[8]&0x3f|0x80
+	return id
 }
 
 // carryOut makes a plan true: record, Filter, attach. On error it undoes what
@@ -264,7 +276,13 @@ func (m *Manager) carryOut(ctx context.Context, vm hypervisor.LiveVM, p *plan) (
 		return p.report, err
 	}
 	undo = append(undo, func(context.Context) error { return m.cfg.Record.put(before) })
-	if err := m.cfg.Host.Protect(ctx, p.fresh.vm()); err != nil {
+	// What a running guest writes between a copy's begin and the attach would be
+	// missing from it: nothing is copied before.
+	serve := p.fresh.vm()
+	for i := range serve.Disks {
+		serve.Disks[i].Held = p.runs
+	}
+	if err := m.cfg.Host.Protect(ctx, serve); err != nil {
 		return p.report, err
 	}
 	undo = append(undo, func(ctx context.Context) error {
@@ -281,10 +299,8 @@ func (m *Manager) carryOut(ctx context.Context, vm hypervisor.LiveVM, p *plan) (
 			}
 			undo = append(undo, func(ctx context.Context) error { _, err := vm.Detach(ctx, d.Name); return err })
 			r.Route, r.Pause = sw.Route, sw.Pause
-			if d.Unseen { // a mirror stands: nothing of the disk was read before
-				if err := m.seen(p.whole.Config.ID, d.Name); err != nil {
-					return p.report, err
-				}
+			if err := m.copies(p.whole.Config.ID, d, iofilter.SyncBitmap); err != nil { // all of it is to be copied anyway
+				return p.report, err
 			}
 		}
 		p.report.Disks = append(p.report.Disks, r)
@@ -407,7 +423,7 @@ func (m *Manager) settle(ctx context.Context, vm hypervisor.LiveVM, e *Entry) er
 		return err
 	}
 	if !info.Running {
-		return m.away(ctx, e)
+		return errors.Join(m.away(ctx, e), m.idle(e))
 	}
 	var all error
 	e = e.clone()
@@ -468,17 +484,33 @@ func (m *Manager) seen(vm dr.VMID, disk string) error {
 	return m.cfg.Record.change(m.cfg.Record.find(vm).disk(disk).ID, func(d *EntryDisk) { d.Unseen = false })
 }
 
+// idle has the disks of a VM that nobody runs copied as they are. They stay
+// noted: once it runs it may write unseen again.
+func (m *Manager) idle(e *Entry) (all error) {
+	for i := range e.Disks {
+		if d := &e.Disks[i]; d.Unseen && !d.exported() { // an export's content is out of reach then
+			all = errors.Join(all, m.cfg.Host.Sync(d.target(e.Config.ID), iofilter.SyncBitmap))
+		}
+	}
+	return all
+}
+
 // compare has a disk that was written unseen compared with the DRVA's copy, or
 // sent whole where that cannot be done, and takes the note out of the record.
 func (m *Manager) compare(e *Entry, d *EntryDisk) error {
-	t := iofilter.Target{VM: e.Config.ID, Disks: []dr.DiskID{d.ID}}
-	err := m.cfg.Host.Sync(t, iofilter.SyncHash)
+	err := m.copies(e.Config.ID, d, iofilter.SyncHash)
 	if errs.Is(err, errs.Unavailable) {
 		m.log.Info("the disk cannot be compared: it is sent whole", "vm", e.Config.Name, "disk", d.Name)
-		err = m.cfg.Host.Sync(t, iofilter.SyncFull)
+		err = m.copies(e.Config.ID, d, iofilter.SyncFull)
 	}
-	if err != nil {
+	return err
+}
+
+// copies begins a sync of a disk that is attached, and takes the note that it
+// is written unseen out of the record.
+func (m *Manager) copies(vm dr.VMID, d *EntryDisk, mode iofilter.SyncMode) error {
+	if err := m.cfg.Host.Sync(d.target(vm), mode); err != nil {
 		return err
 	}
-	return m.seen(e.Config.ID, d.Name)
+	return m.seen(vm, d.Name)
 }

@@ -54,7 +54,7 @@ func (e *Entry) VM(match func(iofilter.Disk) bool) iofilter.VM {
 func (e *Entry) vm() iofilter.VM {
 	vm := iofilter.VM{Config: e.Config}
 	for _, d := range e.Disks {
-		f := iofilter.Disk{ID: d.ID, Name: d.Name, Path: d.Path, Socket: d.Socket, Direct: d.Direct, Unseen: d.Unseen}
+		f := iofilter.Disk{ID: d.ID, Name: d.Name, Path: d.Path, Socket: d.Socket, Direct: d.Direct, Unseen: d.Unseen, Held: d.Unseen}
 		if d.exported() {
 			s := d.source(hypervisor.Source{})
 			f.Source, f.Mirror = &s, d.capture() == hypervisor.Mirror
@@ -98,6 +98,11 @@ func (e *Entry) clone() *Entry {
 // attachment is what the platform is to attach for a disk.
 func (d *EntryDisk) attachment() hypervisor.Attachment {
 	return hypervisor.Attachment{Socket: d.Socket, Export: d.Name, Capture: d.capture()}
+}
+
+// target is the disk as the Filter knows it.
+func (d *EntryDisk) target(vm dr.VMID) iofilter.Target {
+	return iofilter.Target{VM: vm, Disks: []dr.DiskID{d.ID}}
 }
 
 // Record is what is protected, in a file. A Manager and, after it has killed
