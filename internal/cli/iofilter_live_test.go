@@ -57,6 +57,14 @@ func TestProtectARunningVM(t *testing.T) {
 		Config: dr.VMConfig{ID: dr.VMID{UUID: dr.NewUUID()}, Name: "erp1", Disks: []dr.VMDisk{{Name: "vda"}}},
 		Disks:  []hypervisor.LiveDisk{{Name: "vda", Path: disk, Format: "raw", Size: 1 << 20}, {Name: "cd", ReadOnly: true}},
 	}, -1)
+	other := filepath.Join(dir, "b.raw")
+	if err := os.WriteFile(other, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	second := hv.Add(hypervisor.VMInfo{Running: true,
+		Config: dr.VMConfig{ID: dr.VMID{UUID: dr.NewUUID()}, Name: "erp2", Disks: []dr.VMDisk{{Name: "vda"}}},
+		Disks:  []hypervisor.LiveDisk{{Name: "vda", Path: other, Format: "raw", Size: 1 << 20}},
+	}, -1)
 	qmp := platforms["qmp"]
 	t.Cleanup(func() { platforms["qmp"] = qmp })
 	platforms["qmp"] = func(context.Context, *platformConfig, *slog.Logger) (hypervisor.Platform, error) {
@@ -105,12 +113,20 @@ func TestProtectARunningVM(t *testing.T) {
 	if _, ok := vm.Attachment("vda"); ok {
 		t.Error("it is still attached")
 	}
-	must(t, "protect", cfg.Status, "erp1")
+	// The same disk has the same id again, and nobody has told the DRVA yet that
+	// it was taken out.
+	if code, _, stderr := call(t, "protect", cfg.Status, "erp1"); code != exitConflict || !strings.Contains(stderr, "when the DRVA can be reached") {
+		t.Errorf("again, before the DRVA knows: %d, %s", code, stderr)
+	}
+	must(t, "protect", cfg.Status, "erp2")
+	if _, ok := second.Attachment("vda"); !ok {
+		t.Fatal("the second VM is not attached")
+	}
 	cancel()
 	if err := <-ran; err != nil {
 		t.Error(err)
 	}
-	if _, ok := vm.Attachment("vda"); ok {
+	if _, ok := second.Attachment("vda"); ok {
 		t.Error("the guest was left with a dead socket")
 	}
 }
