@@ -200,13 +200,11 @@ func lose(t *testing.T, ack string) (*rig.Counters, []byte) {
 	wait()
 	began := time.Now()
 	s.startDRVA(filepath.Join(d.Restore(), "log"))
+	// The first checkpoint after the start holds what the log held; those behind
+	// it, of a disk whose host is away, are published in order and help nobody.
 	s.await("what the log held is published", func(st *drvaStatus) bool {
 		p := st.Checkpoints.LastPublished
-		if p == nil || !p.Time.After(began) {
-			return false
-		}
-		ok, _ := p.Recoverable()
-		return ok
+		return p != nil && p.Time.After(began)
 	})
 	t.Logf("%d writes were acknowledged", l.Count())
 	return l, s.restore()

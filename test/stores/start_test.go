@@ -70,9 +70,9 @@ func newBox(t *testing.T, s *server) *box {
 	b := &box{s: s, dir: t.TempDir()}
 	b.key = filepath.Join(b.dir, "drva.key")
 	out := b.must(t, "key", "new", b.key)
-	b.must(t, "domain", "create", s.url.String(), "--quick", "--name", "erp", "--recipient", strings.TrimSpace(out))
+	domain := b.must(t, "domain", "create", s.url.String(), "--quick", "--name", "erp", "--recipient", strings.TrimSpace(out))
 	b.must(t, "cert", "init", filepath.Join(b.dir, "ca"))
-	b.must(t, "cert", "issue", filepath.Join(b.dir, "tls"), "--ca", filepath.Join(b.dir, "ca"), "--role", "drva", "--name", "erp", "--addr", "127.0.0.1")
+	b.must(t, "cert", "issue", filepath.Join(b.dir, "tls"), "--ca", filepath.Join(b.dir, "ca"), "--role", "drva", "--name", strings.TrimSpace(domain), "--addr", "127.0.0.1")
 	return b
 }
 
