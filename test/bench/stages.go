@@ -33,7 +33,7 @@ func (b *bench) wantsDisks() bool {
 			return true
 		}
 	}
-	return len(b.figures) == 0 || b.wants(slices.Concat(allocFigures, pacedFigures, shipFigures, copyFigures, cpuFigures, resyncFigures)...)
+	return len(b.figures) == 0 || b.wants(slices.Concat(allocFigures, pacedFigures, shipFigures, copyFigures, cpuFigures, stallFigures, resyncFigures)...)
 }
 
 // wants reports whether any figure of a list is wanted.
