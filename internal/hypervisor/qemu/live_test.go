@@ -251,10 +251,10 @@ func stalled(ctx context.Context, t *testing.T, p hypervisor.Platform) {
 	for {
 		select {
 		case c := <-p.Changes():
-			// Just after a switch QEMU may speak of a node the driver has not
-			// listed yet; the VM has one disk.
 			if c.Kind == hypervisor.DiskStalled {
-				t.Logf("stalled: disk %q", c.Disk)
+				if c.Disk != "d0" {
+					t.Errorf("disk %q stalled", c.Disk)
+				}
 				return
 			}
 		case <-ctx.Done():

@@ -23,7 +23,7 @@ func (v *LiveVM) watch(ctx context.Context, q *qmp) {
 		case <-q.done:
 			return
 		case e := <-v.news:
-			if v.heard(e) {
+			if v.heard(ctx, e) {
 				v.compare(ctx)
 			}
 		case <-tick.C:
@@ -33,7 +33,7 @@ func (v *LiveVM) watch(ctx context.Context, q *qmp) {
 }
 
 // heard tells of an event and reports whether it is a reason to look.
-func (v *LiveVM) heard(e event) (look bool) {
+func (v *LiveVM) heard(ctx context.Context, e event) (look bool) {
 	var d struct {
 		Node      string `json:"node-name"`
 		Device    string `json:"device"`
@@ -54,7 +54,12 @@ func (v *LiveVM) heard(e event) (look bool) {
 		v.tell(hypervisor.ChangedState, "", strings.ToLower(e.name)+" "+d.Reason)
 	case "BLOCK_IO_ERROR":
 		if d.Action == "stop" {
-			v.tell(hypervisor.DiskStalled, v.diskOfEvent(d.Node, d.Device, d.QOM), d.Operation+" error: "+d.Reason)
+			disk := v.diskOfEvent(d.Node, d.Device, d.QOM)
+			if disk == "" { // just after a switch QEMU names a node that was not looked at yet
+				v.compare(ctx)
+				disk = v.diskOfEvent(d.Node, d.Device, d.QOM)
+			}
+			v.tell(hypervisor.DiskStalled, disk, d.Operation+" error: "+d.Reason)
 		}
 	case "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED":
 		if strings.HasPrefix(d.Device, nodePrefix) && d.Error != "" {
