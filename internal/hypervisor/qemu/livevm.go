@@ -28,10 +28,13 @@ type LiveVM struct {
 	servers map[string]*imageServer // guarded by turn; by disk
 	reads   *readServer             // guarded by turn; nil: none
 
-	mu    sync.Mutex
-	q     *qmp              // guarded by mu; nil: not connected
-	last  hypervisor.VMInfo // guarded by mu; what was seen last
-	known []deviceFacts     // guarded by mu; devices as seen last
+	stalled bool // owned by watch: it was told that the VM waits because of an I/O error
+
+	mu     sync.Mutex
+	q      *qmp              // guarded by mu; nil: not connected
+	last   hypervisor.VMInfo // guarded by mu; what was seen last
+	status string            // guarded by mu; QEMU's word for the VM's state then
+	known  []deviceFacts     // guarded by mu; devices as seen last
 }
 
 // event is what QEMU said of itself.
@@ -116,7 +119,7 @@ func (v *LiveVM) look(ctx context.Context) (hypervisor.VMInfo, error) {
 	info := s.info()
 	info.Agent = v.agent.answeredLately()
 	v.mu.Lock()
-	v.last = info
+	v.last, v.status = info, s.status
 	v.mu.Unlock()
 	return copied(info), nil
 }

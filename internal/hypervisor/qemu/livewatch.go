@@ -48,7 +48,10 @@ func (v *LiveVM) heard(ctx context.Context, e event) (look bool) {
 		return true // of a form we do not know
 	}
 	switch e.name {
-	case "STOP", "RESUME", "RESET", "SUSPEND", "WAKEUP", "GUEST_PANICKED":
+	case "RESUME":
+		v.stalled = false
+		v.tell(hypervisor.ChangedState, "", strings.ToLower(e.name))
+	case "STOP", "RESET", "SUSPEND", "WAKEUP", "GUEST_PANICKED":
 		v.tell(hypervisor.ChangedState, "", strings.ToLower(e.name))
 	case "SHUTDOWN", "POWERDOWN":
 		v.tell(hypervisor.ChangedState, "", strings.ToLower(e.name)+" "+d.Reason)
@@ -60,6 +63,7 @@ func (v *LiveVM) heard(ctx context.Context, e event) (look bool) {
 				disk = v.diskOfEvent(d.Node, d.Device, d.QOM)
 			}
 			v.tell(hypervisor.DiskStalled, disk, d.Operation+" error: "+d.Reason)
+			v.stalled = true
 		}
 	case "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED":
 		if strings.HasPrefix(d.Device, nodePrefix) && d.Error != "" {
@@ -105,6 +109,28 @@ func (v *LiveVM) compare(ctx context.Context) {
 		return
 	}
 	v.difference(before, after)
+	v.stall(after)
+}
+
+// stall tells of a VM that waits because of an I/O error whose event was lost.
+func (v *LiveVM) stall(info hypervisor.VMInfo) {
+	v.mu.Lock()
+	waits := v.status == "io-error"
+	v.mu.Unlock()
+	if waits && !v.stalled {
+		var disk string
+		for _, d := range info.Disks {
+			if d.Attached && disk != "" {
+				disk = "" // one of several
+				break
+			}
+			if d.Attached {
+				disk = d.Name
+			}
+		}
+		v.tell(hypervisor.DiskStalled, disk, "the VM was found waiting because of an I/O error")
+	}
+	v.stalled = waits
 }
 
 // difference tells of each kind of difference once.
