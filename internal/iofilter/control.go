@@ -142,6 +142,32 @@ func (f *Filter) Sync(t Target, mode SyncMode) error {
 	return nil
 }
 
+// Hold is said before disks are taken out of their guests' paths for a while:
+// from its return on no checkpoint counts on them, since what the guests write
+// then is in no record. Sync lets them go. Error: NotFound.
+func (f *Filter) Hold(t Target) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.findLocked("iofilter.Hold", t); err != nil {
+		return err
+	}
+	f.out.hold(t)
+	return nil
+}
+
+func (o *outlet) hold(t Target) {
+	o.mu.Lock()
+	defer o.unlock()
+	for _, d := range o.disks {
+		if t.matches(d) && d.member.leave == nil {
+			d.member.held = true
+			o.oweLocked(d)
+		}
+	}
+	o.membersMovedLocked(o.now())
+	o.restateLocked()
+}
+
 // letGo has disks copied that were held.
 func (o *outlet) letGo(t Target) {
 	o.mu.Lock()

@@ -371,3 +371,44 @@ func TestHeldDiskIsNotCopied(t *testing.T) {
 		}
 	}
 }
+
+// TestHold: a disk that is about to be written behind our back counts for no
+// checkpoint until it has been compared.
+func TestHold(t *testing.T) {
+	r := runFilter(t)
+	vm := r.vm("a", 4<<20)
+	if err := r.Protect(t.Context(), vm); err != nil {
+		t.Fatal(err)
+	}
+	id := vm.Disks[0].ID
+	target := Target{Disks: []dr.DiskID{id}}
+	r.synced()
+	complete := func() (yes bool) {
+		r.drva.with(func() { yes = !r.drva.incomplete(id, 0) })
+		return yes
+	}
+	if !complete() {
+		t.Fatal("the copy is not complete: this test proves nothing")
+	}
+	if err := r.Hold(target); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the DRVA counts on it no more", func() bool {
+		d, _ := r.disk(id)
+		return d.State == Tracking && d.Cause == causeHeld && !complete()
+	})
+	content := append(fill(7, dr.BlockSize), make([]byte, 4<<20-dr.BlockSize)...)
+	if err := os.WriteFile(vm.Disks[0].Path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Sync(target, SyncFull); err != nil {
+		t.Fatal(err)
+	}
+	r.synced()
+	if !complete() || !bytes.Equal(r.drva.image(0, 4<<20), content) {
+		t.Error("the copy is not the disk's content, or not complete")
+	}
+	if err := r.Hold(Target{Disks: []dr.DiskID{{UUID: dr.NewUUID()}}}); !errs.Is(err, errs.NotFound) {
+		t.Errorf("a disk nobody knows: %v", err)
+	}
+}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"time"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
+	"holdfast/internal/iofilter"
 )
 
 // reached is where an exported disk's content is reached; no socket: nowhere.
@@ -91,10 +93,14 @@ func (m *Manager) lostSource(ctx context.Context, vm hypervisor.LiveVM, d *Entry
 	return err == nil && src.Socket != m.sources[d.ID].socket, err
 }
 
-// detach takes a disk's export out of its path, noting before that the guest
-// writes unseen from then on.
+// detach takes a disk's export out of its path for a while. That the guest
+// writes unseen from then on is noted before, and no checkpoint counts on the
+// disk until it is attached again.
 func (m *Manager) detach(ctx context.Context, vm hypervisor.LiveVM, d *EntryDisk) error {
 	if err := m.cfg.Record.markUnseen(func(o *EntryDisk) bool { return o.ID == d.ID }); err != nil {
+		return err
+	}
+	if err := m.cfg.Host.Hold(iofilter.Target{Disks: []dr.DiskID{d.ID}}); err != nil {
 		return err
 	}
 	_, err := vm.Detach(ctx, d.Name)

@@ -115,6 +115,12 @@ func (b *box) Reach(_ context.Context, id dr.DiskID, s iofilter.Source) error {
 	return b.call("reach %s %s", b.name(id), where)
 }
 
+func (b *box) Hold(t iofilter.Target) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.call("hold %s", b.name(t.Disks[0]))
+}
+
 func (b *box) Reconfigure(c dr.VMConfig) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -401,7 +407,7 @@ func TestFollowsTheVM(t *testing.T) {
 		}, attached: []string{"vda", "vdb"}},
 		"disk resized": {do: func(r *rig) {
 			change(r, hypervisor.ChangedDisks, func(i *hypervisor.VMInfo) { i.Disks[1].Size = 2 << 20 })
-		}, calls: []string{"resize vdb", "sync vdb full"}, attached: []string{"vda", "vdb"}},
+		}, calls: []string{"hold vdb", "resize vdb", "sync vdb full"}, attached: []string{"vda", "vdb"}},
 		"renamed": {do: func(r *rig) {
 			change(r, hypervisor.ChangedConfig, func(i *hypervisor.VMInfo) { i.Config.Name = "erp2" })
 		}, calls: []string{"reconfigure erp2"}, attached: []string{"vda", "vdb"}},
@@ -655,7 +661,7 @@ func TestOtherFormatFollows(t *testing.T) {
 	}{
 		"resized": {func(r *rig) {
 			r.vm.Change(hypervisor.ChangedDisks, "", func(i *hypervisor.VMInfo) { i.Disks[0].Size = 2 << 20 })
-		}, []string{"reach vda source", "sync vda full"}},
+		}, []string{"hold vda", "reach vda source", "sync vda full"}},
 		"stalled, told twice": {func(r *rig) {
 			time.Sleep(time.Second)
 			slow := r.m.cfg.Platform // so that the second one is there before the first is dealt with
@@ -663,7 +669,7 @@ func TestOtherFormatFollows(t *testing.T) {
 			r.vm.Change(hypervisor.DiskStalled, "vda", nil)
 			r.vm.Change(hypervisor.DiskStalled, "vda", nil)
 			time.Sleep(time.Minute / 2)
-		}, []string{"reach vda source", "sync vda full"}},
+		}, []string{"hold vda", "reach vda source", "sync vda full"}},
 		"power cycle": {func(r *rig) {
 			forget(r)
 			r.vm.Change(hypervisor.ChangedState, "", func(i *hypervisor.VMInfo) { i.Running = false })

@@ -22,6 +22,7 @@ type Host interface {
 	Unprotect(ctx context.Context, vm dr.VMID, disks []dr.DiskID, o iofilter.UnprotectOptions) (iofilter.Unprotected, error)
 	Resize(ctx context.Context, disk dr.DiskID) error
 	Reach(ctx context.Context, disk dr.DiskID, s iofilter.Source) error
+	Hold(t iofilter.Target) error
 	Reconfigure(c dr.VMConfig) error
 	Sync(t iofilter.Target, mode iofilter.SyncMode) error
 	Status() iofilter.Status
