@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -98,8 +99,12 @@ func (w *deal) attachMirror() (hypervisor.Switch, error) {
 	defer w.commit()()
 	job := nodeName(mirrorRole, w.slot)
 	begin := time.Now()
-	err := w.run("blockdev-mirror", object{
-		"job-id": job, "device": w.d.root.Name, "target": nodeName(nbdRole, w.slot),
+	root, err := w.clearRoot()
+	if err != nil {
+		return hypervisor.Switch{}, err
+	}
+	err = w.run("blockdev-mirror", object{
+		"job-id": job, "device": root, "target": nodeName(nbdRole, w.slot),
 		"sync": "none", "copy-mode": "write-blocking",
 	})
 	if err != nil {
@@ -120,6 +125,29 @@ func (w *deal) attachMirror() (hypervisor.Switch, error) {
 			return hypervisor.Switch{}, err
 		}
 	}
+}
+
+// clearRoot returns a node of the device's for a mirror to stand on. QEMU 7.2
+// sometimes keeps the node that a mirror put over the disk when that ended by
+// itself, and takes the disk's own for no root from then on: the device then
+// gets another one, over it.
+func (w *deal) clearRoot() (string, error) {
+	buried := slices.ContainsFunc(w.s.parents[w.d.root.Name], func(parent string) bool {
+		_, node := w.s.nodes[parent]
+		return node
+	})
+	if !buried {
+		return w.d.root.Name, nil
+	}
+	if !w.d.direct() {
+		return "", errs.New(w.op, errs.Unavailable, w.d.name, "a mirror that ended has left its node over the disk").
+			WithRemedy("restart the VM, or capture the disk in its path")
+	}
+	root := nodeName(rawRole, w.slot)
+	if err := w.n.add(rawNode(root, w.d.root.Name, w.d), w.d.iothread); err != nil {
+		return "", errs.E(w.op, errs.Internal, w.d.name, err)
+	}
+	return root, w.set(root)
 }
 
 // jobStatus is where a job stands; "" when it is gone.
