@@ -378,6 +378,7 @@ func TestImageServerKilled(t *testing.T) {
 		}
 		g.goesOn(ctx, t)
 	}
+	g.cut = true
 	g.verify(t)
 }
 
