@@ -152,6 +152,12 @@ func (s *site) sameAsDisk() {
 	want, err := os.ReadFile(s.path("disk.raw"))
 	must(s.t, err)
 	var tried dr.CheckpointID
+	var differs string
+	defer func() {
+		if s.t.Failed() {
+			s.t.Logf("checkpoint %d against the disk: %s", tried, differs)
+		}
+	}()
 	must(s.t, rig.WaitStatus(s.t.Context(), s.path("drva.sock"), "the newest checkpoint is what the disk holds", patience, func(st *drvaStatus) bool {
 		p := st.Checkpoints.LastPublished
 		if p == nil || p.Scope != dr.Group || p.ID == tried {
@@ -161,8 +167,30 @@ func (s *site) sameAsDisk() {
 			return false
 		}
 		tried = p.ID
-		return bytes.Equal(s.recovered(), want)
+		got := s.recovered()
+		differs = difference(got, want)
+		return bytes.Equal(got, want)
 	}))
+}
+
+// difference says which blocks of two disks differ, and what is in the first of
+// them.
+func difference(got, want []byte) string {
+	if len(got) != len(want) {
+		return fmt.Sprintf("%d bytes instead of %d", len(got), len(want))
+	}
+	var at []int
+	for i := 0; i < len(want); i += blockSize {
+		if end := min(i+blockSize, len(want)); !bytes.Equal(got[i:end], want[i:end]) {
+			at = append(at, i/blockSize)
+		}
+	}
+	if len(at) == 0 {
+		return "no block differs"
+	}
+	i := at[0] * blockSize
+	return fmt.Sprintf("%d blocks of %d bytes differ: %v; the first has %x instead of %x",
+		len(at), blockSize, at[:min(len(at), 20)], got[i:i+16], want[i:i+16])
 }
 
 // recovered is the disk as of the newest recoverable checkpoint in the store.
