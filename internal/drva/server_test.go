@@ -561,6 +561,27 @@ func TestIdleDomainPublishesOnlyHeartbeats(t *testing.T) {
 	r.compare(h)
 }
 
+// TestWhatFilledACellIsCovered: a cell that is closed because it is full takes
+// all there is to publish away from the next checkpoint, which says something new
+// nevertheless.
+func TestWhatFilledACellIsCovered(t *testing.T) {
+	// The user's checkpoint begins an interval, in which the writes below are.
+	r := newRig(t, nil, func(c *Config) { c.Interval, c.Heartbeat = 2*time.Second, time.Hour })
+	r.start()
+	h := connected(t, newHost(t, r, seeded(t), dr.Async, 64<<20), r)
+	h.sync()
+	h.flood(1)
+	start := r.checkpoint("start")
+	h.flood(objectBlocks * dr.BlockSize >> 20)
+	h.settle()
+	eventually(t, "a checkpoint covers what was written", func() bool {
+		p := r.srv.Status().Checkpoints.LastPublished
+		return p != nil && p.ID > start.ID
+	})
+	r.stop()
+	r.compare(h)
+}
+
 func TestStatusTellsEverything(t *testing.T) {
 	rng := seeded(t)
 	r := newRig(t, nil, nil)

@@ -34,6 +34,7 @@ type shipper struct {
 
 	published time.Time      // of the last object given to the publisher
 	shown     *dr.Checkpoint // the last one published
+	beyond    bool           // records behind shown were published that no checkpoint covers yet
 
 	spareMu  sync.Mutex
 	busy     *pressure
@@ -232,10 +233,12 @@ func (h *shipper) letGo(ctx context.Context) error {
 }
 
 // unchanged reports whether o's checkpoint may be left out: nothing was written
-// since the one before, it says the same, and that one is not old.
+// since the one before, neither in o nor in a cell that was closed because it was
+// full, or whose checkpoint was given up; it says the same, and that one is not
+// old.
 func (h *shipper) unchanged(o *object) bool {
 	p := h.shown
-	return o.cp != nil && o.b == nil && len(o.metas) == 0 && p != nil && o.cp.Kind == dr.CrashConsistent &&
+	return o.cp != nil && o.b == nil && len(o.metas) == 0 && p != nil && !h.beyond && o.cp.Kind == dr.CrashConsistent &&
 		o.cp.Scope == p.Scope && slices.Equal(o.cp.Missing, p.Missing) && slices.Equal(o.cp.Disks, p.Disks) &&
 		time.Since(h.published) < h.s.cfg.Heartbeat
 }
@@ -259,6 +262,7 @@ func (h *shipper) publish(ctx context.Context, o *object) error {
 		o.b = b
 	}
 	o.b.SetSeqs(o.first, o.last)
+	h.beyond = o.cp == nil
 	if o.cp != nil {
 		o.b.SetCheckpoint(*o.cp)
 		h.shown = o.cp
