@@ -106,8 +106,10 @@ func New(cfg Config, o Options) (*Filter, error) {
 	if err := fits(f.out.helloLocked()); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
+	if err := f.pauseAsBefore(o.Legacy); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
 	f.legacy = o.Legacy
-	f.out.pauseAsBefore(o.Legacy)
 	return f, nil
 }
 
@@ -163,7 +165,7 @@ func (f *Filter) Run(ctx context.Context) error {
 	limit, handing := drainLimit, f.handing
 	if handing != nil {
 		limit = handing.limit
-		handing.collect(f.ports)
+		handing.collect(f.ports, f.out.pausesNow())
 	}
 	f.mu.Unlock()
 	stopSync()

@@ -83,6 +83,11 @@ const (
 	maxLegacyConns = 1024
 	legacyBatch    = 200
 
+	// maxPauseFile bounds the file that tells what is paused, in bytes, and
+	// maxPauses the disks in it: an id takes 39 bytes.
+	maxPauseFile = 64 << 10
+	maxPauses    = 1000
+
 	// maxDisks bounds the disks of a host: a Hello must fit its frame.
 	maxDisks = 500
 	// maxName bounds names of hosts, VMs and disks.

@@ -39,10 +39,10 @@ type members struct {
 	disks     []*disk
 	nextIndex uint16 // of disks; never reused while the host component runs
 	edition   int
-	owing     int // disks with membership.owed
-	leaving   int // disks with membership.leave
-	yielding  int // disks with membership.before
-	pausedAll string
+	owing     int    // disks with membership.owed
+	leaving   int    // disks with membership.leave
+	yielding  int    // disks with membership.before
+	users     pauses // what people have paused
 }
 
 // membership is how a disk stands to the stream, beside the host's mode.
@@ -203,7 +203,10 @@ func (o *outlet) join(vm *dr.VMConfig, fresh []*disk) error {
 	for _, d := range fresh {
 		d.index = o.nextIndex
 		o.nextIndex++
-		d.member = membership{edition: at, held: d.member.held, paused: o.pausedAll}
+		d.member = membership{edition: at, held: d.member.held}
+		if o.users.has(d.info.ID) {
+			d.member.paused = causePaused
+		}
 		o.oweLocked(d)
 	}
 	o.disks = append(slices.Clip(o.disks), fresh...)

@@ -151,6 +151,7 @@ func (f *Filter) Unprotect(ctx context.Context, vm dr.VMID, disks []dr.DiskID, o
 	if err != nil {
 		return Unprotected{}, err
 	}
+	f.forgetPauses(ports)
 	failed := stopAll(ports)
 	for _, p := range ports {
 		if o.Release {
