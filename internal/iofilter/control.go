@@ -73,6 +73,7 @@ func (f *Filter) Sync(t Target, mode SyncMode) error {
 	if _, err := f.findLocked(op, t); err != nil {
 		return err
 	}
+	f.renewAll(t)
 	switch mode {
 	case SyncBitmap:
 		f.out.letGo(t)

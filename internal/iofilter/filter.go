@@ -152,6 +152,7 @@ func (f *Filter) Run(ctx context.Context) error {
 	defer stopSync()
 	var running, copying sync.WaitGroup
 	running.Go(func() { f.out.watch(own) })
+	running.Go(func() { f.out.vigil(own) })
 	running.Go(func() { f.out.runLink(own, f.dial) })
 	copying.Go(func() { f.out.runCursor(syncing, f.pace) })
 
@@ -170,6 +171,7 @@ func (f *Filter) Run(ctx context.Context) error {
 	f.mu.Unlock()
 	stopSync()
 	copying.Wait()
+	f.out.lookNow() // what has strayed is not handed over as complete
 	if !f.out.drain(limit) {
 		f.log.Warn("stopped before the DRVA had everything")
 	} else if err == nil {

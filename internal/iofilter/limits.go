@@ -141,6 +141,12 @@ const (
 	// again.
 	serveRetry = time.Second
 
+	// strayCalm is how long an image must have been left alone by whoever wrote to
+	// it past the host component before it is compared: guests that run write
+	// every few seconds. strayEvery is how often it is looked at until then.
+	strayCalm  = 15 * time.Second
+	strayEvery = time.Second
+
 	// drainLimit is how long a stopping host waits for the DRVA to have
 	// everything.
 	drainLimit = 5 * time.Second

@@ -79,7 +79,7 @@ func (m *membership) lostStream() {
 // asideLocked reports whether d's writes stay outside the stream, whatever the
 // host's mode.
 func (d *disk) asideLocked() bool {
-	return d.member.owed || d.member.held || d.member.paused != "" || d.member.retired
+	return d.member.owed || d.member.held || d.seen.strayed || d.member.paused != "" || d.member.retired
 }
 
 // diskLocked returns the disk with an index, or nil.
@@ -223,6 +223,7 @@ func (o *outlet) replace(old, now *disk) {
 	old.member.retired = true
 	now.index, now.complete, now.announced = old.index, old.complete, old.announced
 	now.member = membership{held: old.member.held, paused: old.member.paused}
+	now.seen.strayed = old.seen.strayed
 	chunks := now.dirty.Chunks()
 	for c, ok := old.dirty.Next(0); ok && int64(c) < chunks; c, ok = old.dirty.Next(c + 1) {
 		now.dirty.Set(int64(c)*dr.ChunkSize, 1)

@@ -316,6 +316,7 @@ func (f *Filter) measured(p *port, old *disk) {
 	info.Size = p.primary.Size()
 	p.disk = f.out.newDisk(info, p.primary)
 	p.disk.away = old.away
+	p.watch()
 	p.remember(&f.cfg, f.fs, true)
 	p.disk.dirty = newDirtyMap(info.Size) // what is dirty replace knows
 	if p.disk.keep != nil {
