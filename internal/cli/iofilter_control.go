@@ -161,8 +161,8 @@ func newPauseCommand() *cobra.Command {
 	return targetCommand("pause", "Pause the protection of a domain, a host, a VM or a disk",
 		`Has what answers on SOCKET acknowledge writes from the primary disks alone and
 remember what changes, until "holdfast resume": a DRVA all hosts of its domain, so
-that no checkpoint is cut, also when the DRVA or a host is started again; a host
-component all its disks, or those of a VM, until it is started again. What was
+that no checkpoint is cut; a host component all it has and will have, or the disks of
+a VM. It holds when the DRVA or a host component is started again. What was
 recoverable stays so.`, "paused: the RPO grows until \"holdfast resume\"", false)
 }
 

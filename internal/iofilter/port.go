@@ -73,8 +73,18 @@ func (f *Filter) open(vm dr.VMID, c Disk) (*port, error) {
 	p.disk = f.out.newDisk(info, p.primary)
 	p.disk.away = c.Source != nil && c.Source.Socket == ""
 	p.disk.member.held = c.Held
+	p.watch()
 	p.remember(&f.cfg, f.fs, c.Unseen)
 	return p, nil
+}
+
+// watch has the image looked at while nobody has it open, if it tells anything.
+func (p *port) watch() {
+	if p.file != nil {
+		if at := modified(p.conf.Path); at != 0 {
+			p.disk.seen = watched{image: p.conf.Path, modified: at}
+		}
+	}
 }
 
 // remember gives the disk its sidecar, if it has one.
@@ -146,14 +156,8 @@ func (p *port) start(ctx context.Context) {
 
 // enter counts a client that uses the disk.
 func (d *disk) enter() (leave func()) {
-	count := func(n int) {
-		d.out.mu.Lock()
-		defer d.out.mu.Unlock()
-		d.clients += n
-		d.out.restateLocked()
-	}
-	count(1)
-	return func() { count(-1) }
+	d.arrived()
+	return d.departed
 }
 
 // serve serves until ctx ends. A socket that fails is served again: one disk's
