@@ -293,7 +293,7 @@ func TestDamage(t *testing.T) {
 		w, l := busy(t, testPolicy())
 		w.maintain(l, w.crewOf(l), false)
 		w.maintain(l, w.crewOf(l), true)
-		w.back.(*mem.Store).Damage(journal.ManifestName(l.id, l.last.Generation), damage)
+		w.back.(*mem.Store).Damage(manifestName(l.id, l.last.Generation), damage)
 		w.maintain(l, w.crewOf(l), false)
 		if !has(l.last.Alarms, "is damaged and is replaced") {
 			t.Errorf("alarms: %v", l.last.Alarms)
