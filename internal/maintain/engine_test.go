@@ -436,3 +436,18 @@ func TestOptions(t *testing.T) {
 		t.Errorf("no such timeline: %v", err)
 	}
 }
+
+// A maintainer that was away says so, and only as long as it is behind.
+func TestMaintenanceThatStoodStillSaysSo(t *testing.T) {
+	w, l, m, _ := beside(t)
+	w.dense(l, backlogAlarm+1, 100*time.Millisecond)
+	w.maintain(l, m, false)
+	if !has(l.last.Alarms, "does not keep up") {
+		t.Errorf("%d objects behind: %v", l.last.Backlog, l.last.Alarms)
+	}
+	w.dense(l, 3, time.Second)
+	w.maintain(l, m, false)
+	if has(l.last.Alarms, "does not keep up") {
+		t.Errorf("%d objects behind: %v", l.last.Backlog, l.last.Alarms)
+	}
+}
