@@ -60,7 +60,7 @@ func TestTakeOversAndPausesAtRandom(t *testing.T) {
 		w.call("/resume")
 		w.nap(100)
 		quiet()
-		want, err := os.ReadFile(w.path("disk.raw"))
+		want, err := os.ReadFile(w.Path("disk.raw"))
 		must(t, err)
 		w.await("it has sent everything", func(st *iofilter.Status) bool {
 			return st.Disks[0].DirtyBytes == 0 && st.State == iofilter.Streaming && st.Stream.Durable+1 == st.Stream.Next
@@ -78,7 +78,7 @@ func TestTakeOversAndPausesAtRandom(t *testing.T) {
 
 // step has one process follow another, with pauses around.
 func (w *wild) step(host *rig.Process) *rig.Process {
-	w.t.Helper()
+	w.T.Helper()
 	if w.rng.IntN(2) == 0 {
 		w.call("/pause")
 		w.nap(100)
@@ -90,7 +90,7 @@ func (w *wild) step(host *rig.Process) *rig.Process {
 		w.call([]string{"/pause", "/resume"}[w.rng.IntN(2)])
 	}
 	if err := w.awaitEnd(host); err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	w.nap([]int{1, 40, 400}[w.rng.IntN(3)])
 	if w.rng.IntN(2) == 0 {
@@ -106,16 +106,16 @@ func (w *wild) nap(most int) {
 
 // call asks whoever answers, again while nobody does; what is answered holds.
 func (w *wild) call(path string) {
-	w.t.Helper()
+	w.T.Helper()
 	w.log = append(w.log, path)
 	until := time.Now().Add(patience)
 	for {
-		err := control.CallLocal(w.t.Context(), w.path("host.sock"), path, nil, &struct{}{})
+		err := control.CallLocal(w.T.Context(), w.Path("host.sock"), path, nil, &struct{}{})
 		if err == nil {
 			break
 		}
 		if !errs.Is(err, errs.Unavailable) || time.Now().After(until) {
-			w.t.Fatal(path, err)
+			w.T.Fatal(path, err)
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -127,9 +127,9 @@ func (w *wild) call(path string) {
 
 // writers write numbered blocks over one connection until they are quieted.
 func (w *wild) writers(n int) (quiet func()) {
-	w.t.Helper()
-	c, err := nbd.Dial(w.t.Context(), "unix", w.path("disk.nbd"), nbd.DialOptions{Export: "disk0"})
-	must(w.t, err)
+	w.T.Helper()
+	c, err := nbd.Dial(w.T.Context(), "unix", w.Path("disk.nbd"), nbd.DialOptions{Export: "disk0"})
+	must(w.T, err)
 	stop := make(chan struct{})
 	var all sync.WaitGroup
 	failed := make([]error, n)
@@ -150,9 +150,9 @@ func (w *wild) writers(n int) (quiet func()) {
 		})
 	}
 	return func() {
-		w.t.Helper()
+		w.T.Helper()
 		close(stop)
 		all.Wait()
-		must(w.t, errors.Join(append(failed, c.Close())...))
+		must(w.T, errors.Join(append(failed, c.Close())...))
 	}
 }
