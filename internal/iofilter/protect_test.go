@@ -358,7 +358,7 @@ func TestHeldDiskIsNotCopied(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.Close()
-		if err := r.Sync(Target{Disks: []dr.DiskID{id}}, SyncBitmap); err != nil {
+		if err := r.Vouch(Target{Disks: []dr.DiskID{id}}, SyncBitmap); err != nil {
 			t.Fatal(err)
 		}
 		r.synced()
@@ -375,6 +375,12 @@ func TestHeldDiskIsNotCopied(t *testing.T) {
 // TestHold: a disk that is about to be written behind our back counts for no
 // checkpoint until it has been compared.
 func TestHold(t *testing.T) {
+	for _, mode := range []SyncMode{SyncBitmap, SyncHash, SyncFull} {
+		t.Run(string(mode), func(t *testing.T) { hold(t, mode) })
+	}
+}
+
+func hold(t *testing.T, mode SyncMode) {
 	r := runFilter(t)
 	vm := r.vm("a", 4<<20)
 	if err := r.Protect(t.Context(), vm); err != nil {
@@ -401,7 +407,15 @@ func TestHold(t *testing.T) {
 	if err := os.WriteFile(vm.Disks[0].Path, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Sync(target, SyncFull); err != nil {
+	for _, mode := range []SyncMode{SyncBitmap, SyncHash, SyncFull} { // a person's word is not enough
+		if err := r.Sync(target, mode); err != nil {
+			t.Fatal(err)
+		}
+		if d, _ := r.disk(id); d.Cause != causeHeld {
+			t.Errorf("sync %s let it go: %+v", mode, d)
+		}
+	}
+	if err := r.Vouch(target, mode); err != nil {
 		t.Fatal(err)
 	}
 	r.synced()
