@@ -41,7 +41,7 @@ type disk struct {
 	attachable bool // it is served: clients says something
 	shown      shown
 	progress   syncProgress
-	calm       chan struct{} // closed by restateLocked when there is nothing to copy; nil: nobody waits
+	calm       chan struct{} // closed by restateLocked when there is nothing to copy, or nothing will be; nil: nobody waits
 	seen       watched       // its image, while nobody has it open
 	away       bool          // its primary cannot be reached: nothing of it is copied
 	readError  error         // why the primary could not be read; nil: it could

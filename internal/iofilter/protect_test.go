@@ -424,3 +424,30 @@ func hold(t *testing.T, mode SyncMode) {
 		t.Errorf("a disk nobody knows: %v", err)
 	}
 }
+
+// TestReleaseOfWhatCannotBeCompleted: a disk that is paused, or held because its
+// guest goes on without the host component, is let go of at once, and not as
+// complete.
+func TestReleaseOfWhatCannotBeCompleted(t *testing.T) {
+	for name, bar := range map[string]func(*Filter, Target) error{
+		"held": (*Filter).Hold, "paused": (*Filter).Pause, "nothing": func(*Filter, Target) error { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := runFilter(t)
+			vm := r.vm("a", 1<<20)
+			if err := r.Protect(t.Context(), vm); err != nil {
+				t.Fatal(err)
+			}
+			r.synced()
+			if err := bar(r.Filter, Target{VM: vm.Config.ID}); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			u, err := r.Unprotect(ctx, vm.Config.ID, nil, UnprotectOptions{Release: true})
+			if err != nil || ctx.Err() != nil || u.Clean != (name == "nothing") {
+				t.Errorf("%+v, %v; waited in vain: %v", u, err, ctx.Err() != nil)
+			}
+		})
+	}
+}
