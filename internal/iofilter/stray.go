@@ -3,6 +3,7 @@ package iofilter
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"holdfast/internal/wire"
@@ -133,6 +134,9 @@ func (o *outlet) lookAt(looks []look) (strayed bool) {
 func (o *outlet) vouchLocked(c wire.Confirm) error {
 	if !c.OK || len(o.looksLocked()) == 0 {
 		return o.answerLocked(c)
+	}
+	if len(o.vouching) == maxVouching { // a file system hangs: the first is given up by now
+		o.vouching = slices.Delete(o.vouching, 0, 1)
 	}
 	o.vouching = append(o.vouching, c)
 	signal(o.doubt)
