@@ -25,6 +25,8 @@ type LiveRig struct {
 	Fixed    bool                 // an attached export cannot follow a disk that grows
 	// Export serves the content of Disk as Prepare named it, until the test ends.
 	Export func(t *testing.T, src hypervisor.Source, c hypervisor.Capture) Export
+	// Follow has an export serve its image's new size; nil: it does so by itself.
+	Follow func(t *testing.T, e Export)
 	// Load is a guest that writes to Disk all the while; nil: none.
 	Load *Load
 	// Provoke makes each kind of change that the platform can tell of.
@@ -409,9 +411,15 @@ func resize(b *liveBench) {
 		b.alone(vm, grown)
 		return
 	}
+	follow := func(ctx context.Context) error {
+		if b.Follow != nil {
+			b.Follow(b.T, e)
+		}
+		return serve(ctx)
+	}
 	for range 3 {
 		b.goesOn()
-		b.ok(grow(e.Attachment, serve), "Resize of an attached disk")
+		b.ok(grow(e.Attachment, follow), "Resize of an attached disk")
 		if d := b.disk(vm); !d.Attached || d.Size != grown.Size || d.Socket != e.Socket {
 			b.Fatalf("after Resize: %+v, want attached, of %d bytes", d, grown.Size)
 		}
