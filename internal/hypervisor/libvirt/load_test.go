@@ -1,6 +1,7 @@
 package libvirt_test
 
 import (
+	"context"
 	"net"
 	"os"
 	"os/exec"
@@ -77,6 +78,40 @@ func TestAttachAndDetachUnderLoad(t *testing.T) {
 			t.Logf("%d commits, none lost", acked)
 		})
 	}
+}
+
+// TestResizeCutShort kills the driver, as far as libvirt can tell, while it holds
+// the VM; the next one has the VM go on.
+func TestResizeCutShort(t *testing.T) {
+	opt := libvirt.Options{Route: libvirt.RouteMonitor}
+	r := newRig(t, opt, libvirttest.Disk{})
+	r.boot()
+	r.load()
+	vm := r.vm()
+	e := serve(t, r.site.Dir, r.image)
+	_, err := vm.Attach(r.ctx, "vda", e.Attachment)
+	r.must(err)
+	info, err := vm.Info(r.ctx)
+	r.must(err)
+	opt.Socket = r.site.Socket
+	var next *libvirt.Platform
+	_, err = vm.Resize(r.ctx, "vda", info.Disks[0].Size+1<<20, e.Attachment, func(context.Context) error {
+		r.p.Close()
+		next = r.connect(opt)
+		r.goesOn()
+		return nil
+	})
+	if err == nil {
+		t.Fatal("Resize by a driver that was closed succeeded")
+	}
+	r.p = next
+	_, err = r.vm().Detach(r.ctx, "vda")
+	r.must(err)
+	r.goesOn()
+	r.quiet()
+	acked := r.console.Acked()
+	r.site.Virsh("suspend", r.guest.Name)
+	r.check(acked)
 }
 
 // TestFreeze runs the suite against a real agent in the guest, which has a file

@@ -35,12 +35,11 @@ func (v *liveVM) Resize(ctx context.Context, disk string, size int64, a hypervis
 		}
 		return hypervisor.Switch{Pause: time.Since(begin), Route: routeResize}, serve(ctx)
 	}
-	goOn, err := c.halt(ctx)
-	if err != nil {
-		return hypervisor.Switch{}, err
+	if err := c.halt(ctx); err != nil {
+		return hypervisor.Switch{}, errors.Join(err, c.unhalt(ctx))
 	}
 	err = c.regrow(ctx, size, serve)
-	if err = errors.Join(err, goOn(ctx)); err != nil {
+	if err = errors.Join(err, c.unhalt(ctx)); err != nil {
 		return hypervisor.Switch{}, err
 	}
 	sw := hypervisor.Switch{Pause: time.Since(begin), Route: routeResize}
@@ -81,19 +80,42 @@ func (c *change) grows(ctx context.Context, size int64, a hypervisor.Attachment)
 	return err
 }
 
-// halt stops the VM, and returns how to let it go on if it ran.
-func (c *change) halt(ctx context.Context) (goOn func(context.Context) error, err error) {
+// halt stops the VM if it runs, and leaves word of it: whoever comes after a
+// driver that was killed has the VM go on.
+func (c *change) halt(ctx context.Context) error {
 	state, err := ask(ctx, c.p.conn, c.op, c.name, func(l *golibvirt.Libvirt) (int32, error) {
 		state, _, err := l.DomainGetState(c.ref, 0)
 		return state, err
 	})
 	if err != nil || golibvirt.DomainState(state) != golibvirt.DomainRunning {
-		return func(context.Context) error { return nil }, err
+		return err
 	}
-	goOn = func(ctx context.Context) error {
-		return tell(ctx, c.p.conn, c.op, c.name, func(l *golibvirt.Libvirt) error { return l.DomainResume(c.ref) })
+	r := *c.rec
+	r.Halted = true
+	if err := c.remember(ctx, r); err != nil {
+		return err
 	}
-	return goOn, tell(ctx, c.p.conn, c.op, c.name, func(l *golibvirt.Libvirt) error { return l.DomainSuspend(c.ref) })
+	return tell(ctx, c.p.conn, c.op, c.name, func(l *golibvirt.Libvirt) error { return l.DomainSuspend(c.ref) })
+}
+
+// unhalt lets a VM go on that was halted, by this driver or one before it.
+func (c *change) unhalt(ctx context.Context) error {
+	if c.rec == nil || !c.rec.Halted {
+		return nil
+	}
+	err := tell(ctx, c.p.conn, c.op, c.name, func(l *golibvirt.Libvirt) error {
+		err := l.DomainResume(c.ref)
+		if code(err) == golibvirt.ErrOperationInvalid {
+			return nil // it runs, or is off
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r := *c.rec
+	r.Halted = false
+	return c.remember(ctx, r)
 }
 
 // enlarge has libvirt grow the image, and tell the guest.
@@ -113,12 +135,18 @@ func (c *change) regrow(ctx context.Context, size int64, serve func(context.Cont
 	failed := c.enlarge(ctx, size)
 	if failed == nil {
 		if err := serve(ctx); err != nil {
-			return errors.Join(errs.E(c.op, errs.Internal, c.name+" "+r.Name, err), c.undo(ctx))
+			return errors.Join(errs.E(c.op, errs.Internal, c.name+" "+r.Name, err), c.outside(ctx))
 		}
 		r.Size = size
 	}
 	if _, err := c.slipIn(ctx, r); err != nil {
-		return errors.Join(failed, err, c.undo(ctx))
+		return errors.Join(failed, err, c.outside(ctx))
 	}
 	return errors.Join(failed, c.remember(ctx, r))
+}
+
+// outside lets a VM go on whose export could not be slipped in again, and
+// forgets the export.
+func (c *change) outside(ctx context.Context) error {
+	return errors.Join(c.unhalt(ctx), c.undo(ctx))
 }

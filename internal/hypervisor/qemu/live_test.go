@@ -241,6 +241,35 @@ func TestResizeLetsNoWritePass(t *testing.T) {
 	}
 }
 
+// TestResizeCutShort takes a driver's connection away while it holds the VM, as
+// its end does; the next one has the VM go on, on its own image.
+func TestResizeCutShort(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	g := startGuest(t, "raw", 1, stops...)
+	p, vm := liveVM(ctx, t, g)
+	e, _ := attach(ctx, t, vm, "d0", hypervisor.InPath)
+	var next hypervisor.Platform
+	_, err := vm.Resize(ctx, "d0", liveSize+1<<20, e.Attachment, func(context.Context) error {
+		go p.Close() // hangs up at once, and waits for Resize
+		next = g.platform(t)
+		g.goesOn(ctx, t)
+		return nil
+	})
+	if err == nil {
+		t.Fatal("Resize by a driver that was closed succeeded")
+	}
+	t.Cleanup(func() { next.Close() })
+	if vm, err = next.VM(ctx, "web"); err != nil {
+		t.Fatal(err)
+	}
+	info, err := vm.Info(ctx)
+	if err != nil || info.Disks[0].Attached || info.Disks[0].Size != liveSize+1<<20 {
+		t.Fatalf("after a resize that was cut short: %+v, %v", info.Disks, err)
+	}
+	g.verify(t)
+}
+
 // ownContent sums up what the guest's own image holds, in its first size.
 func ownContent(t *testing.T, g *liveGuest) [sha256.Size]byte {
 	t.Helper()

@@ -31,11 +31,11 @@ func (v *LiveVM) Resize(ctx context.Context, disk string, size int64, a hypervis
 		return sw, err
 	}
 	begin := time.Now()
-	if err := w.run("stop", nil); err != nil {
+	if err := w.halt(); err != nil {
 		return hypervisor.Switch{}, err
 	}
 	err = w.regrow(size, a, serve)
-	if err = errors.Join(err, w.goOn()); err != nil {
+	if err = errors.Join(err, w.endHalt()); err != nil {
 		return hypervisor.Switch{}, err
 	}
 	sw := hypervisor.Switch{Pause: time.Since(begin), Route: routeResize}
@@ -101,3 +101,44 @@ func (w *deal) regrow(size int64, a hypervisor.Attachment, serve func(context.Co
 // anew looks at the disk again. The commands of what it returns are as
 // independent of the caller as w's.
 func (w *deal) anew() (*deal, error) { return w.v.deal(w.ctx, w.op, w.d.name) }
+
+// halt stops a VM that runs, and leaves word of it in QEMU: whoever comes after a
+// driver that was killed has the VM go on.
+func (w *deal) halt() error {
+	w.v.halting = true
+	if w.s.status != "running" {
+		return nil
+	}
+	err := w.n.add(object{"driver": "null-co", "node-name": haltNode, "size": 0}, "")
+	if err == nil {
+		err = w.run("stop", nil)
+	}
+	if err != nil {
+		return errors.Join(err, w.endHalt())
+	}
+	return nil
+}
+
+// endHalt lets the VM go on, if it ran.
+func (w *deal) endHalt() error {
+	w.v.halting = false
+	err := w.goOn()
+	if w.s.status == "running" {
+		w.n.remove(haltNode)
+	}
+	return err
+}
+
+// unhalt has a VM go on that a driver stopped which is gone.
+func (v *LiveVM) unhalt(ctx context.Context, q *qmp, s *scan) error {
+	if _, halted := s.nodes[haltNode]; !halted || v.halting {
+		return nil
+	}
+	if err := q.execute(ctx, "cont", nil, nil); err != nil {
+		return err
+	}
+	v.p.log.Warn("a VM that a driver had stopped goes on", "vm", s.id)
+	s.status = "running"
+	delete(s.nodes, haltNode)
+	return q.execute(ctx, "blockdev-del", object{"node-name": haltNode}, nil)
+}
