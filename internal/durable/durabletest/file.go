@@ -143,6 +143,7 @@ func (f *file) Sync() error {
 	switch {
 	case f.closed:
 		err = syscall.EBADF
+	case err != nil && f.fs.halted: // the machine stopped: no sync was tried
 	case err != nil:
 		for _, p := range f.node.pending {
 			p.doomed = true

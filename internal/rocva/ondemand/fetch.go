@@ -143,17 +143,24 @@ func (f *fetcher) land(s sink, list []want) {
 	}
 }
 
+// localError is a failure on this side: waiting mends it only if room is
+// missing.
+type localError struct{ error }
+
+func (e localError) Unwrap() error { return e.error }
+
 // persist repeats a try until it succeeds, fails for a reason that time does
 // not mend, or ctx ends.
 func (f *fetcher) persist(ctx context.Context, try func() error) error {
 	wait, damaged := retryFirst, 0
 	for {
 		err := try()
+		var local localError
 		switch {
 		case err == nil:
 			f.stall.over()
 			return nil
-		case ctx.Err() != nil:
+		case ctx.Err() != nil, errors.As(err, &local) && !errs.Is(err, errs.Full):
 			return err
 		case errs.Is(err, errs.Corrupt):
 			if damaged++; damaged == corruptTries {
@@ -241,7 +248,7 @@ func (f *fetcher) span(ctx context.Context, s sink, o *frame.Object, span frame.
 			return err
 		}
 		if err := s.put(p.Entry.Chunk, p.Take, p.Entry.Mask, b); err != nil {
-			return err
+			return localError{err}
 		}
 	}
 	return nil
