@@ -189,3 +189,16 @@ func same(t testing.TB, what string, got, want []byte) {
 	}
 	t.Fatalf("%s: %d bytes, not %d", what, len(got), len(want))
 }
+
+// reopen opens the world's container in another store that holds it.
+func reopen(t testing.TB, st store.Store, w *world) (c *journal.Container) {
+	t.Helper()
+	for range 100 { // the store may be in bad weather
+		var err error
+		if c, err = journal.Open(context.Background(), st, w.key.Identity()); err == nil {
+			return c
+		}
+	}
+	t.Fatal("the container cannot be opened")
+	return nil
+}
