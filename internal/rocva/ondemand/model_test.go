@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"holdfast/internal/dr"
 	"holdfast/internal/durable"
@@ -24,7 +25,9 @@ import (
 
 const (
 	modelClients = 6
-	modelStripe  = 5 * dr.BlockSize // chunks are shared by clients, blocks are not
+	// impatient is a limit that bad weather often outlasts.
+	impatient   = time.Millisecond
+	modelStripe = 5 * dr.BlockSize // chunks are shared by clients, blocks are not
 )
 
 // model is one run.
@@ -39,7 +42,8 @@ type model struct {
 
 	mu      sync.Mutex
 	oracles []*oracle // guarded by mu
-	ops     int       // guarded by mu
+	left    int       // guarded by mu; operations until the loss
+	lose    func()    // guarded by mu; the loss
 	stop    bool      // guarded by mu
 	bad     error     // guarded by mu; the first thing that was not as it should be
 }
@@ -58,8 +62,12 @@ func (m *model) client(n int, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, uint64(n)))
 	for {
 		m.mu.Lock()
+		if m.left--; m.left == 0 {
+			// Under the lock: all that is acknowledged by now is in the image.
+			m.lose()
+			m.stop = true
+		}
 		stop := m.stop
-		m.ops++
 		m.mu.Unlock()
 		if stop {
 			return
@@ -166,26 +174,22 @@ func (m *model) life(rng *rand.Rand, ops int, loss durabletest.Loss) {
 			}
 		})
 	}
-	m.ops, m.stop = 0, false
-	for n := range modelClients {
-		seed := rng.Uint64()
-		wg.Go(func() { m.client(n, seed) })
-	}
 	var image *durabletest.FS
 	oracles := make([]*oracle, len(m.oracles))
-	for image == nil {
-		m.mu.Lock()
-		if m.ops >= ops || m.stop {
-			// Under the lock: all that is acknowledged by now is in the image.
-			image = m.fs.Image(rng.Uint64(), loss)
-			// What the oracle learns while the rest ends is of a world that is no more.
-			for i, o := range m.oracles {
-				oracles[i] = o.clone()
-			}
-			m.stop = true
+	m.left, m.stop = ops, false
+	m.lose = func() {
+		image = m.fs.Image(rng.Uint64(), loss)
+		// What the oracle learns while the rest ends is of a world that is no more.
+		for i, o := range m.oracles {
+			oracles[i] = o.clone()
 		}
-		m.mu.Unlock()
 	}
+	var clients sync.WaitGroup
+	for n := range modelClients {
+		seed := rng.Uint64()
+		clients.Go(func() { m.client(n, seed) })
+	}
+	clients.Wait()
 	if loss == durabletest.PowerLoss {
 		m.boot++
 	}
@@ -193,7 +197,9 @@ func (m *model) life(rng *rand.Rand, ops int, loss durabletest.Loss) {
 	wg.Wait()
 	m.set.stop()
 	m.set.shut()
-	m.fs, m.oracles = image, oracles
+	if image != nil { // else something is wrong already
+		m.fs, m.oracles = image, oracles
+	}
 }
 
 func (o *oracle) clone() *oracle {
@@ -259,9 +265,10 @@ func (m *model) judge(loss durabletest.Loss, exact bool) error {
 
 // breaks are what a broken twin changes.
 type breaks struct {
-	fs   func(durable.FS) durable.FS
-	wrap func(nbd.Disk) nbd.Disk
-	hurt func(*Set, *rand.Rand)
+	fs    func(durable.FS) durable.FS
+	wrap  func(nbd.Disk) nbd.Disk
+	hurt  func(*Set, *rand.Rand)
+	limit time.Duration // of a stall; 0: the default
 }
 
 // runModel lives through some losses and then to the end; it returns the first thing that
@@ -287,6 +294,9 @@ func runModel(t *testing.T, rng *rand.Rand, losses, ops int, b breaks) error {
 	for range losses {
 		loss := durabletest.Loss(rng.IntN(2))
 		exact = exact && loss == durabletest.ProcessDeath
+		if b.limit > 0 {
+			m.set.fetch.limit = b.limit
+		}
 		m.life(rng, 20+rng.IntN(ops), loss)
 		if m.bad != nil {
 			return m.bad
@@ -323,8 +333,8 @@ func runModel(t *testing.T, rng *rand.Rand, losses, ops int, b breaks) error {
 // the checkpoint had.
 func TestModel(t *testing.T) {
 	rng := seeded(t)
-	for range 3 {
-		check(t, runModel(t, rng, 6, 1500, breaks{}))
+	for i := range 4 {
+		check(t, runModel(t, rng, 5, 700, breaks{limit: time.Duration(i%2) * impatient}))
 	}
 }
 
@@ -346,7 +356,7 @@ func (z zeroes) Submit(op *nbd.Op) {
 func TestModelCatchesBrokenRules(t *testing.T) {
 	rng := seeded(t)
 	all := map[string]breaks{
-		"a store that fails reads as zeroes": {wrap: func(d nbd.Disk) nbd.Disk { return zeroes{d} }},
+		"a store that fails reads as zeroes": {limit: impatient, wrap: func(d nbd.Disk) nbd.Disk { return zeroes{d} }},
 		// A block that is forgotten to be here is fetched again, over what the guest wrote.
 		"a fetch overwrites the guest's write": {hurt: func(s *Set, rng *rand.Rand) {
 			d := s.disks[0]
@@ -369,7 +379,7 @@ func TestModelCatchesBrokenRules(t *testing.T) {
 	for what, b := range all {
 		var caught error
 		for range 8 {
-			if caught = runModel(t, rng, 8, 1500, b); caught != nil {
+			if caught = runModel(t, rng, 5, 700, b); caught != nil {
 				break
 			}
 		}
