@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -143,7 +144,7 @@ func drive(ctx context.Context, s *Service, sc *scenario) (*Run, error) {
 		}
 	}
 	if sc.then == "" || r.Record().State == rests(sc.then, sc.op) {
-		return r, nil
+		return r, r.resume(ctx, "")
 	}
 	return r, r.Do(ctx, sc.then)
 }
@@ -153,11 +154,15 @@ func drive(ctx context.Context, s *Service, sc *scenario) (*Run, error) {
 // the end is the same. Half of them are undone instead: nothing is left.
 func TestKilledAnywhere(t *testing.T) {
 	rng := seeded(t)
+	stride := 16 // make recover-long: every operation
+	if os.Getenv("HOLDFAST_RECOVER_LONG") != "" {
+		stride = 1
+	}
 	for _, sc := range scenarios {
 		for _, loss := range []durabletest.Loss{durabletest.ProcessDeath, durabletest.PowerLoss} {
 			t.Run(fmt.Sprint(sc.name, loss), func(t *testing.T) {
 				n, undone := 0, 0
-				for k := 0; ; k++ {
+				for k := rng.IntN(stride); ; k += stride {
 					finished, undo := killedAt(t, &sc, k, loss, rng.Uint64())
 					if finished {
 						break
@@ -168,7 +173,7 @@ func TestKilledAnywhere(t *testing.T) {
 					}
 				}
 				t.Logf("%d kills, %d undone", n, undone)
-				if n < 50 {
+				if n < 200/stride {
 					t.Errorf("only %d kills", n)
 				}
 			})

@@ -155,6 +155,9 @@ func (s *Service) Begin(dir string, op Operation, q Request) (*Run, error) {
 		}
 		return nil, errors.Join(err, lock.Close())
 	}
+	if err := s.sweep(dir); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	now := s.now().UTC()
 	r := s.own(dir, lock, &Record{
 		Format: recordFormat, ID: dr.NewUUID(), Operation: op, State: Preparing, Created: now, Updated: now,
@@ -178,6 +181,16 @@ func (s *Service) lock(dir string) (io.Closer, error) {
 	return lock, err
 }
 
+// sweep removes what writes that a crash cut off left, once the lock is held.
+func (s *Service) sweep(dir string) error {
+	for _, d := range []string{dir, filepath.Join(dir, "evidence")} {
+		if err := durable.SweepTemps(s.fs, d, time.Unix(1<<40, 0)); err != nil && !errs.Is(err, errs.NotFound) {
+			return err
+		}
+	}
+	return nil
+}
+
 // Open takes a run over whose owner has ended. Kinds: NotFound, Conflict (it has
 // an owner), Corrupt, Invalid (another release's).
 func (s *Service) Open(dir string) (*Run, error) {
@@ -193,6 +206,9 @@ func (s *Service) Open(dir string) (*Run, error) {
 		return nil, err
 	}
 	rec, err := readRecord(s.fs, dir)
+	if err == nil {
+		err = s.sweep(dir)
+	}
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -226,7 +242,7 @@ func (r *Run) resume(ctx context.Context, at string) error {
 		a = Recover
 	}
 	if !rec.State.Active() && rec.State != RolledBack && rec.State != fails(a) {
-		return r.settle(ctx)
+		return r.revive(ctx)
 	}
 	return r.Do(ctx, a)
 }

@@ -139,8 +139,8 @@ func (rec *Record) admit(a Action) error {
 	if (a == Rollback || a == Cleanup) && rec.State.Active() && rec.Action == Recover {
 		return nil
 	}
-	if a == Cleanup && rec.State == Incomplete && rec.Action == Rollback {
-		return nil
+	if a == Rollback && rec.Action == Commit && !rec.Committed {
+		return nil // the commit died before it was one
 	}
 	return fmt.Errorf("the run is %s", rec.State)
 }

@@ -121,9 +121,6 @@ func (r *Run) bootOne(ctx context.Context, v *VMRecord) error {
 		return r.warn(errs.New("recovery.boot", errs.NotFound, v.Config.Name, v.Error).WithRemedy("attach its disks to a VM by hand"))
 	}
 	vm := r.vm(v.Config.ID)
-	if vm == nil && v.State == "ended" && r.Record().Committed {
-		return nil // its guest was shut down; nobody asked for it to be started again
-	}
 	var err error
 	if vm == nil {
 		vm, err = r.s.opts.Provider.Start(ctx, r.spec(v))
@@ -150,6 +147,22 @@ func (r *Run) noteVM(id dr.VMID, do func(*VMRecord)) error {
 			do(v)
 		}
 	})
+}
+
+// revive has the VMs of a run that rests run again, after their host has lost
+// power or the process that served their disks has died.
+func (r *Run) revive(ctx context.Context) error {
+	switch r.Record().State {
+	case Tested, BeforeCommit, FailedOver, Protected:
+	default:
+		return nil
+	}
+	for _, do := range []func(context.Context) error{r.plan, r.hydrate, r.boot} {
+		if err := do(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // spec is what a VM is started from.
