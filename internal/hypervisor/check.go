@@ -27,6 +27,10 @@ func (s *Spec) Check() error {
 		fault = fmt.Errorf(`firmware %q is neither "bios" nor "uefi"`, c.Firmware)
 	case !slices.Contains([]Accelerator{AutoAccelerator, KVM, TCG}, s.Accelerator):
 		fault = fmt.Errorf("accelerator %q is not known", s.Accelerator)
+	case s.Keep && s.WorkDir == "":
+		fault = fmt.Errorf("a VM that is kept needs a work directory, where it is found again")
+	case s.SerialLog != "" && !s.Serial:
+		fault = fmt.Errorf("a log of the serial port needs one")
 	default:
 		fault = s.checkDisks()
 		if fault == nil {
@@ -56,9 +60,9 @@ func (s *Spec) checkDisks() error {
 			return fmt.Errorf("disk %q is on unknown bus %q", d.Name, d.Bus)
 		case !ok:
 			return fmt.Errorf("disk %q has no source", d.Name)
-		case (src.Path == "") == (src.Socket == ""):
-			return fmt.Errorf("disk %q needs either a path or a socket", d.Name)
-		case src.Path != "" && src.Export != "":
+		case src.Path == "" && src.Socket == "":
+			return fmt.Errorf("disk %q needs a path or a socket", d.Name)
+		case src.Socket == "" && src.Export != "":
 			return fmt.Errorf("disk %q is a file and has no export", d.Name)
 		}
 		seen[d.ID] = true
@@ -82,8 +86,11 @@ func (s *Spec) checkNICs() error {
 		if !ok {
 			return fmt.Errorf("network card %d: network %q is mapped to nothing", i, n.Network)
 		}
-		if target.Kind != Isolated && target.Kind != User {
+		if target.Kind > Named {
 			return fmt.Errorf("network card %d: unknown kind of network", i)
+		}
+		if (target.Kind == Named) != (target.Name != "") {
+			return fmt.Errorf("network card %d: a named network, and no other, has a name", i)
 		}
 	}
 	return nil

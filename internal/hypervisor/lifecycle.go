@@ -98,6 +98,19 @@ func (l *Lifecycle) Wait(ctx context.Context) (Status, error) {
 	return l.Await(ctx, State.Final)
 }
 
+// WaitOr is Wait for a VM that its provider may let go of: then letGone is
+// closed, and the error's kind is Unavailable.
+func (l *Lifecycle) WaitOr(ctx context.Context, letGone <-chan struct{}) (Status, error) {
+	select {
+	case <-l.ended:
+	case <-letGone:
+		return l.Status(), errs.New("hypervisor.Wait", errs.Unavailable, "", "the provider was closed and let go of the VM")
+	case <-ctx.Done():
+		return l.Status(), errs.E("hypervisor.Wait", errs.Canceled, "", context.Cause(ctx))
+	}
+	return l.Status(), nil
+}
+
 // Await returns the first status, from now on, whose state satisfies is. Kinds:
 // Canceled; Conflict when a final state makes it impossible.
 func (l *Lifecycle) Await(ctx context.Context, is func(State) bool) (Status, error) {

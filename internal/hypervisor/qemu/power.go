@@ -2,7 +2,9 @@ package qemu
 
 import (
 	"context"
+	"path/filepath"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
 )
@@ -10,8 +12,25 @@ import (
 // Status returns the state now.
 func (v *VM) Status() hypervisor.Status { return v.life.Status() }
 
+// ID returns the VM's identity.
+func (v *VM) ID() dr.VMID { return v.run.ID }
+
+// Name returns the VM's name.
+func (v *VM) Name() string { return v.run.Name }
+
 // Serial returns the serial port's socket, or "".
-func (v *VM) Serial() string { return v.serial }
+func (v *VM) Serial() string { return v.inDir(v.run.Serial, serialSocket) }
+
+// Monitor returns the socket by which a Platform takes the VM, or "".
+func (v *VM) Monitor() string { return v.inDir(v.run.Keep, monitorSocket) }
+
+// inDir returns the path of a socket the run has, or "".
+func (v *VM) inDir(has bool, name string) string {
+	if !has {
+		return ""
+	}
+	return filepath.Join(v.dir, name)
+}
 
 // Events returns the VM's events.
 func (v *VM) Events() <-chan hypervisor.Event { return v.life.Events() }
@@ -38,10 +57,10 @@ func (v *VM) Resume(ctx context.Context) error { return v.toggle(ctx, "qemu.Resu
 // to do. The event that moves the state comes before the command's answer.
 func (v *VM) toggle(ctx context.Context, op, command string) error {
 	if s := v.Status(); s.State.Final() {
-		return errs.New(op, errs.Conflict, v.name, "the VM is "+s.State.String()+": "+s.Reason)
+		return errs.New(op, errs.Conflict, v.run.Name, "the VM is "+s.State.String()+": "+s.Reason)
 	}
 	if err := v.qmp.execute(ctx, command, nil, nil); err != nil {
-		return errs.E(op, errs.Internal, v.name, err)
+		return errs.E(op, errs.Internal, v.run.Name, err)
 	}
 	return nil
 }
@@ -61,7 +80,7 @@ func (v *VM) orderly(ctx context.Context, opt hypervisor.StopOptions) error {
 	case s.State.Final():
 		return nil
 	case s.State == hypervisor.Paused:
-		return errs.New("qemu.Stop", errs.Conflict, v.name, "a paused guest cannot shut down")
+		return errs.New("qemu.Stop", errs.Conflict, v.run.Name, "a paused guest cannot shut down")
 	}
 	v.life.Move(hypervisor.Stopping, "")
 	limited, cancel := context.WithTimeout(ctx, opt.EffectiveLimit())
@@ -72,10 +91,10 @@ func (v *VM) orderly(ctx context.Context, opt hypervisor.StopOptions) error {
 	}
 	v.life.Move(hypervisor.Running, "the guest did not shut down")
 	if limited.Err() != nil && ctx.Err() == nil {
-		return errs.New("qemu.Stop", errs.Transient, v.name,
+		return errs.New("qemu.Stop", errs.Transient, v.run.Name,
 			"the guest did not shut down in "+opt.EffectiveLimit().String())
 	}
-	return errs.E("qemu.Stop", errs.Internal, v.name, err)
+	return errs.E("qemu.Stop", errs.Internal, v.run.Name, err)
 }
 
 // press presses the power button until the VM ends, or a pause makes that
@@ -91,7 +110,7 @@ func (v *VM) press(ctx context.Context) error {
 		cancel()
 		switch {
 		case err == nil && s.State == hypervisor.Paused:
-			return errs.New("qemu.Stop", errs.Conflict, v.name, "the VM was paused while it shut down: "+s.Reason)
+			return errs.New("qemu.Stop", errs.Conflict, v.run.Name, "the VM was paused while it shut down: "+s.Reason)
 		case err == nil || ctx.Err() != nil:
 			return err
 		}
@@ -100,6 +119,11 @@ func (v *VM) press(ctx context.Context) error {
 
 // Kill ends the process and waits for it to be gone.
 func (v *VM) Kill(ctx context.Context) error {
+	select {
+	case <-v.letGone: // it is somebody else's
+		return errs.New("qemu.Kill", errs.Unavailable, v.run.Name, "the provider was closed and let go of the VM")
+	default:
+	}
 	v.kill()
 	_, err := v.Wait(ctx)
 	return err
@@ -117,4 +141,6 @@ func (v *VM) kill() {
 }
 
 // Wait returns the final status once there is one.
-func (v *VM) Wait(ctx context.Context) (hypervisor.Status, error) { return v.life.Wait(ctx) }
+func (v *VM) Wait(ctx context.Context) (hypervisor.Status, error) {
+	return v.life.WaitOr(ctx, v.letGone)
+}
