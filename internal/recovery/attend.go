@@ -94,8 +94,8 @@ func (r *Run) Attend(ctx context.Context) error {
 			err = errs.E("recovery.Attend", errs.Canceled, r.dir, context.Cause(ctx))
 		case a := <-r.requests:
 			a.reply <- r.DoWith(ctx, a.Action, a.ActOptions)
-		case <-r.filled():
-			err = r.settle(ctx)
+		case filled := <-r.filled():
+			err = r.settle(ctx, filled)
 		case <-decide.C:
 			err = r.decide(ctx)
 		case <-pins.C:

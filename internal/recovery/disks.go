@@ -155,7 +155,9 @@ func (r *Run) hydrate(ctx context.Context) error {
 	switch rec.Request.Mode {
 	case Full:
 		return r.full(ctx)
-	case Instant, Warm:
+	case Instant:
+		return r.instant(ctx)
+	case Warm:
 	}
 	return errs.New("recovery.hydrate", errs.Invalid, string(rec.Request.Mode), "this mode is not known")
 }
@@ -194,9 +196,9 @@ func (r *Run) discard(context.Context) error {
 		if err := r.fill.discard(); err != nil {
 			return err
 		}
-		r.fill = nil
+		r.setFill(nil)
 	}
-	for _, name := range []string{"disks", "vms", "nbd", "protect"} {
+	for _, name := range []string{"disks", "vms", "protect"} {
 		if name == "protect" && r.Record().Action != Cleanup {
 			continue
 		}

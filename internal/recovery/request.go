@@ -54,6 +54,7 @@ type Request struct {
 	Parallel  int                           `json:"parallel,omitempty"` // VMs started at once; 0: 4
 	Mode      Mode                          `json:"mode"`
 	Standby   string                        `json:"standby,omitempty"` // Warm: its directory
+	Rate      int64                         `json:"rate,omitempty"`    // Instant: of filling in the background, bytes a second; 0: no bound
 	Networks  map[string]hypervisor.Network `json:"networks,omitempty"`
 	Overrides map[string]Override           `json:"overrides,omitempty"` // by recorded name or id
 
@@ -98,7 +99,7 @@ func (q *Request) check() error {
 		return fmt.Errorf("automatic decision %q is neither commit nor rollback", q.Auto)
 	case (q.Auto == Wait) != (q.After == 0) || q.After < 0:
 		return fmt.Errorf("an automatic decision, and nothing else, needs a time after which it is taken")
-	case len(q.By) > maxText || len(q.Note) > maxText || q.Evidence < 0 || q.Protect.Quota < 0:
+	case len(q.By) > maxText || len(q.Note) > maxText || q.Evidence < 0 || q.Rate < 0 || q.Protect.Quota < 0:
 		return fmt.Errorf("a text is longer than %d bytes, or a number negative", maxText)
 	}
 	for id, path := range q.Onto {

@@ -34,6 +34,9 @@ type Options struct {
 	Source func(ctx context.Context, where map[string]string) (Source, error)
 	// Site is what protection at this site is made of; nil: none is prepared.
 	Site *Site
+	// StallLimit is how long a guest's read of a block that is not there yet waits
+	// for a store that does not answer; 0: package ondemand's default.
+	StallLimit time.Duration
 	// Logger is told what happens; nil: nobody.
 	Logger *slog.Logger
 	// FS is where runs lie; nil: the operating system's.

@@ -189,7 +189,7 @@ func (r *Run) spec(v *VMRecord) hypervisor.Spec {
 func (r *Run) diskSource(d *DiskRecord) hypervisor.Source {
 	src := hypervisor.Source{Path: r.diskPath(d)}
 	if r.fill != nil {
-		src = r.fill.where(d)
+		src = r.fill.where(r, d)
 	}
 	return src
 }
