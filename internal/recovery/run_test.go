@@ -144,12 +144,12 @@ func drive(ctx context.Context, s *Service, sc *scenario) (*Run, error) {
 		}
 	}
 	if sc.then == "" || r.Record().State == rests(sc.then, sc.op) {
-		return r, r.resume(ctx, "")
+		return r, r.revive(ctx)
 	}
 	if err := r.Do(ctx, sc.then); err != nil {
 		return r, err
 	}
-	return r, r.resume(ctx, "")
+	return r, r.revive(ctx)
 }
 
 // TestKilledAnywhere kills the process at every operation on files, store, VMs

@@ -242,6 +242,10 @@ func (r *Run) resume(ctx context.Context, at string) error {
 	}
 	a := rec.Action
 	if rec.State == RolledBack {
+		if at == "" {
+			return errs.New("recovery.Resume", errs.Conflict, r.dir, "the run was rolled back").
+				WithRemedy("name the point to try next with --at, or clean it up")
+		}
 		a = Recover
 	}
 	if !rec.State.Active() && rec.State != RolledBack && rec.State != fails(a) {
