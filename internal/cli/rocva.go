@@ -57,7 +57,7 @@ each VM's serial port. Runs until the VMs end; Ctrl-C shuts them down.`,
 // Recovery path, step 8: boot. The VM is built from the configuration of the
 // checkpoint, not of today, on the disks just rebuilt, away from production's
 // network.
-func bootAll(cmd *cobra.Command, dir string, r *recovery, only []string, accel hypervisor.Accelerator) error {
+func bootAll(cmd *cobra.Command, dir string, r *restored, only []string, accel hypervisor.Accelerator) error {
 	log, err := logger(cmd)
 	if err != nil {
 		return err
@@ -87,7 +87,7 @@ func bootAll(cmd *cobra.Command, dir string, r *recovery, only []string, accel h
 	return waitAll(cmd.Context(), running)
 }
 
-func bootSpec(dir string, r *recovery, cfg dr.VMConfig, accel hypervisor.Accelerator) hypervisor.Spec {
+func bootSpec(dir string, r *restored, cfg dr.VMConfig, accel hypervisor.Accelerator) hypervisor.Spec {
 	spec := hypervisor.Spec{Config: cfg, Sources: map[dr.DiskID]hypervisor.Source{}}
 	spec.Serial, spec.Accelerator = true, accel
 	spec.Networks = map[string]hypervisor.Network{}

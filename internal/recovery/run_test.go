@@ -246,10 +246,7 @@ func undoable(rec *Record) bool { return !rec.Committed && rec.State != Clean }
 // undo takes back what a run did, whatever it was.
 func undo(ctx context.Context, r *Run) error {
 	rec := r.Record()
-	if has(rec.Operation, Unwind) && rec.Fork.IsZero() && rec.Fence == 0 && rec.State != Unwound {
-		if err := r.change(func(rec *Record) { rec.State = Incomplete }); err != nil {
-			return err
-		}
+	if rec.undo() == Unwind && rec.State != Unwound {
 		if err := r.Do(ctx, Unwind); err != nil {
 			return err
 		}

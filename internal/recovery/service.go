@@ -226,10 +226,11 @@ func (s *Service) Resume(ctx context.Context, dir, at string) (*Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r, r.resume(ctx, at)
+	return r, r.Resume(ctx, at)
 }
 
-func (r *Run) resume(ctx context.Context, at string) error {
+// Resume goes on with what the run was doing; see Service.Resume.
+func (r *Run) Resume(ctx context.Context, at string) error {
 	rec := r.Record()
 	if at != "" {
 		if rec.State != RolledBack && !(rec.State == Incomplete && rec.Checkpoint == nil) {
@@ -279,10 +280,18 @@ func (s *Service) Rollback(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	if has(st.Operation, Unwind) && st.Fork.IsZero() && st.Fence == 0 {
-		return s.Act(ctx, dir, Unwind, ActOptions{})
+	return s.Act(ctx, dir, st.undo(), ActOptions{})
+}
+
+// Rollback is Service.Rollback on a run the caller owns.
+func (r *Run) Rollback(ctx context.Context) error { return r.Do(ctx, r.Record().undo()) }
+
+// undo is how a run is rolled back.
+func (rec *Record) undo() Action {
+	if has(rec.Operation, Unwind) && rec.Fork.IsZero() && rec.Fence == 0 {
+		return Unwind
 	}
-	return s.Act(ctx, dir, Rollback, ActOptions{})
+	return Rollback
 }
 
 // Reprotect waits until the VMs that were recovered can be recovered from here.

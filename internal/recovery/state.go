@@ -136,7 +136,7 @@ func (rec *Record) admit(a Action) error {
 		return nil
 	}
 	// A run that died, or failed, in one action may be undone by another.
-	if (a == Rollback || a == Cleanup) && rec.State.Active() && rec.Action == Recover {
+	if (a == Rollback || a == Unwind || a == Cleanup) && rec.State.Active() && rec.Action == Recover {
 		return nil
 	}
 	if a == Rollback && rec.Action == Commit && !rec.Committed {
