@@ -264,6 +264,18 @@ func (f *osFile) Allocate(off, n int64) error {
 	return Wrap("durable.Allocate", f.f.Name(), err)
 }
 
+// Zero implements Zeroer with fallocate(2).
+func (f *osFile) Zero(off, n int64) error {
+	err := error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Fallocate(int(f.fd), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		err = ErrNoZero
+	}
+	return Wrap("durable.Zero", f.f.Name(), err)
+}
+
 // Size implements File.
 func (f *osFile) Size() (int64, error) {
 	fi, err := f.f.Stat()

@@ -1,6 +1,10 @@
 package ondemand
 
-import "time"
+import (
+	"time"
+
+	"holdfast/internal/dr"
+)
 
 const (
 	// defaultStall is how long a guest's operation waits for the store: below
@@ -12,6 +16,12 @@ const (
 	// is back is noticed within a second.
 	retryFirst = 50 * time.Millisecond
 	retryMost  = time.Second
+	// tryMost bounds one request for a guest: one that hangs is sent again twice
+	// before the guest hears of it.
+	tryMost = 8 * time.Second
+	// backMost bounds one request in the background: guests that wait for the
+	// same bytes still see them in time when it hangs and is sent again.
+	backMost = 16 * time.Second
 	// corruptTries is how often bytes that cannot be proven are read again for a
 	// guest: what was damaged on the way comes right, what lies damaged does not.
 	corruptTries = 3
@@ -30,6 +40,8 @@ const (
 	// yieldMost bounds how long a background read waits for guests' reads to be
 	// over before it goes on all the same: hydration slows down and never stops.
 	yieldMost = 100 * time.Millisecond
+	// frameSize is what a frame holds at most once it is opened, in bytes.
+	frameSize = dr.ChunkSize
 	// aheadFirst and aheadMost bound the read-ahead behind a sequential miss in
 	// chunks: 128 KiB, doubled with each to 1 MiB.
 	aheadFirst = 2
@@ -55,7 +67,7 @@ const (
 	compactFrom = 1 << 20
 	// maxPayload bounds one record's payload in bytes; longer lists make several.
 	maxPayload = 64 << 10
-	// mapSlack is what a map may have beyond twice its longest short form.
+	// mapSlack is what a map may have beyond a record for each block, in bytes.
 	mapSlack = 64 << 20
 	// rateWindow is over how long a rate is taken: long enough to be steady,
 	// short enough to follow a link.
@@ -67,6 +79,10 @@ const (
 	// minCache is the least cache of a read-only disk in bytes, and the default:
 	// a file system's directories and the file being read.
 	minCache = 64 << 20
+
+	// evictLooks is how many cached chunks are looked at for the one that was
+	// used longest ago: of 16 the oldest is nearly always an old one.
+	evictLooks = 16
 
 	// traceFor is how long reads are recorded from the first one on: a boot.
 	traceFor = 120 * time.Second
