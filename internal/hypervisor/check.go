@@ -1,8 +1,10 @@
 package hypervisor
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 
 	"holdfast/internal/dr"
@@ -94,4 +96,54 @@ func (s *Spec) checkNICs() error {
 		}
 	}
 	return nil
+}
+
+// CheckSources reports a source that is not there or of another size than its
+// disk, before a platform says it worse. Kinds: NotFound, Invalid, Unavailable.
+func (s *Spec) CheckSources() error {
+	for _, d := range s.Config.Disks {
+		src := s.Sources[d.ID]
+		if src.Socket != "" {
+			if err := checkSocket(src.Socket); err != nil {
+				return err
+			}
+		}
+		if src.Path != "" {
+			if err := CheckImage(src.Path, d.Name, d.Size); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkSocket reports a socket that is none.
+func checkSocket(path string) error {
+	fi, err := stat(path)
+	if err == nil && fi.Mode().Type() != os.ModeSocket {
+		err = errs.New("hypervisor.CheckSources", errs.Invalid, path, "is not a unix socket")
+	}
+	return err
+}
+
+// CheckImage reports an image that is not there, or of another size in bytes
+// than its disk. Kinds: NotFound, Invalid, Unavailable.
+func CheckImage(path, disk string, size int64) error {
+	fi, err := stat(path)
+	if err == nil && fi.Mode().IsRegular() && fi.Size() != size {
+		err = errs.New("hypervisor.CheckSources", errs.Invalid, path, fmt.Sprintf("has %d bytes and disk %q should have %d", fi.Size(), disk, size))
+	}
+	return err
+}
+
+func stat(path string) (os.FileInfo, error) {
+	const op = "hypervisor.CheckSources"
+	fi, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, errs.E(op, errs.NotFound, path, err)
+	case err != nil:
+		return nil, errs.E(op, errs.Unavailable, path, err)
+	}
+	return fi, nil
 }

@@ -131,3 +131,49 @@ func (l *Lifecycle) Await(ctx context.Context, is func(State) bool) (Status, err
 		}
 	}
 }
+
+// Orderly is the part of VM.Stop that does not force: it calls press, which
+// presses the power button of the VM named name, until the VM ends. press
+// returns nil when the VM may have ended just now. On error the VM is Running
+// again, unless it was Paused meanwhile.
+func (l *Lifecycle) Orderly(ctx context.Context, name string, opt StopOptions, press func(context.Context) error) error {
+	const op = "hypervisor.Stop"
+	switch s := l.Status(); {
+	case s.State.Final():
+		return nil
+	case s.State == Paused:
+		return errs.New(op, errs.Conflict, name, "a paused guest cannot shut down")
+	}
+	l.Move(Stopping, "")
+	limited, cancel := context.WithTimeout(ctx, opt.EffectiveLimit())
+	defer cancel()
+	err := l.press(limited, press)
+	if err == nil {
+		return nil
+	}
+	if l.Status().State == Stopping {
+		l.Move(Running, "the guest did not shut down")
+	}
+	if limited.Err() != nil && ctx.Err() == nil {
+		return errs.New(op, errs.Transient, name, "the guest did not shut down in "+opt.EffectiveLimit().String())
+	}
+	return errs.E(op, errs.Internal, name, err)
+}
+
+// press presses until the VM ends, or a pause makes that impossible.
+func (l *Lifecycle) press(ctx context.Context, press func(context.Context) error) error {
+	for {
+		if err := press(ctx); err != nil {
+			return err
+		}
+		round, cancel := context.WithTimeout(ctx, pressEvery)
+		s, err := l.Await(round, func(s State) bool { return s.Final() || s == Paused })
+		cancel()
+		switch {
+		case err == nil && s.State == Paused:
+			return errs.New("hypervisor.Stop", errs.Conflict, "", "the VM was paused while it shut down: "+s.Reason)
+		case err == nil || ctx.Err() != nil:
+			return err
+		}
+	}
+}

@@ -97,15 +97,15 @@ func (c *commandLine) machine() error {
 		c.add("-machine", c.spec.Config.Machine)
 		return nil
 	}
-	fw, err := findFirmware(firmwares)
+	fw, err := hypervisor.FindFirmware()
 	if err != nil {
 		return err
 	}
-	vars, err := fw.copyVars(c.dir)
+	vars, err := copyVars(fw, c.dir)
 	if err != nil {
 		return err
 	}
-	c.json("-blockdev", object{"driver": "file", "node-name": "pflash-code", "filename": fw.code, "read-only": true})
+	c.json("-blockdev", object{"driver": "file", "node-name": "pflash-code", "filename": fw.Code, "read-only": true})
 	c.json("-blockdev", object{"driver": "file", "node-name": "pflash-vars", "filename": vars})
 	c.add("-machine", c.spec.Config.Machine+",pflash0=pflash-code,pflash1=pflash-vars")
 	return nil

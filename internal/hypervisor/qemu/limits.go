@@ -28,10 +28,6 @@ const (
 	// maxRunFile bounds the file that describes a run, bytes: sixteen disks with
 	// paths as long as they come take a tenth.
 	maxRunFile = 1 << 20
-	// pressEvery is how often an orderly stop presses the power button: a guest
-	// that is still booting does not see the first time, and one that shuts
-	// down already does not mind the next.
-	pressEvery = 2 * time.Second
 	// quitLimit bounds how long output pipes of an ended process are drained.
 	quitLimit = 2 * time.Second
 	// probeLimit bounds the trial boot of an accelerator. A KVM that works

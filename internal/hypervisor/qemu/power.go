@@ -76,57 +76,33 @@ func (v *VM) Stop(ctx context.Context, opt hypervisor.StopOptions) error {
 
 // orderly shuts the guest down, or leaves it Running.
 func (v *VM) orderly(ctx context.Context, opt hypervisor.StopOptions) error {
-	switch s := v.Status(); {
-	case s.State.Final():
-		return nil
-	case s.State == hypervisor.Paused:
-		return errs.New("qemu.Stop", errs.Conflict, v.run.Name, "a paused guest cannot shut down")
-	}
-	v.life.Move(hypervisor.Stopping, "")
-	limited, cancel := context.WithTimeout(ctx, opt.EffectiveLimit())
-	defer cancel()
-	err := v.press(limited)
-	if err == nil {
-		return nil
-	}
-	v.life.Move(hypervisor.Running, "the guest did not shut down")
-	if limited.Err() != nil && ctx.Err() == nil {
-		return errs.New("qemu.Stop", errs.Transient, v.run.Name,
-			"the guest did not shut down in "+opt.EffectiveLimit().String())
-	}
-	return errs.E("qemu.Stop", errs.Internal, v.run.Name, err)
-}
-
-// press presses the power button until the VM ends, or a pause makes that
-// impossible.
-func (v *VM) press(ctx context.Context) error {
-	for {
+	return v.life.Orderly(ctx, v.run.Name, opt, func(ctx context.Context) error {
 		err := v.qmp.execute(ctx, "system_powerdown", nil, nil)
-		if err != nil && !errs.Is(err, errs.Unavailable) { // it may just have ended
-			return err
+		if errs.Is(err, errs.Unavailable) && !v.isLetGone() {
+			return nil // it may just have ended: the goroutine that waits knows
 		}
-		round, cancel := context.WithTimeout(ctx, pressEvery)
-		s, err := v.life.Await(round, func(s hypervisor.State) bool { return s.Final() || s == hypervisor.Paused })
-		cancel()
-		switch {
-		case err == nil && s.State == hypervisor.Paused:
-			return errs.New("qemu.Stop", errs.Conflict, v.run.Name, "the VM was paused while it shut down: "+s.Reason)
-		case err == nil || ctx.Err() != nil:
-			return err
-		}
-	}
+		return err
+	})
 }
 
 // Kill ends the process and waits for it to be gone.
 func (v *VM) Kill(ctx context.Context) error {
-	select {
-	case <-v.letGone: // it is somebody else's
+	if v.isLetGone() {
 		return errs.New("qemu.Kill", errs.Unavailable, v.run.Name, "the provider was closed and let go of the VM")
-	default:
 	}
 	v.kill()
 	_, err := v.Wait(ctx)
 	return err
+}
+
+// isLetGone reports whether the VM is somebody else's by now.
+func (v *VM) isLetGone() bool {
+	select {
+	case <-v.letGone:
+		return true
+	default:
+		return false
+	}
 }
 
 // kill ends the process and notes that this was wanted.

@@ -3,7 +3,6 @@ package qemu
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -78,7 +77,7 @@ func (p *Provider) Name() string { return "qemu" }
 
 // Capabilities says what QEMU can do on this host.
 func (p *Provider) Capabilities() hypervisor.Capabilities {
-	_, err := findFirmware(firmwares)
+	_, err := hypervisor.FindFirmware()
 	return hypervisor.Capabilities{
 		NBD: true, Serial: true, Pause: true, OrderlyStop: true, UEFI: err == nil, NVMe: true, UserNet: true, IOErrors: true,
 	}
@@ -162,7 +161,7 @@ func (v *VM) furnish(spec *hypervisor.Spec) (err error) {
 	cmd := commandLine{spec: spec, dir: v.dir}
 	v.args, err = cmd.build()
 	if err == nil {
-		err = checkSources(spec)
+		err = spec.CheckSources()
 	}
 	if err == nil && spec.Keep {
 		err = v.run.write(v.dir)
@@ -227,51 +226,4 @@ func (p *Provider) Close() error {
 	}
 	p.claims.Release()
 	return nil
-}
-
-// checkSources reports a source that is not there, before QEMU says it worse.
-func checkSources(spec *hypervisor.Spec) error {
-	for _, d := range spec.Config.Disks {
-		src := spec.Sources[d.ID]
-		if src.Socket != "" {
-			if err := checkSocket(src.Socket); err != nil {
-				return err
-			}
-		}
-		if src.Path != "" {
-			if err := checkImage(src.Path, d.Name, d.Size); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// checkSocket reports a socket that is none.
-func checkSocket(path string) error {
-	fi, err := stat(path)
-	if err == nil && fi.Mode().Type() != os.ModeSocket {
-		err = errs.New("qemu.Start", errs.Invalid, path, "is not a unix socket")
-	}
-	return err
-}
-
-// checkImage reports an image that is not there, or of another size than its disk.
-func checkImage(path, disk string, size int64) error {
-	fi, err := stat(path)
-	if err == nil && fi.Mode().IsRegular() && fi.Size() != size {
-		err = errs.New("qemu.Start", errs.Invalid, path, fmt.Sprintf("has %d bytes and disk %q should have %d", fi.Size(), disk, size))
-	}
-	return err
-}
-
-func stat(path string) (os.FileInfo, error) {
-	fi, err := os.Stat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil, errs.E("qemu.Start", errs.NotFound, path, err)
-	case err != nil:
-		return nil, errs.E("qemu.Start", errs.Unavailable, path, err)
-	}
-	return fi, nil
 }

@@ -52,7 +52,7 @@ func (v *VM) switchNode(ctx context.Context, node string, d runDisk) (hypervisor
 	if !nodes[export] {
 		return hypervisor.Switch{Route: "none"}, nil
 	}
-	if err := checkImage(d.From.Path, d.Name, d.Size); err != nil {
+	if err := hypervisor.CheckImage(d.From.Path, d.Name, d.Size); err != nil {
 		return hypervisor.Switch{}, err
 	}
 	if !nodes[image] {
