@@ -14,9 +14,10 @@ type Disk struct {
 	Size int64 // bytes; blocks behind it are left out
 }
 
-// Take says which blocks of a frame belong to an image. 8 bytes.
+// Take says which blocks of a frame belong to an image. 12 bytes.
 type Take struct {
 	Frame uint32 // the frame's counter in its object
+	Chunk uint32 // of the disk: a reader of one place need not open every object
 	Disk  uint16 // place among the Resolver's disks
 	Take  uint16 // the blocks taken, of those the frame holds
 }
@@ -33,7 +34,7 @@ type Taken struct {
 // has loose versions newer than all runs (the journal's tail) adds these
 // first.
 //
-// Memory: 2 bytes for each chunk of a disk that versions answer for, 8 bytes
+// Memory: 2 bytes for each chunk of a disk that versions answer for, 12 bytes
 // for each frame taken and up to as much again while a list grows, the Catalog,
 // and a part and a block of each source being added. One goroutine uses a
 // Resolver at a time.
@@ -178,7 +179,7 @@ func (r *Resolver) take(e *Entry, fresh uint16) {
 		r.taken = append(r.taken, make([]Taken, max(int(e.Object)+1, len(r.cat.objects))-len(r.taken))...)
 	}
 	t := &r.taken[e.Object]
-	t.Frames = append(t.Frames, Take{Frame: e.Frame, Disk: uint16(r.now), Take: fresh})
+	t.Frames = append(t.Frames, Take{Frame: e.Frame, Chunk: e.Chunk, Disk: uint16(r.now), Take: fresh})
 	t.Stored += uint64(e.Stored)
 	r.bytes[r.now] += uint64(bits.OnesCount16(fresh)) * dr.BlockSize
 	if r.given != nil {

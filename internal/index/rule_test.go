@@ -217,7 +217,7 @@ func TestResolverKeepsToItsDisks(t *testing.T) {
 		t.Error(err)
 	}
 	got := r.Result()
-	want := []Taken{{journalID(1), []Take{{1, 0, fullMask}, {2, 0, 0b111}}, uint64(stored(h[0]) + stored(h[1]))}}
+	want := []Taken{{journalID(1), []Take{{1, 0, 0, fullMask}, {2, 1, 0, 0b111}}, uint64(stored(h[0]) + stored(h[1]))}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

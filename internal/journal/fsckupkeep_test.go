@@ -203,6 +203,7 @@ func TestIndexNamesAnotherFrame(t *testing.T) {
 	for name, bad := range map[string]ImageObject{
 		"no such frame":  {Ref: io.Ref, Stored: io.Stored, Frames: []Take{{Frame: 1 << 16, Take: 1}}},
 		"no such disk":   {Ref: io.Ref, Stored: io.Stored, Frames: []Take{{Frame: 0, Disk: 7, Take: 1}}},
+		"another chunk":  {Ref: io.Ref, Stored: io.Stored, Frames: []Take{{Frame: 0, Chunk: 1 << 16, Take: 1}}},
 		"nothing taken":  {Ref: io.Ref, Stored: io.Stored, Frames: []Take{{Frame: 0}}},
 		"another object": {Ref: index.ObjectID{Data: dr.NewUUID()}, Stored: io.Stored, Frames: io.Frames},
 		"other sizes":    {Ref: io.Ref, Stored: io.Stored + 1, Frames: io.Frames},

@@ -122,7 +122,7 @@ func (o *Object) Entries(m *Image, io *ImageObject) ([]*segment.Entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		if int(t.Disk) >= len(m.Disks) || o.Footer.Disks[e.Disk] != m.Disks[t.Disk].ID || t.Take&^e.Mask != 0 || t.Take == 0 {
+		if int(t.Disk) >= len(m.Disks) || o.Footer.Disks[e.Disk] != m.Disks[t.Disk].ID || e.Chunk != t.Chunk || t.Take&^e.Mask != 0 || t.Take == 0 {
 			return nil, errs.New(op, errs.Corrupt, o.Key, fmt.Sprintf("frame %d is not the one the checkpoint was resolved with", t.Frame))
 		}
 		stored += int64(e.Stored)

@@ -43,7 +43,7 @@ type ImageObject struct {
 }
 
 // Take is a frame of which some blocks belong to the image: its counter in the
-// object, the disk's place in Image.Disks, and the blocks. 8 bytes.
+// object, its chunk, the disk's place in Image.Disks, and the blocks. 12 bytes.
 type Take = index.Take
 
 // Frames is the number of frames of all objects.
@@ -62,7 +62,7 @@ func (m *Image) Frames() int {
 // footers of the tail, then in the manifest's runs, then, of a branch, in the
 // timeline it left as of the fork. It reads no content.
 //
-// Memory: 2 bytes for each 64 KiB of disk that is covered, 8 for each frame of
+// Memory: 2 bytes for each 64 KiB of disk that is covered, 12 for each frame of
 // the result and as much again while the lists grow, partAhead index parts,
 // and the footers of walkBatch objects.
 //

@@ -19,6 +19,7 @@ import (
 	"holdfast/internal/store/storetest/fault"
 
 	"holdfast/internal/journal"
+	"holdfast/internal/rocva/frame"
 )
 
 // TestDamagedFrameIsNamedAndNeverBecomesZeroes flips a bit in a frame of each
@@ -94,8 +95,10 @@ func TestBlocksAreComparedWithTheirHashes(t *testing.T) {
 		check(t, err)
 		o.Footer.Hashes[e.FirstHash] ^= 1
 		f := &fetcher{r: r}
-		check(t, f.pick(o, &w.img.Objects[0]))
-		err = f.span(t.Context(), o, spans(f.parts[:1])[0])
+		opened, err := frame.Open(w.img, &w.img.Objects[0], o)
+		check(t, err)
+		first := []frame.Part{opened.Part(0)}
+		err = f.span(t.Context(), opened, frame.Spans(first, rangeSize)[0])
 		if skip != (err == nil) || !skip && !errs.Is(err, errs.Corrupt) {
 			t.Fatalf("skip %v: %v", skip, err)
 		}
@@ -108,6 +111,7 @@ func TestBlocksAreComparedWithTheirHashes(t *testing.T) {
 func TestAnotherObjectInItsPlace(t *testing.T) {
 	for what, change := range map[string]func(*journal.ImageObject){
 		"frame that is not there":   func(o *journal.ImageObject) { o.Frames[0].Frame = 1 << 20 },
+		"frame of another chunk":   func(o *journal.ImageObject) { o.Frames[0].Chunk++ },
 		"frames of another size":    func(o *journal.ImageObject) { o.Stored++ },
 		"frame of another disk":     func(o *journal.ImageObject) { o.Frames[0].Disk ^= 1 },
 		"blocks that are not there": func(o *journal.ImageObject) { o.Frames[0].Take = 0 },

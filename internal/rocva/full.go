@@ -16,6 +16,7 @@ import (
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
+	"holdfast/internal/rocva/frame"
 )
 
 // Options tune a rehydration. The zero value is fine.
@@ -410,10 +411,4 @@ func (r *run) result() Result {
 }
 
 // explain adds to a damaged object which checkpoint it costs.
-func (r *run) explain(err error) error {
-	if !errs.Is(err, errs.Corrupt) {
-		return err
-	}
-	return errs.E("rocva.Full", errs.Corrupt, "", fmt.Errorf("checkpoint #%d cannot be rebuilt: %w", r.img.Checkpoint.ID, err)).
-		WithRemedy("try again; if it stays damaged, choose an earlier checkpoint, and run a deep fsck to see which ones the damage touches")
-}
+func (r *run) explain(err error) error { return frame.Explain("rocva.Full", r.img, err) }
