@@ -97,3 +97,11 @@ type Allocator interface {
 	// is no room.
 	Allocate(off, n int64) error
 }
+
+// Puncher is a File that can make a part of itself a hole.
+type Puncher interface {
+	// Punch makes the n bytes at off read as zeroes and gives their room back;
+	// the size stays. Durable after Sync. done is false where the file system
+	// cannot do it, and nothing happened.
+	Punch(off, n int64) (done bool, err error)
+}

@@ -264,6 +264,18 @@ func (f *osFile) Allocate(off, n int64) error {
 	return Wrap("durable.Allocate", f.f.Name(), err)
 }
 
+// Punch implements Puncher with fallocate(2).
+func (f *osFile) Punch(off, n int64) (bool, error) {
+	err := error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Fallocate(int(f.fd), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return false, nil
+	}
+	return err == nil, Wrap("durable.Punch", f.f.Name(), err)
+}
+
 // Size implements File.
 func (f *osFile) Size() (int64, error) {
 	fi, err := f.f.Stat()

@@ -44,8 +44,8 @@ type Resolver struct {
 	disks   []Disk
 	place   map[dr.DiskID]uint16
 	covered []*coverage
-	bytes   []uint64 // of each disk, given by frames
-	taken   []Taken  // by object of the catalog; Object is filled in at the end
+	bytes   []uint64  // of each disk, given by frames
+	taken   []Taken   // by object of the catalog; Object is filled in at the end
 	given   []*Blocks // of each disk, given by frames; nil unless Track was called
 	now     int       // place of the disk being swept
 }

@@ -44,6 +44,15 @@ type DeltaDisk struct {
 	Also  *index.Blocks // blocks of which the content is not known; nil: none
 }
 
+// DeltaOptions say what is known of the disks a delta is for.
+type DeltaOptions struct {
+	From  PointRef    // what Known disks hold; zero when there is none
+	Disks []DeltaDisk // a disk that is not listed is left out
+	// VMs, if not nil, are the configurations to go by: they are not read from
+	// the store.
+	VMs map[dr.VMID]dr.VMConfig
+}
+
 // Delta is what makes disks that hold one checkpoint hold another.
 type Delta struct {
 	From PointRef // zero: nothing was known
@@ -52,6 +61,16 @@ type Delta struct {
 	Image   *Image
 	changed []*index.Blocks // by place in Image.Disks
 	given   []*index.Blocks
+	base    *CheckpointInfo
+}
+
+// FromSize is the size in bytes that a disk has at From; 0 when it is none of
+// From's disks.
+func (d *Delta) FromSize(disk dr.DiskID) int64 {
+	if d.base == nil {
+		return 0
+	}
+	return sizeIn(d.base.Disks, disk)
 }
 
 // Changed is what is to be written of the disk at a place in Image.Disks:
@@ -86,10 +105,9 @@ func (d *Delta) Zeroes(disk int) iter.Seq[extent.Range] {
 // of them sees, and zeroes over everything that either of them sees as data.
 
 // Delta finds what makes disks hold checkpoint cp of this history that hold
-// checkpoint from, of this timeline or any other of the container, before or
-// after cp. A disk that is not listed is left out; one that from does not have
-// is all changed, as is what lies behind the end it had there. from may be zero
-// when no disk is Known: then the delta is the disks' Also.
+// checkpoint From, of this timeline or any other of the container, before or
+// after cp. A disk that From does not have is all changed, as is what lies
+// behind the end it had there.
 //
 // It reads the index and footers of what lies between the two, no content, and
 // takes memory as Resolve for what differs.
@@ -97,8 +115,9 @@ func (d *Delta) Zeroes(disk int) iter.Seq[extent.Range] {
 // Kinds: NotFound or Unavailable when one of the two is not there any more or
 // cannot be recovered: what the disks hold is then found by their hashes (see
 // HashesAt); otherwise as Resolve.
-func (h *History) Delta(ctx context.Context, cp CheckpointInfo, from PointRef, disks []DeltaDisk) (*Delta, error) {
+func (h *History) Delta(ctx context.Context, cp CheckpointInfo, opts DeltaOptions) (*Delta, error) {
 	const op = "journal.Delta"
+	from, disks := opts.From, opts.Disks
 	cp, err := h.check(cp)
 	if err != nil {
 		return nil, err
@@ -124,7 +143,7 @@ func (h *History) Delta(ctx context.Context, cp CheckpointInfo, from PointRef, d
 	if err := w.walk(ctx); err != nil {
 		return nil, errs.E(op, errs.Internal, cp.brief(), err)
 	}
-	d := &Delta{From: from, Image: m, changed: w.changed}
+	d := &Delta{From: from, Image: m, changed: w.changed, base: w.base}
 	for i := range m.Disks {
 		m.Disks[i].Bytes = int64(v.r.Bytes(i))
 		d.given = append(d.given, v.r.Given(i))
@@ -132,7 +151,65 @@ func (h *History) Delta(ctx context.Context, cp CheckpointInfo, from PointRef, d
 	if err := m.gather(h, v.r.Result()); err != nil {
 		return nil, err
 	}
+	if opts.VMs != nil {
+		m.VMs = opts.VMs
+		m.trimSizes()
+		return d, nil
+	}
 	return d, h.addConfigs(ctx, m)
+}
+
+// VMs reads the configurations recorded for a checkpoint; a VM that has none
+// stored is absent. Two requests a VM.
+func (h *History) VMs(ctx context.Context, cp CheckpointInfo) (map[dr.VMID]dr.VMConfig, error) {
+	m, err := h.Outline(ctx, cp, nil)
+	if err != nil {
+		return nil, err
+	}
+	return m.VMs, nil
+}
+
+// Outline is the image of a checkpoint without anything that makes its disks:
+// their sizes, and their VMs. vms as in DeltaOptions. Kinds as Resolve.
+func (h *History) Outline(ctx context.Context, cp CheckpointInfo, vms map[dr.VMID]dr.VMConfig) (*Image, error) {
+	cp, err := h.check(cp)
+	if err != nil {
+		return nil, err
+	}
+	m := &Image{Timeline: h.timeline, Checkpoint: cp, VMs: vms}
+	for _, d := range cp.Disks {
+		m.Disks = append(m.Disks, ImageDisk{CheckpointDisk: d})
+	}
+	if vms != nil {
+		m.trimSizes()
+		return m, nil
+	}
+	return m, h.addConfigs(ctx, m)
+}
+
+// StoredSince is how many bytes in the store the objects accepted after number
+// n take: what somebody who has all up to n is behind.
+func (h *History) StoredSince(n dr.ObjectNumber) (bytes int64) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for i := len(h.objects) - 1; i >= 0 && h.objects[i].number > n; i-- {
+		bytes += h.objects[i].size
+	}
+	return bytes
+}
+
+// Grown asks, with one request, whether the object that comes next is there.
+// false does not prove that there is none: maintenance may have deleted it, when
+// the history was not extended for long. Errors are the store's.
+func (h *History) Grown(ctx context.Context) (bool, error) {
+	h.mu.RLock()
+	next := h.chain.next
+	h.mu.RUnlock()
+	_, err := h.c.st.Stat(ctx, objectKey(h.timeline, next))
+	if errs.Is(err, errs.NotFound) {
+		return false, nil
+	}
+	return err == nil, wrapErr("journal.Grown", objectKey(h.timeline, next), err)
 }
 
 // imageOf is an empty image of cp and what resolves it.

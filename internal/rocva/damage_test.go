@@ -111,7 +111,7 @@ func TestBlocksAreComparedWithTheirHashes(t *testing.T) {
 func TestAnotherObjectInItsPlace(t *testing.T) {
 	for what, change := range map[string]func(*journal.ImageObject){
 		"frame that is not there":   func(o *journal.ImageObject) { o.Frames[0].Frame = 1 << 20 },
-		"frame of another chunk":   func(o *journal.ImageObject) { o.Frames[0].Chunk++ },
+		"frame of another chunk":    func(o *journal.ImageObject) { o.Frames[0].Chunk++ },
 		"frames of another size":    func(o *journal.ImageObject) { o.Stored++ },
 		"frame of another disk":     func(o *journal.ImageObject) { o.Frames[0].Disk ^= 1 },
 		"blocks that are not there": func(o *journal.ImageObject) { o.Frames[0].Take = 0 },
