@@ -18,36 +18,67 @@ import (
 	"holdfast/internal/segment"
 )
 
-// Differing reads a disk and returns the blocks that are not what checkpoint cp
-// of h has of it, and how many bytes were read. What lies behind the file's end
-// counts as zeroes. size is the disk's, at the checkpoint.
-func Differing(ctx context.Context, h *journal.History, cache *journal.HashCache, cp journal.CheckpointInfo, disk dr.DiskID, size int64, file io.ReaderAt) (*index.Blocks, int64, error) {
-	out := index.NewBlocks(size)
-	chunks := uint32((size + dr.ChunkSize - 1) / dr.ChunkSize)
-	var read int64
-	for from := uint32(0); from < chunks; from += journal.MaxHashRange {
-		to := min(from+journal.MaxHashRange, chunks)
-		hashes, err := h.HashesAt(ctx, cache, cp, disk, from, to)
-		if err != nil {
-			return nil, read, err
-		}
-		w := &comparison{file: file, hashes: hashes, size: size, out: out}
-		if err := w.run(ctx, from, to); err != nil {
-			return nil, read, errs.E("rocva.Differing", errs.Internal, disk.String(), err)
-		}
-		read += min(int64(to)*dr.ChunkSize, size) - int64(from)*dr.ChunkSize
-	}
-	return out, read, nil
+// Hashes finds what a history has of chunks from..to-1 of a disk.
+type Hashes func(ctx context.Context, disk dr.DiskID, from, to uint32) (*journal.DiskHashes, error)
+
+// Comparison is a disk and what it is compared with.
+type Comparison struct {
+	Disk   dr.DiskID
+	Size   int64       // bytes
+	File   io.ReaderAt // what lies behind its end counts as zeroes
+	Hashes Hashes
+	// Within, if not nil, is where the disk may differ: the rest is not read.
+	Within *index.Blocks
+	// Progress, if not nil, is called now and then with how many bytes were gone
+	// over, by one goroutine.
+	Progress func(n int64)
 }
 
-// comparison is of the chunks whose hashes were read together.
-type comparison struct {
-	file   io.ReaderAt
-	hashes *journal.DiskHashes
-	size   int64
+// Differing returns the blocks of a disk that are not what the hashes say, and
+// how many bytes were read. Errors are the file's and Hashes'.
+func Differing(ctx context.Context, c Comparison) (*index.Blocks, int64, error) {
+	w := &comparison{Comparison: c, out: index.NewBlocks(c.Size)}
+	chunks := uint32((c.Size + dr.ChunkSize - 1) / dr.ChunkSize)
+	for from := uint32(0); from < chunks; from += journal.MaxHashRange {
+		to := min(from+journal.MaxHashRange, chunks)
+		if w.any(from, to) {
+			h, err := c.Hashes(ctx, c.Disk, from, to)
+			if err != nil {
+				return nil, w.read, err
+			}
+			w.hashes = h
+			if err := w.run(ctx, from, to); err != nil {
+				return nil, w.read, errs.E("rocva.Differing", errs.Internal, c.Disk.String(), err)
+			}
+		}
+		if c.Progress != nil {
+			c.Progress(min(int64(to)*dr.ChunkSize, c.Size))
+		}
+	}
+	return w.out, w.read, nil
+}
 
-	mu  sync.Mutex
-	out *index.Blocks // guarded by mu
+// comparison is one under way.
+type comparison struct {
+	Comparison
+	hashes *journal.DiskHashes // of the chunks that are compared just now
+
+	mu   sync.Mutex // guards the rest
+	out  *index.Blocks
+	read int64
+}
+
+// any reports whether chunks from..to-1 are to be looked at.
+func (w *comparison) any(from, to uint32) bool {
+	if w.Within == nil {
+		return true
+	}
+	for c := from; c < to; c++ {
+		if w.Within.Mask(c) != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // run compares chunks from..to-1, a piece after the other on each processor.
@@ -57,6 +88,9 @@ func (w *comparison) run(ctx context.Context, from, to uint32) error {
 	g.Go(func() error {
 		defer close(pieces)
 		for c := from; c < to; c += comparePiece / dr.ChunkSize {
+			if !w.any(c, min(c+comparePiece/dr.ChunkSize, to)) {
+				continue
+			}
 			select {
 			case pieces <- c:
 			case <-ctx.Done():
@@ -71,7 +105,7 @@ func (w *comparison) run(ctx context.Context, from, to uint32) error {
 			hashers := make(map[segment.HashKey]*segment.BlockHasher)
 			for c := range pieces {
 				p := buf[:min(int64(comparePiece), int64(to-c)*dr.ChunkSize)]
-				if err := w.read(p, int64(c)*dr.ChunkSize); err != nil {
+				if err := w.fill(p, int64(c)*dr.ChunkSize); err != nil {
 					return err
 				}
 				w.judge(p, c, hashers)
@@ -82,13 +116,16 @@ func (w *comparison) run(ctx context.Context, from, to uint32) error {
 	return g.Wait()
 }
 
-// read fills p from off; zeroes behind the end of the file or the disk.
-func (w *comparison) read(p []byte, off int64) error {
-	n, err := w.file.ReadAt(p[:min(int64(len(p)), w.size-off)], off)
+// fill reads p from off; zeroes behind the end of the file or the disk.
+func (w *comparison) fill(p []byte, off int64) error {
+	n, err := w.File.ReadAt(p[:min(int64(len(p)), w.Size-off)], off)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("byte %d: %w", off+int64(n), err)
 	}
 	clear(p[n:])
+	w.mu.Lock()
+	w.read += int64(n)
+	w.mu.Unlock()
 	return nil
 }
 
@@ -112,6 +149,9 @@ func (w *comparison) judge(p []byte, chunk uint32, hashers map[segment.HashKey]*
 			if hashers[key].Sum(block) != h.Hashes[at*dr.BlocksPerChunk+i] {
 				differ |= 1 << i
 			}
+		}
+		if w.Within != nil {
+			differ &= w.Within.Mask(h.First + at)
 		}
 		if differ != 0 {
 			w.mu.Lock()
@@ -138,7 +178,7 @@ func (u *update) compareDisks(ctx context.Context) error {
 			return errs.E("rocva.Update", errs.Internal, name, err)
 		}
 		var n int64
-		d.differ, n, err = Differing(ctx, u.plan.History, u.cache(), u.plan.Checkpoint, d.Disk, d.disk.Size, f)
+		d.differ, n, err = Differing(ctx, Comparison{Disk: d.Disk, Size: d.disk.Size, File: f, Hashes: u.hashesAt})
 		u.compared.Add(n)
 		if cerr := f.Close(); err == nil {
 			err = cerr
@@ -150,10 +190,11 @@ func (u *update) compareDisks(ctx context.Context) error {
 	return nil
 }
 
-// cache keeps what comparisons of several disks read of the index.
-func (u *update) cache() *journal.HashCache {
+// hashesAt are those of the checkpoint. What was read of the index serves all
+// disks.
+func (u *update) hashesAt(ctx context.Context, disk dr.DiskID, from, to uint32) (*journal.DiskHashes, error) {
 	if u.hashes == nil {
 		u.hashes = journal.NewHashCache()
 	}
-	return u.hashes
+	return u.plan.History.HashesAt(ctx, u.hashes, u.plan.Checkpoint, disk, from, to)
 }

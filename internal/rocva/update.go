@@ -2,6 +2,7 @@ package rocva
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -424,4 +425,25 @@ func Marked(fs durable.FS, path string) (to journal.PointRef, ok bool, err error
 // String is for people.
 func (r *UpdateResult) String() string {
 	return fmt.Sprintf("%d bytes changed, %d fetched, %d compared", r.Changed, r.Fetched, r.Compared)
+}
+
+// Release gives a disk that was updated under Hold its own name, durably. It
+// may be called again. Kind NotFound when there is no such disk.
+func Release(fs durable.FS, path string) error {
+	const op = "rocva.Release"
+	t := &target{Target: Target{Path: path}, fs: fs}
+	there, err := exists(fs, t.partial())
+	if err != nil {
+		return errs.E(op, errs.Internal, t.partial(), err)
+	}
+	if !there {
+		if whole, err := exists(fs, path); err != nil || !whole {
+			return errs.E(op, errs.NotFound, path, errors.Join(errors.New("the disk is not there"), err))
+		}
+		return fs.SyncDir(filepath.Dir(path)) // of whoever renamed it and was killed
+	}
+	if err := t.rename(); err != nil {
+		return err
+	}
+	return t.tidy()
 }
