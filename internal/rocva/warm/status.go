@@ -11,10 +11,10 @@ import (
 
 // States of a standby.
 const (
-	Beginning = "beginning" // nothing was applied yet
-	Following = "following"
-	applying  = "applying"
-	Handed    = "handed over"
+	Beginning  = "beginning" // nothing was applied yet
+	Following  = "following"
+	InApply    = "applying"
+	HandedOver = "handed over"
 )
 
 // Status is how a standby stands.
@@ -68,7 +68,7 @@ func (s *Standby) Status() Status {
 		a := *v.Applying
 		v.Applying = &a
 		if v.State == Following {
-			v.State = applying
+			v.State = InApply
 		}
 	}
 	return v
@@ -91,7 +91,7 @@ func (s *Standby) tellAt() {
 	s.tell(func(v *Status) {
 		v.State = Following
 		if st.Handed {
-			v.State = Handed
+			v.State = HandedOver
 		} else if st.At.IsZero() {
 			v.State = Beginning
 		}
