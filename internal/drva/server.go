@@ -130,10 +130,10 @@ func recoverState(rl *replog.Log, pub *journal.Publisher) (*order.State, error) 
 	if rec.Last == 0 {
 		cp, ok := pub.LastCheckpoint()
 		if !ok {
-			st.Inherit(pub.LastSeq(), nil)
+			st.Inherit(pub.Timeline(), pub.LastSeq(), nil)
 			return st, nil
 		}
-		st.Inherit(pub.LastSeq(), &cp.Checkpoint)
+		st.Inherit(pub.Timeline(), pub.LastSeq(), &cp.Checkpoint)
 		return st, nil
 	}
 	remedy := "set the log's directory aside and start with an empty one: the hosts then sync again"

@@ -33,7 +33,7 @@ func (f *fetcher) object(ctx context.Context, i int) error {
 		return f.r.explain(err)
 	}
 	f.parts = o.Parts(f.parts[:0], func(t journal.Take) bool { return f.r.byDisk[t.Disk] != nil })
-	for _, s := range frame.Spans(f.parts, rangeSize) {
+	for _, s := range frame.SpansOver(f.parts, rangeSize, f.r.gap) {
 		if err := f.span(ctx, o, s); err != nil {
 			return f.r.explain(err)
 		}
