@@ -13,6 +13,7 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
 	"holdfast/internal/rocva"
+	"holdfast/internal/rocva/warm"
 )
 
 // plan resolves the point and lays out VMs and disks. What it finds wrong it
@@ -30,7 +31,11 @@ func (r *Run) plan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	vms, disks, err := r.layOut(img, rec)
+	old, err := r.oldPaths(ctx, rec)
+	if err != nil {
+		return err
+	}
+	vms, disks, err := r.layOut(img, rec, old)
 	if err != nil {
 		return err
 	}
@@ -39,7 +44,7 @@ func (r *Run) plan(ctx context.Context) error {
 }
 
 // layOut decides what each VM is built from and where its disks are.
-func (r *Run) layOut(img *journal.Image, rec *Record) (vms []VMRecord, disks []DiskRecord, err error) {
+func (r *Run) layOut(img *journal.Image, rec *Record, old map[dr.DiskID]string) (vms []VMRecord, disks []DiskRecord, err error) {
 	const op = "recovery.plan"
 	q := &rec.Request
 	matched := map[string]bool{}
@@ -55,17 +60,20 @@ func (r *Run) layOut(img *journal.Image, rec *Record) (vms []VMRecord, disks []D
 		here := r.identity(q.apply(cfg), rec)
 		if !slices.ContainsFunc(vms, func(v VMRecord) bool { return v.Source == d.VM }) {
 			vm := VMRecord{Source: d.VM, Config: here, Recorded: &cfg, Group: q.groupOf(&cfg)}
-			if old := rec.VM(here.ID); old != nil {
-				vm.State, vm.Started, vm.Serial, vm.Monitor, vm.Error, vm.Shot = old.State, old.Started, old.Serial, old.Monitor, old.Error, old.Shot
+			if v := rec.VM(here.ID); v != nil {
+				vm.State, vm.Started, vm.Serial, vm.Monitor, vm.Error, vm.Shot = v.State, v.Started, v.Serial, v.Monitor, v.Error, v.Shot
 			}
 			if !known {
 				vm.Recorded, vm.Error = nil, "the container holds no configuration of this VM: its disks are built, and it is not started"
 			}
 			vms = append(vms, vm)
 		}
-		path := q.Onto[d.ID]
-		if path == "" {
+		path := old[d.ID]
+		if path == "" && q.Mode != Warm {
 			path = filepath.Join("disks", fileName(here.Name, here.ID.UUID), diskName(&cfg, d.ID)+".raw")
+		}
+		if path == "" && q.Mode == Warm {
+			return nil, nil, errs.New(op, errs.NotFound, d.ID.String(), "the standby has no such disk").WithRemedy("choose another point, or another mode")
 		}
 		disks = append(disks, DiskRecord{ID: r.diskID(d.ID, rec), Source: d.ID, VM: here.ID, Size: d.Size, Bytes: d.Bytes, Path: path})
 	}
@@ -152,14 +160,99 @@ func (r *Run) hydrate(ctx context.Context) error {
 			return err
 		}
 	}
+	if len(rec.Request.Onto) > 0 {
+		return r.onto(ctx)
+	}
 	switch rec.Request.Mode {
 	case Full:
 		return r.full(ctx)
 	case Instant:
 		return r.instant(ctx)
 	case Warm:
+		return r.standBy(ctx)
 	}
 	return errs.New("recovery.hydrate", errs.Invalid, string(rec.Request.Mode), "this mode is not known")
+}
+
+// onto makes old disks hold the point: what differs is found by hashes, since
+// nobody knows what became of them, and only that is fetched.
+func (r *Run) onto(ctx context.Context) error {
+	rec := r.Record()
+	h, err := r.history(ctx)
+	if err != nil {
+		return err
+	}
+	p := rocva.Plan{History: h, Checkpoint: *rec.Checkpoint}
+	for _, d := range rec.Disks {
+		p.Targets = append(p.Targets, rocva.UpdateTarget{Target: rocva.Target{Disk: d.Source, Path: r.diskPath(&d)}, Compare: true})
+	}
+	res, err := rocva.Update(ctx, r.container, p, r.rocvaOptions())
+	if err != nil {
+		return err
+	}
+	return r.change(func(rec *Record) { rec.Bytes += res.Fetched; rec.Hydrated = true })
+}
+
+func (r *Run) rocvaOptions() rocva.Options {
+	return rocva.Options{
+		FS: r.s.opts.FS, Logger: r.s.log, Force: len(r.Record().Request.Onto) > 0,
+		Progress: func(p rocva.Progress) { r.progress(p.Bytes, p.BytesTotal) },
+	}
+}
+
+// standBy brings a standby to the point and takes its disks. From then on they
+// are the VMs': the standby follows nothing any more.
+func (r *Run) standBy(ctx context.Context) error {
+	rec := r.Record()
+	s, err := r.standby(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := s.FailoverTo(ctx, fmt.Sprint(uint64(rec.Checkpoint.ID))); err != nil {
+		return err
+	}
+	fetched := s.Status().Fetched
+	return r.change(func(rec *Record) { rec.Bytes += fetched; rec.Hydrated = true })
+}
+
+// standby opens the standby once in this process's life.
+func (r *Run) standby(ctx context.Context) (*warm.Standby, error) {
+	if r.warm != nil {
+		return r.warm, nil
+	}
+	c, err := r.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dir := r.Record().Request.Standby
+	s, err := warm.Open(ctx, c, dir, warm.Options{FS: r.s.opts.FS, Logger: r.s.log})
+	if errs.Is(err, errs.Conflict) {
+		return nil, errs.E("recovery.standby", errs.Conflict, dir, err).WithRemedy("stop the process that keeps the standby, then repeat")
+	}
+	if err == nil {
+		r.warm = s
+	}
+	return s, err
+}
+
+// oldPaths are the disks that are there already, by their id in the container.
+func (r *Run) oldPaths(ctx context.Context, rec *Record) (map[dr.DiskID]string, error) {
+	if rec.Request.Mode != Warm {
+		return rec.Request.Onto, nil
+	}
+	s, err := r.standby(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[dr.DiskID]string{}
+	for _, d := range s.Status().Disks {
+		path, err := filepath.Abs(d.Path)
+		if err != nil {
+			return nil, errs.E("recovery.standby", errs.Invalid, d.Path, err)
+		}
+		out[d.ID] = path
+	}
+	return out, nil
 }
 
 // full builds every disk before it returns. Disks that have their own names are
@@ -175,10 +268,7 @@ func (r *Run) full(ctx context.Context) error {
 		whole = whole && err == nil
 	}
 	if !whole {
-		res, err := rocva.Full(ctx, r.container, r.image, targets, rocva.Options{
-			FS: r.s.opts.FS, Logger: r.s.log,
-			Progress: func(p rocva.Progress) { r.progress(p.Bytes, p.BytesTotal) },
-		})
+		res, err := rocva.Full(ctx, r.container, r.image, targets, r.rocvaOptions())
 		if err != nil {
 			return err
 		}

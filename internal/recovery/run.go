@@ -15,6 +15,7 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
 	"holdfast/internal/journal"
+	"holdfast/internal/rocva/warm"
 )
 
 // Run is one recovery and the right to work on it. Do and Attend are called by
@@ -28,8 +29,9 @@ type Run struct {
 	container *journal.Container
 	image     *journal.Image
 	adopted   bool
-	source    Source   // nil: not reached yet
-	fill      *filling // nil: disks are not filled while VMs run
+	source    Source        // nil: not reached yet
+	warm      *warm.Standby // nil: not opened yet, or none
+	fill      *filling      // nil: disks are not filled while VMs run
 
 	requests chan asked         // read by Attend; nil: nobody is served
 	silence  context.CancelFunc // ends Serve
@@ -57,6 +59,10 @@ func (r *Run) Close() error {
 	if r.fill != nil {
 		err = r.fill.close()
 		r.fill = nil
+	}
+	if r.warm != nil {
+		err = errors.Join(err, r.warm.Close())
+		r.warm = nil
 	}
 	if r.source != nil {
 		err = errors.Join(err, r.source.Close())
