@@ -155,7 +155,7 @@ func (w *world) tryPublish() (dr.CheckpointID, error) {
 // never).
 func (w *world) process(n int) (*Service, *life) {
 	l := &life{left: n}
-	m := &mortalFS{fs: w.fs, l: l}
+	m := &mortalFS{fs: w.fs, l: l, rack: w.rack}
 	s := New(Options{
 		Provider: &rackProvider{w.rack, l}, FS: m,
 		Open: func(ctx context.Context, url string, _ map[string]string) (*journal.Container, error) {
@@ -185,6 +185,7 @@ func (w *world) end(s *Service, l *life, loss durabletest.Loss, seed uint64) {
 
 // mortalFS is a file system as a process that may die sees it.
 type mortalFS struct {
+	rack  *rack
 	fs    *durabletest.FS
 	l     *life
 	mu    sync.Mutex
@@ -213,6 +214,13 @@ func (m *mortalFS) OpenFile(p string, mode durable.Mode) (durable.File, error) {
 func (m *mortalFS) Link(a, b string) error   { return m.do(func() error { return m.fs.Link(a, b) }) }
 func (m *mortalFS) Rename(a, b string) error { return m.do(func() error { return m.fs.Rename(a, b) }) }
 func (m *mortalFS) Remove(p string) error {
+	for _, vm := range m.rack.alive() {
+		for _, src := range vm.spec.Sources {
+			if src.Path == p {
+				m.rack.complain("the disk of %s was removed while it runs", vm.spec.Config.Name)
+			}
+		}
+	}
 	return m.do(func() error { return m.fs.Remove(p) })
 }
 func (m *mortalFS) Mkdir(p string) error   { return m.do(func() error { return m.fs.Mkdir(p) }) }
@@ -480,8 +488,6 @@ func (s *mortalSite) Checkpoint(context.Context, string) (dr.CheckpointID, error
 	}
 	return s.w.tryPublish()
 }
-
-// looks is what the world is compared with after a run.
 
 // compare demands that the run's disks are those of a point.
 func (w *world) compare(rec *Record, point dr.CheckpointID) error {

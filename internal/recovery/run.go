@@ -180,6 +180,8 @@ type step struct {
 	// in each life.
 	always bool
 	do     func(*Run, context.Context) error
+	// firm: force does not go over its error.
+	firm bool
 }
 
 // ActOptions are choices for an action.
@@ -275,7 +277,7 @@ func (r *Run) perform(ctx context.Context, a Action, st step, o ActOptions) erro
 	r.crash("in " + st.name)
 	err := st.do(r, ctx)
 	r.crash("after " + st.name)
-	if err != nil && o.Force && ctx.Err() == nil {
+	if err != nil && o.Force && !st.firm && ctx.Err() == nil {
 		err = r.warn(errs.E("recovery."+st.name, errs.Internal, r.dir, fmt.Errorf("left as it is: %w", err)))
 	}
 	if err != nil {
@@ -346,39 +348,39 @@ func program(a Action, rec *Record) []step {
 		return recoverProgram(op)
 	case Commit:
 		return []step{
-			{"commit", Promoting, false, (*Run).commit},
-			{"pins", Promoting, false, (*Run).unpin},
-			{"protect", Promoting, false, (*Run).protect},
+			{"commit", Promoting, false, (*Run).commit, false},
+			{"pins", Promoting, false, (*Run).unpin, false},
+			{"protect", Promoting, false, (*Run).protect, false},
 		}
 	case Rollback:
 		p := []step{
-			{"stop", RollingBack, false, (*Run).stop},
-			{"discard", RollingBack, false, (*Run).discard},
-			{"drop", RollingBack, false, (*Run).drop},
-			{"pins", RollingBack, false, (*Run).unpin},
+			{"stop", RollingBack, false, (*Run).stop, false},
+			{"discard", RollingBack, false, (*Run).discard, false},
+			{"drop", RollingBack, false, (*Run).drop, false},
+			{"pins", RollingBack, false, (*Run).unpin, false},
 		}
 		if has(op, Unwind) {
-			p = append(p, step{"source", RollingBack, false, (*Run).restart})
+			p = append(p, step{"source", RollingBack, false, (*Run).restart, false})
 		}
 		return p
 	case Unwind:
 		return []step{
-			{"source", Unwinding, false, (*Run).restart},
-			{"discard", Unwinding, false, (*Run).discard},
+			{"source", Unwinding, false, (*Run).restart, false},
+			{"discard", Unwinding, false, (*Run).discard, false},
 		}
 	case Reprotect:
 		return []step{
-			{"launch", Reversing, false, (*Run).launch},
-			{"first point", Reversing, true, (*Run).firstPoint},
+			{"launch", Reversing, false, (*Run).launch, false},
+			{"first point", Reversing, true, (*Run).firstPoint, false},
 		}
 	case Cleanup:
 		return []step{
-			{"superseded", Cleaning, false, (*Run).superseded},
-			{"processes", Cleaning, false, (*Run).endProcesses},
-			{"stop", Cleaning, false, (*Run).stop},
-			{"discard", Cleaning, false, (*Run).discard},
-			{"drop", Cleaning, false, (*Run).drop},
-			{"pins", Cleaning, false, (*Run).unpin},
+			{"superseded", Cleaning, false, (*Run).superseded, true},
+			{"processes", Cleaning, false, (*Run).endProcesses, false},
+			{"stop", Cleaning, false, (*Run).stop, false},
+			{"discard", Cleaning, false, (*Run).discard, false},
+			{"drop", Cleaning, false, (*Run).drop, false},
+			{"pins", Cleaning, false, (*Run).unpin, false},
 		}
 	}
 	return nil
@@ -389,38 +391,38 @@ func recoverProgram(op Operation) []step {
 	switch op {
 	case Test, Clone:
 		p = []step{
-			{"choose", Preparing, false, (*Run).choose},
-			{"pin", Preparing, false, (*Run).pin},
+			{"choose", Preparing, false, (*Run).choose, false},
+			{"pin", Preparing, false, (*Run).pin, false},
 		}
 	case Disaster:
 		p = []step{
-			{"choose", Preparing, false, (*Run).choose},
-			{"plan", Preparing, true, (*Run).plan}, // what is wrong with it is known before the source is fenced
-			{"fence", Fencing, false, (*Run).fence},
-			{"settle", Fencing, false, (*Run).settlePoint},
-			{"fork", Fencing, false, (*Run).fork},
+			{"choose", Preparing, false, (*Run).choose, false},
+			{"plan", Preparing, true, (*Run).plan, false}, // what is wrong with it is known before the source is fenced
+			{"fence", Fencing, false, (*Run).fence, false},
+			{"settle", Fencing, false, (*Run).settlePoint, false},
+			{"fork", Fencing, false, (*Run).fork, false},
 		}
 	case Planned, Failback:
 		p = []step{
-			{"choose", Preparing, false, (*Run).choose},
-			{"plan", Preparing, true, (*Run).plan},
-			{"pre-sync", PreSyncing, false, (*Run).preSync},
-			{"shut down", ShuttingDown, false, (*Run).shutDown},
-			{"final sync", FinalSync, false, (*Run).finalSync},
-			{"fence", Fencing, false, (*Run).fence},
-			{"settle", Fencing, false, (*Run).settlePoint},
-			{"fork", Fencing, false, (*Run).fork},
+			{"choose", Preparing, false, (*Run).choose, false},
+			{"plan", Preparing, true, (*Run).plan, false},
+			{"pre-sync", PreSyncing, false, (*Run).preSync, false},
+			{"shut down", ShuttingDown, false, (*Run).shutDown, false},
+			{"final sync", FinalSync, false, (*Run).finalSync, false},
+			{"fence", Fencing, false, (*Run).fence, false},
+			{"settle", Fencing, false, (*Run).settlePoint, false},
+			{"fork", Fencing, false, (*Run).fork, false},
 		}
 	}
 	p = append(p,
-		step{"resolve", Hydrating, true, (*Run).plan},
-		step{"hydrate", Hydrating, true, (*Run).hydrate},
-		step{"boot", Booting, true, (*Run).boot},
+		step{"resolve", Hydrating, true, (*Run).plan, false},
+		step{"hydrate", Hydrating, true, (*Run).hydrate, false},
+		step{"boot", Booting, true, (*Run).boot, false},
 	)
 	if op != Clone {
-		p = append(p, step{"evidence", Booting, false, (*Run).evidence})
+		p = append(p, step{"evidence", Booting, false, (*Run).evidence, false})
 	} else {
-		p = append(p, step{"pins", Booting, false, (*Run).unpin})
+		p = append(p, step{"pins", Booting, false, (*Run).unpin, false})
 	}
 	return p
 }

@@ -139,7 +139,7 @@ func (rec *Record) admit(a Action) error {
 	if (a == Rollback || a == Unwind || a == Cleanup) && rec.State.Active() && rec.Action == Recover {
 		return nil
 	}
-	if a == Rollback && rec.Action == Commit && !rec.Committed {
+	if a == Rollback && rec.Action == Commit && !rec.Committed && rec.State == Promoting {
 		return nil // the commit died before it was one
 	}
 	return fmt.Errorf("the run is %s", rec.State)
