@@ -119,7 +119,7 @@ The history:        retention, gc, pin, tag, timeline`,
 	root.PersistentFlags().String("log-level", "info", "how much the appliances log: debug, info, warn or error")
 	root.AddCommand(
 		newKeyCommand(), newStoreCommand(), newDomainCommand(), newCertCommand(),
-		newDRVACommand(), newIOFilterCommand(), newResyncCommand(), newSeedCommand(), newStatusCommand(), newEventsCommand(),
+		newDRVACommand(), newIOFilterCommand(), newSeedCommand(), newStatusCommand(), newEventsCommand(),
 		newPauseCommand(), newResumeCommand(), newSyncCommand(), newProtectCommand(), newUnprotectCommand(), newWatchdogCommand(), newBandwidthCommand(), newCheckpointCommand(),
 		newCheckpointsCommand(), newInspectCommand(), newFsckCommand(), newRestoreCommand(), newRocVACommand(), newRecoverCommand(),
 		newRetentionCommand(), newGCCommand(), newPinCommand(), newTagCommand(), newTimelineCommand(),

@@ -31,7 +31,7 @@ func TestDocNamesWhatTheCodeWrites(t *testing.T) {
 		"`"+prefixTime+"<timeline>"+dirEpoch+"<epoch>`", "`"+prefixTime+"<timeline>"+dirJournal+"<number>`",
 		"`"+prefixMeta+"<vm>/<seq>`", "`"+prefixTime+"<timeline>"+dirManifest+"<generation>`", "`"+prefixTime+"<timeline>/"+droppedName+"`",
 		"`"+prefixIndex+"<uuid>`", "`"+prefixData+"<uuid>`", "`"+prefixPin+"<uuid>`", "`"+prefixPin+"<uuid>"+pinOff+"`", "`"+prefixProbe+"<uuid>/`",
-		fmt.Sprintf("`incompat` %d:", incompatHistory), fmt.Sprintf("At least %d numbers", keepNumbers), fmt.Sprintf("at most %d timelines deep", maxDepth),
+		fmt.Sprintf("`incompat` %d:", incompatHistory), fmt.Sprintf("At least %d numbers", KeepNumbers), fmt.Sprintf("at most %d timelines deep", maxDepth),
 		fmt.Sprintf("At most %d objects and as many tombstones, %d checkpoints, %d runs, %d parts", maxManifestObjects, maxPoints, maxRuns, maxParts),
 		fmt.Sprintf("| version | u, %d |", manifestVersion),
 		"`"+strings.TrimSuffix(magicDomain, "\n")+"`", "`"+strings.TrimSuffix(magicWrap, "\n")+"`", "`"+digestPrefix+"`",
