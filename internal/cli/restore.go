@@ -106,7 +106,7 @@ it; where the store lets it only read, it says so and relies on the grace.`,
 	return cmd
 }
 
-// Recovery path, step 1: choose. The container is opened with one recipient's
+// run restores disks. The container is opened with one recipient's
 // secret, its history read, and the checkpoint chosen among what can be
 // recovered.
 func (f *restoreFlags) run(cmd *cobra.Command, url string) (*restored, error) {

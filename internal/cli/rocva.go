@@ -59,7 +59,7 @@ definition there: a VM that ends is gone.`,
 	return cmd
 }
 
-// Recovery path, step 8: boot. The VM is built from the configuration of the
+// bootAll boots what a restore left. The VM is built from the configuration of the
 // checkpoint, not of today, on the disks just rebuilt, away from production's
 // network.
 func bootAll(cmd *cobra.Command, dir string, r *restored, only []string, platform *providerFlags, accel hypervisor.Accelerator) error {

@@ -55,7 +55,7 @@ func (m *Image) Frames() int {
 	return n
 }
 
-// Recovery path, step 4: resolve. What was written last before the checkpoint
+// Recovery path, step 5: resolve. What was written last before the checkpoint
 // wins; what was never written is zeroes.
 
 // Resolve finds, newest first, what makes the disks of checkpoint cp: in the

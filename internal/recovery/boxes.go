@@ -25,6 +25,9 @@ type Power interface {
 	Close() error
 }
 
+// Recovery path, step 13: go home. The site that was recovered to is the source of
+// the next planned migration; only what differs is shipped and read.
+
 // Boxes is a Source reached by the local sockets of its DRVA and of its host
 // components. A guest runs, to it, while somebody has one of its disks open.
 type Boxes struct {

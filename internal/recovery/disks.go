@@ -146,9 +146,6 @@ func diskName(cfg *dr.VMConfig, id dr.DiskID) string {
 	return id.String()
 }
 
-// Recovery path, step 7: hydrate. In full before the first boot, or while the
-// VMs run.
-
 // hydrate builds the disks, or makes them reachable while they are built.
 func (r *Run) hydrate(ctx context.Context) error {
 	rec := r.Record()

@@ -34,6 +34,9 @@ type Site struct {
 	End func(ctx context.Context, p Process) error
 }
 
+// Recovery path, step 11: decide. Somebody has looked at the VMs; what they wrote
+// counts from here on.
+
 // commit makes the recovery final.
 func (r *Run) commit(context.Context) error {
 	return r.change(func(rec *Record) { rec.Committed, rec.Decide = true, time.Time{} })
@@ -44,7 +47,7 @@ func (r *Run) protectPath(name ...string) string {
 	return r.path(append([]string{"protect"}, name...)...)
 }
 
-// Recovery path, step 9: protect. The fork's DRVA and a host component begin
+// Recovery path, step 12: protect. The fork's DRVA and a host component begin
 // where the guests' disks are; only what differs from the point is shipped.
 
 // protect configures the protection of the VMs here, and starts it when their

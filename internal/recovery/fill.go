@@ -142,6 +142,9 @@ func (r *Run) filled() <-chan error {
 	return r.fill.ran
 }
 
+// Recovery path, step 10: fill. Blocks that no guest asked for are fetched in the
+// background; then each guest moves to its plain file, without a restart.
+
 // settle moves every VM to its plain files once these are whole, lets go of what
 // served them, and protects what is committed.
 func (r *Run) settle(ctx context.Context, filled error) error {

@@ -52,7 +52,7 @@ func (r *Run) history(ctx context.Context) (*journal.History, error) {
 	return c.History(ctx, journal.HistoryOptions{Timeline: t})
 }
 
-// Recovery path, step 1: choose. The point is found among those of the history
+// Recovery path, step 3: choose. The point is found among those of the history
 // that can be recovered, and remembered.
 
 // choose picks the point that was asked for.
@@ -180,7 +180,7 @@ func (r *Run) unpin(ctx context.Context) error {
 	return r.change(func(rec *Record) { rec.Pins = nil })
 }
 
-// Recovery path, step 2: fence. The source's timeline gets an epoch above all
+// Recovery path, step 4: fence. The source's timeline gets an epoch above all
 // that publish there, and ends with a FENCE.
 
 // fence shuts everybody out who publishes the source's timeline.

@@ -55,7 +55,7 @@ func (r *Run) VM(nameOrID string) hypervisor.VM {
 	return nil
 }
 
-// Recovery path, step 8: boot. VMs are built from their configuration at the
+// Recovery path, step 9: boot. VMs are built from their configuration at the
 // point, not of today, and started in their order; those of a test reach no
 // network.
 

@@ -18,7 +18,7 @@ type fetcher struct {
 	out    gather
 }
 
-// Recovery path, step 5: fetch. Objects in the order of their bytes, a few
+// Recovery path, step 6: fetch. Objects in the order of their bytes, a few
 // ranges at once.
 
 // object writes all that image object i gives to the targets. All of it is

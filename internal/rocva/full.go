@@ -393,7 +393,7 @@ func (r *run) interrupted(ctx context.Context, cause error) error {
 	return errs.E(op, errs.Internal, "", fmt.Errorf("%s: %w", words, cause)).WithRemedy(remedy)
 }
 
-// Recovery path, step 7: finish. Only a whole and durable disk gets its name.
+// Recovery path, step 8: finish. Only a whole and durable disk gets its name.
 
 // finish makes everything durable and gives the files their own names. Order:
 // data, cursors that say so, names, and only then are the cursors removed.
