@@ -87,8 +87,11 @@ func (o *oracle) flush() (acked func()) {
 	}
 	return func() {
 		for s, first := range keep {
-			for len(o.past[s]) > 1 && &o.past[s][0].b[0] != first {
-				o.past[s] = o.past[s][1:]
+			for i, v := range o.past[s] {
+				if &v.b[0] == first { // else a later flush was answered before
+					o.past[s] = o.past[s][i:]
+					break
+				}
 			}
 			if len(o.past[s]) == 1 {
 				delete(o.since, s)

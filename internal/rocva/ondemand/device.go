@@ -117,11 +117,11 @@ func nextData(size, off int64, data func(chunk uint32) uint16) (start, end int64
 
 // alignIn is the whole blocks in r; the last one of a disk may be short.
 func (d *disk) alignIn(r extent.Range) extent.Range {
-	end := r.End()
-	if end == d.size {
-		r.Len = (end+dr.BlockSize-1)/dr.BlockSize*dr.BlockSize - r.Off
+	lo, hi := (r.Off+dr.BlockSize-1)&^(dr.BlockSize-1), r.End()&^(dr.BlockSize-1)
+	if r.End() == d.size {
+		hi = d.size
 	}
-	return r.AlignIn(dr.BlockSize).Intersect(extent.Range{Len: d.size})
+	return extent.Range{Off: lo, Len: max(0, hi-lo)}
 }
 
 // guestRead fills p, having fetched what is absent.
