@@ -17,14 +17,18 @@ import (
 func newRocVACommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rocva",
-		Short: "Recovery appliance: rebuild disks (full) and boot their VMs (boot)",
+		Short: "Recovery appliance: rebuild disks, keep them warm, boot their VMs",
 		Long: `The recovery appliance rebuilds disks from a container and boots their VMs. It
 needs the container and one recipient's secret, nothing of the protected site.
 
-"rocva full" is the same work as "restore". "rocva boot" starts the VMs
-whose disks "full" left in a directory, by QEMU alone or by libvirt.`,
+"rocva full" is the same work as "restore". "rocva warm" keeps disks that follow
+the domain, "rocva failover" hands them over. "rocva boot" starts the VMs whose
+disks one of them left in a directory, by QEMU alone or by libvirt. "rocva update" makes
+disks that are there hold a checkpoint, by what differs; "rocva unshipped" keeps
+before what they hold beyond it.`,
 	}
-	cmd.AddCommand(newFullCommand("full URL", "Rebuild disks completely, as restore does"), newBootCommand())
+	cmd.AddCommand(newFullCommand("full URL", "Rebuild disks completely, as restore does"), newBootCommand(),
+		newWarmCommand(), newStandbyCommand(), newFailoverCommand(), newUpdateCommand(), newUnshippedCommand())
 	return cmd
 }
 

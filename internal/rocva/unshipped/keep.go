@@ -19,9 +19,10 @@ import (
 type Disk struct {
 	ID   dr.DiskID
 	Path string // raw file or block device; only read
-	// Regions, if not nil, are where it may differ from Options.Base, as the
-	// host component's sidecar says; what lies outside is not looked at. Nil:
-	// all of it is compared.
+	// Regions, if not nil, are where it may differ from Options.Base; what lies
+	// outside is not looked at. A host component's sidecar speaks of the
+	// replication log and is enough only if all of that was published. Nil: all of
+	// it is compared.
 	Regions []extent.Range
 }
 
