@@ -106,7 +106,7 @@ func (f *warmFlags) follow(cmd *cobra.Command, url string) error {
 
 // place lays disks out as a restore does, below the directory.
 func (f *warmFlags) place(img *journal.Image) ([]rocva.Target, error) {
-	targets, err := f.layOut(img, new(recovery))
+	targets, err := f.layOut(img, new(restored))
 	for i := range targets {
 		if rel, rerr := filepath.Rel(f.out, targets[i].Path); rerr == nil {
 			targets[i].Path = rel
@@ -138,7 +138,7 @@ func warmCalls(s *warm.Standby, dir string) map[string]control.Handler {
 
 // writeHandover leaves what a restore leaves, for "rocva boot".
 func writeHandover(dir, name string, h *warm.Handover) error {
-	r := recovery{Domain: h.Domain, Name: name, Checkpoint: h.Checkpoint}
+	r := restored{Domain: h.Domain, Name: name, Checkpoint: h.Checkpoint}
 	for _, v := range h.VMs {
 		r.VMs = append(r.VMs, recoveredVM{Config: v})
 	}
