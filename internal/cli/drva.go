@@ -90,12 +90,7 @@ func storeStatusOf(st *stack, l *limit.Limiter) storeStatus {
 	return s
 }
 
-func newDRVACommand() *cobra.Command {
-	var path string
-	cmd := &cobra.Command{
-		Use:   "drva --config FILE",
-		Short: "DR virtual appliance: order, log, cut and publish one domain",
-		Long: `Runs the DR virtual appliance of one protected domain: it takes the writes of the
+const drvaLong = `Runs the DR virtual appliance of one protected domain: it takes the writes of the
 domain's hosts, puts them in one order, logs them durably, cuts a checkpoint
 every few seconds and publishes it into the domain's container.
 
@@ -159,7 +154,14 @@ goes on trying; hosts track what changes meanwhile.
 Starting a second appliance for a domain fences the first: it stops for good. An
 appliance whose domain was recovered elsewhere does not start again: its log is of a
 timeline that is not the current one. "timeline" names the one to publish, by id,
-where it is not the current one.`,
+where it is not the current one.`
+
+func newDRVACommand() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:     "drva --config FILE",
+		Short:   "DR virtual appliance: order, log, cut and publish one domain",
+		Long:    drvaLong,
 		Example: "  holdfast drva --config drva.json",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -157,13 +157,14 @@ func (b *Boxes) Start(ctx context.Context, vm dr.VMID) error {
 func (b *Boxes) Checkpoint(ctx context.Context, tag string) (dr.CheckpointID, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, syncLimit, errors.New("the checkpoint was not published in time"))
 	defer cancel()
-	var cut struct {
-		Checkpoint dr.Checkpoint `json:"checkpoint"`
-	}
+	var cut dr.Checkpoint
 	if err := control.CallLocal(ctx, b.DRVA, "/checkpoint", map[string]any{"tag": tag}, &cut); err != nil {
 		return 0, err
 	}
-	id := cut.Checkpoint.ID
+	id := cut.ID
+	if id == 0 {
+		return 0, errs.New("recovery.Checkpoint", errs.Internal, b.DRVA, "the DRVA does not say which checkpoint it cut")
+	}
 	err := poll(ctx, "recovery.Checkpoint", b.DRVA, func(s *drvaStatus) (bool, error) {
 		p := s.Checkpoints.LastPublished
 		return p != nil && p.ID >= id, nil

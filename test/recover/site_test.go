@@ -72,6 +72,20 @@ func (s *site) key() string             { return s.path("recovery.key") }
 // empty: a directory. The test's end removes it.
 func newSite(t *testing.T, url string) *site {
 	t.Helper()
+	image, err := ledger.BuildImage(t.Context())
+	must(t, err)
+	st, err := os.Stat(image)
+	must(t, err)
+	s := newBoxes(t, url, st.Size(), func(path string) error { return ledger.CopyImage(t.Context(), path, image) })
+	s.provider, err = qemu.New(qemu.Options{DieWithParent: true})
+	must(t, err)
+	s.bootGuest()
+	return s
+}
+
+// newBoxes makes a protected disk that nobody uses yet, which fill makes.
+func newBoxes(t *testing.T, url string, size int64, fill func(path string) error) *site {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "hfrec-") // short: unix socket paths have at most 107 bytes
 	must(t, err)
 	s := &site{t: t, dir: dir, url: url}
@@ -79,18 +93,11 @@ func newSite(t *testing.T, url string) *site {
 	if s.url == "" {
 		s.url = "file://" + s.path("store")
 	}
-	image, err := ledger.BuildImage(t.Context())
-	must(t, err)
 	must(t, os.Mkdir(s.path("a"), 0o700))
-	must(t, ledger.CopyImage(t.Context(), s.path("a/guest.raw"), image))
-	st, err := os.Stat(image)
-	must(t, err)
-	s.vm = ledger.Config("erp", dr.VMID{UUID: dr.NewUUID()}, dr.DiskID{UUID: dr.NewUUID()}, st.Size())
-	s.provider, err = qemu.New(qemu.Options{DieWithParent: true})
-	must(t, err)
+	must(t, fill(s.path("a/guest.raw")))
+	s.vm = ledger.Config("erp", dr.VMID{UUID: dr.NewUUID()}, dr.DiskID{UUID: dr.NewUUID()}, size)
 	s.makeContainer()
 	s.startBoxes()
-	s.bootGuest()
 	return s
 }
 
@@ -271,12 +278,16 @@ func (s *site) kill() {
 }
 
 func (s *site) killAllButDRVA() {
-	_ = s.guest.Kill(context.Background())
+	if s.guest != nil {
+		_ = s.guest.Kill(context.Background())
+	}
 	if s.host != nil {
 		s.host.Kill()
 	}
 	s.endLoad()
-	s.console.Close()
+	if s.console != nil {
+		s.console.Close()
+	}
 }
 
 // erase also removes what the site had.
@@ -288,10 +299,10 @@ func (s *site) erase() {
 
 // remove ends the test: no process that names the site's directory may be left.
 func (s *site) remove() {
-	if s.guest != nil {
-		s.kill()
+	s.kill()
+	if s.provider != nil {
+		s.provider.Close()
 	}
-	s.provider.Close()
 	for _, d := range []string{"b", "c", "d", "t"} { // recoveries the test did not clean up, because it failed
 		if b, err := os.ReadFile(s.path(d + "/run.json")); err == nil && s.t.Failed() {
 			s.t.Logf("%s: %s", d, b)
