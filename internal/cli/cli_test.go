@@ -145,7 +145,7 @@ func TestRestoreEveryPoint(t *testing.T) {
 	b := newBox(t)
 	for n, at := range map[int]string{2: "latest", 1: "1"} {
 		out := filepath.Join(t.TempDir(), "out")
-		var r recovery
+		var r restored
 		if err := json.Unmarshal([]byte(must(t, "restore", b.url, "--key", b.key, "--at", at, "--out", out, "-o", "json")), &r); err != nil {
 			t.Fatal(err)
 		}

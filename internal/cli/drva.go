@@ -37,6 +37,7 @@ type domainConfig struct {
 	Key        string `json:"key,omitempty"`             // the appliance's own recovery key file
 	Passphrase string `json:"passphrase_file,omitempty"` // or a passphrase's
 	KMS        string `json:"kms,omitempty"`             // or the address of a key service's key
+	Timeline   string `json:"timeline,omitempty"`        // id of the one to publish; empty: the log's, or the current one
 	Log        string `json:"log,omitempty"`             // directory of the replication log
 	Quota      int64  `json:"quota,omitempty"`           // bytes
 	Interval   string `json:"interval,omitempty"`        // between checkpoints
@@ -89,12 +90,7 @@ func storeStatusOf(st *stack, l *limit.Limiter) storeStatus {
 	return s
 }
 
-func newDRVACommand() *cobra.Command {
-	var path string
-	cmd := &cobra.Command{
-		Use:   "drva --config FILE",
-		Short: "DR virtual appliance: order, log, cut and publish one domain",
-		Long: `Runs the DR virtual appliance of one protected domain: it takes the writes of the
+const drvaLong = `Runs the DR virtual appliance of one protected domain: it takes the writes of the
 domain's hosts, puts them in one order, logs them durably, cuts a checkpoint
 every few seconds and publishes it into the domain's container.
 
@@ -155,7 +151,17 @@ a quota share. What the domains share goes by "priority": low, normal or high, 1
 The appliance comes up while the store is away, says so in its log and status, and
 goes on trying; hosts track what changes meanwhile.
 
-Starting a second appliance for a domain fences the first: it stops for good.`,
+Starting a second appliance for a domain fences the first: it stops for good. An
+appliance whose domain was recovered elsewhere does not start again: its log is of a
+timeline that is not the current one. "timeline" names the one to publish, by id,
+where it is not the current one.`
+
+func newDRVACommand() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:     "drva --config FILE",
+		Short:   "DR virtual appliance: order, log, cut and publish one domain",
+		Long:    drvaLong,
 		Example: "  holdfast drva --config drva.json",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/control"
+	"holdfast/internal/dr"
 	"holdfast/internal/drva"
 	"holdfast/internal/errs"
 	"holdfast/internal/fair"
@@ -207,6 +208,13 @@ func (cfg *domainConfig) config() (c drva.Config, err error) {
 	c = drva.Config{LogDir: cfg.Log, Quota: cfg.Quota}
 	if c.Interval, err = cfg.interval(); err != nil {
 		return c, err
+	}
+	if cfg.Timeline != "" {
+		id, err := dr.ParseUUID(cfg.Timeline)
+		if err != nil {
+			return c, errs.E("drva", errs.Invalid, "timeline", err).WithRemedy("give a timeline's id: holdfast timeline list URL")
+		}
+		c.Timeline = dr.TimelineID{UUID: id}
 	}
 	if err := cfg.refuseOldLock(); err != nil {
 		return c, err

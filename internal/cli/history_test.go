@@ -168,7 +168,7 @@ func TestPinsAndTags(t *testing.T) {
 	has(t, "checkpoints", must(t, append([]string{"checkpoints", b.url}, k...)...), "hold court", "tag last-good", "schedule 1m")
 	has(t, "gc status", must(t, append([]string{"gc", "status", b.url}, k...)...), "by hold court: checkpoint 7", "last-good", "court")
 	out := filepath.Join(t.TempDir(), "out")
-	r := jsonOf[recovery](t, append([]string{"restore", b.url, "--at", "tag:last-good", "--out", out}, k...)...)
+	r := jsonOf[restored](t, append([]string{"restore", b.url, "--at", "tag:last-good", "--out", out}, k...)...)
 	if r.Checkpoint.ID != 13 {
 		t.Errorf("tag:last-good is checkpoint %d", r.Checkpoint.ID)
 	}
@@ -208,7 +208,7 @@ func TestTimelines(t *testing.T) {
 		t.Errorf("all timelines: %v", got)
 	}
 	out := filepath.Join(t.TempDir(), "out")
-	if r := jsonOf[recovery](t, append([]string{"restore", b.url, "--timeline", "drill", "--out", out}, k...)...); r.Checkpoint.ID != 12 {
+	if r := jsonOf[restored](t, append([]string{"restore", b.url, "--timeline", "drill", "--out", out}, k...)...); r.Checkpoint.ID != 12 {
 		t.Errorf("restore --timeline: checkpoint %d", r.Checkpoint.ID)
 	}
 	has(t, "gc status", must(t, append([]string{"gc", "status", b.url, "--timeline", first.ID.String()}, k...)...), "drill")

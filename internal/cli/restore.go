@@ -25,8 +25,8 @@ const recoveryFile = "recovery.json"
 // maxRecoveryFile bounds it in bytes: 2,000 VMs with many disks are 4 MiB.
 const maxRecoveryFile = 16 << 20
 
-// recovery is what a finished restore left in its output directory.
-type recovery struct {
+// restored is what a finished restore left in its output directory.
+type restored struct {
 	Domain     dr.DomainID            `json:"domain"`
 	Name       string                 `json:"name"`
 	Checkpoint journal.CheckpointInfo `json:"checkpoint"`
@@ -106,10 +106,10 @@ it; where the store lets it only read, it says so and relies on the grace.`,
 	return cmd
 }
 
-// Recovery path, step 1: choose. The container is opened with one recipient's
+// run restores disks. The container is opened with one recipient's
 // secret, its history read, and the checkpoint chosen among what can be
 // recovered.
-func (f *restoreFlags) run(cmd *cobra.Command, url string) (*recovery, error) {
+func (f *restoreFlags) run(cmd *cobra.Command, url string) (*restored, error) {
 	if f.out == "" {
 		return nil, usageError{fmt.Errorf("--out is missing: the directory for the disks")}
 	}
@@ -128,7 +128,7 @@ func (f *restoreFlags) run(cmd *cobra.Command, url string) (*recovery, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &recovery{Domain: c.Domain().ID, Name: c.Domain().Name, Checkpoint: cp}
+	r := &restored{Domain: c.Domain().ID, Name: c.Domain().Name, Checkpoint: cp}
 	targets, err := f.layOut(img, r)
 	if err != nil {
 		return nil, err
@@ -147,7 +147,7 @@ func (f *restoreFlags) run(cmd *cobra.Command, url string) (*recovery, error) {
 }
 
 // layOut decides the path of every disk and makes the directories.
-func (f *restoreFlags) layOut(img *journal.Image, r *recovery) ([]rocva.Target, error) {
+func (f *restoreFlags) layOut(img *journal.Image, r *restored) ([]rocva.Target, error) {
 	const op = "restore"
 	var targets []rocva.Target
 	seen := map[dr.VMID]bool{}
@@ -214,7 +214,7 @@ func diskName(cfg dr.VMConfig, id dr.DiskID) string {
 	return id.String()
 }
 
-func (r *recovery) write(dir string) error {
+func (r *restored) write(dir string) error {
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return errs.E("restore", errs.Internal, dir, err)
@@ -223,7 +223,7 @@ func (r *recovery) write(dir string) error {
 }
 
 // readRecovery reads what a finished restore left in dir.
-func readRecovery(dir string) (*recovery, error) {
+func readRecovery(dir string) (*restored, error) {
 	const op = "cli.readRecovery"
 	path := filepath.Join(dir, recoveryFile)
 	b, err := durable.ReadFile(durable.OS{}, path, maxRecoveryFile)
@@ -231,7 +231,7 @@ func readRecovery(dir string) (*recovery, error) {
 		return nil, errs.E(op, errs.Internal, path, err).
 			WithRemedy("rebuild the disks first: holdfast restore URL --key FILE --out " + dir)
 	}
-	var r recovery
+	var r restored
 	if err := json.Unmarshal(b, &r); err != nil {
 		return nil, errs.E(op, errs.Corrupt, path, err)
 	}
@@ -246,7 +246,7 @@ func readRecovery(dir string) (*recovery, error) {
 	return &r, nil
 }
 
-func printRecovery(w io.Writer, r *recovery, out string) {
+func printRecovery(w io.Writer, r *restored, out string) {
 	fmt.Fprintln(w, "VM\tDISK\tSIZE\tPATH")
 	for _, d := range r.Disks {
 		name := d.VM.String()

@@ -17,14 +17,18 @@ import (
 func newRocVACommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rocva",
-		Short: "Recovery appliance: rebuild disks (full) and boot their VMs (boot)",
+		Short: "Recovery appliance: rebuild disks, keep them warm, boot their VMs",
 		Long: `The recovery appliance rebuilds disks from a container and boots their VMs. It
 needs the container and one recipient's secret, nothing of the protected site.
 
-"rocva full" is the same work as "restore". "rocva boot" starts the VMs
-whose disks "full" left in a directory, by QEMU alone or by libvirt.`,
+"rocva full" is the same work as "restore". "rocva warm" keeps disks that follow
+the domain, "rocva failover" hands them over. "rocva boot" starts the VMs whose
+disks one of them left in a directory, by QEMU alone or by libvirt. "rocva update" makes
+disks that are there hold a checkpoint, by what differs; "rocva unshipped" keeps
+before what they hold beyond it.`,
 	}
-	cmd.AddCommand(newFullCommand("full URL", "Rebuild disks completely, as restore does"), newBootCommand())
+	cmd.AddCommand(newFullCommand("full URL", "Rebuild disks completely, as restore does"), newBootCommand(),
+		newWarmCommand(), newStandbyCommand(), newFailoverCommand(), newUpdateCommand(), newUnshippedCommand())
 	return cmd
 }
 
@@ -59,10 +63,10 @@ definition there: a VM that ends is gone.`,
 	return cmd
 }
 
-// Recovery path, step 8: boot. The VM is built from the configuration of the
+// bootAll boots what a restore left. The VM is built from the configuration of the
 // checkpoint, not of today, on the disks just rebuilt, away from production's
 // network.
-func bootAll(cmd *cobra.Command, dir string, r *recovery, only []string, platform *providerFlags, accel hypervisor.Accelerator) error {
+func bootAll(cmd *cobra.Command, dir string, r *restored, only []string, platform *providerFlags, accel hypervisor.Accelerator) error {
 	log, err := logger(cmd)
 	if err != nil {
 		return err
@@ -92,7 +96,7 @@ func bootAll(cmd *cobra.Command, dir string, r *recovery, only []string, platfor
 	return waitAll(cmd.Context(), running)
 }
 
-func bootSpec(dir string, r *recovery, cfg dr.VMConfig, accel hypervisor.Accelerator) hypervisor.Spec {
+func bootSpec(dir string, r *restored, cfg dr.VMConfig, accel hypervisor.Accelerator) hypervisor.Spec {
 	spec := hypervisor.Spec{Config: cfg, Sources: map[dr.DiskID]hypervisor.Source{}}
 	spec.Serial, spec.Accelerator = true, accel
 	spec.Networks = map[string]hypervisor.Network{}

@@ -109,6 +109,7 @@ See it work:        holdfast demo
 At the source:      key new, store verify, domain create, cert, drva, iofilter, status
 While it runs:      protect, unprotect, events, pause, resume, sync, bandwidth, checkpoint
 From the store:     checkpoints, inspect, fsck, restore, mount, rocva
+A whole recovery:   recover test, planned, disaster, failback, clone
 The history:        retention, gc, pin, tag, timeline`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -120,7 +121,7 @@ The history:        retention, gc, pin, tag, timeline`,
 		newKeyCommand(), newStoreCommand(), newDomainCommand(), newCertCommand(),
 		newDRVACommand(), newIOFilterCommand(), newSeedCommand(), newStatusCommand(), newEventsCommand(),
 		newPauseCommand(), newResumeCommand(), newSyncCommand(), newProtectCommand(), newUnprotectCommand(), newResizeCommand(), newWatchdogCommand(), newBandwidthCommand(), newCheckpointCommand(),
-		newCheckpointsCommand(), newInspectCommand(), newFsckCommand(), newRestoreCommand(), newMountCommand(), newRocVACommand(),
+		newCheckpointsCommand(), newInspectCommand(), newFsckCommand(), newRestoreCommand(), newMountCommand(), newRocVACommand(), newRecoverCommand(),
 		newRetentionCommand(), newGCCommand(), newPinCommand(), newTagCommand(), newTimelineCommand(),
 		newDemoCommand(),
 	)

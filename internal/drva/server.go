@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/drva/order"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
@@ -129,10 +130,10 @@ func recoverState(rl *replog.Log, pub *journal.Publisher) (*order.State, error) 
 	if rec.Last == 0 {
 		cp, ok := pub.LastCheckpoint()
 		if !ok {
-			st.Inherit(pub.LastSeq(), nil)
+			st.Inherit(pub.Timeline(), pub.LastSeq(), nil)
 			return st, nil
 		}
-		st.Inherit(pub.LastSeq(), &cp.Checkpoint)
+		st.Inherit(pub.Timeline(), pub.LastSeq(), &cp.Checkpoint)
 		return st, nil
 	}
 	remedy := "set the log's directory aside and start with an empty one: the hosts then sync again"
@@ -164,10 +165,43 @@ func recoverState(rl *replog.Log, pub *journal.Publisher) (*order.State, error) 
 // not there.
 func (s *Server) openPublisher(ctx context.Context) (pub *journal.Publisher, err error) {
 	err = s.retry(ctx, "open the container", func() error {
-		pub, err = s.cfg.Container.OpenPublisher(ctx, journal.PublisherOptions{Timeline: s.cfg.Timeline, Host: s.cfg.Host, Logger: s.log, Lock: s.cfg.Lock})
+		t, err := s.ownTimeline(ctx)
+		if err != nil {
+			return err
+		}
+		pub, err = s.cfg.Container.OpenPublisher(ctx, journal.PublisherOptions{Timeline: t, Host: s.cfg.Host, Logger: s.log, Lock: s.cfg.Lock})
 		return err
 	})
 	return pub, err
+}
+
+// ownTimeline is the timeline to publish: that of the log, if there is one. It is
+// found out before an epoch is claimed: an appliance that comes back after its
+// domain was recovered elsewhere must not fence the one that protects it now.
+func (s *Server) ownTimeline(ctx context.Context) (dr.TimelineID, error) {
+	const op = "drva.openPublisher"
+	t, ok, err := replog.TimelineOf(s.cfg.FS, s.cfg.LogDir)
+	if !ok || err != nil {
+		return s.cfg.Timeline, err
+	}
+	if !s.cfg.Timeline.IsZero() {
+		if s.cfg.Timeline != t {
+			return t, errs.New(op, errs.Invalid, s.cfg.LogDir, "the log is of timeline "+t.String()+", the configuration names "+s.cfg.Timeline.String()).
+				WithRemedy("use a fresh directory for the log; keep this one until its tail is published or given up")
+		}
+		return t, nil
+	}
+	all, err := s.cfg.Container.Timelines(ctx)
+	if err != nil {
+		return t, err
+	}
+	for _, v := range all {
+		if v.Current && v.ID != t {
+			return t, errs.New(op, errs.Fenced, t.String(), fmt.Sprintf("the domain was recovered: timeline %s (%s, begun %s by %s) is the current one, and this log is of another",
+				v.ID, v.Label, v.Created.Format(time.RFC3339), v.By))
+		}
+	}
+	return t, nil
 }
 
 // retry repeats try, which does what words say, while it fails for want of the
@@ -201,7 +235,8 @@ func (s *Server) ended(ctx context.Context, err error) error {
 	}
 	e := errs.E("drva.Run", errs.Internal, "domain "+s.cfg.Domain.String(), err)
 	if errs.Is(err, errs.Fenced) {
-		e = e.WithRemedy("another appliance publishes this domain now: remove this one, and let the hosts sync with the other")
+		e = e.WithRemedy("another appliance publishes this domain now, here or where it was recovered: remove this one, and let the hosts sync with the other; " +
+			"what this log has not published is kept in its directory; if the recovery was a mistake, roll it back and start this appliance again")
 	}
 	s.noteError(e)
 	s.log.Error("the appliance stops", "err", e, "remedy", errs.RemedyOf(e))

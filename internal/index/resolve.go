@@ -44,9 +44,10 @@ type Resolver struct {
 	disks   []Disk
 	place   map[dr.DiskID]uint16
 	covered []*coverage
-	bytes   []uint64 // of each disk, given by frames
-	taken   []Taken  // by object of the catalog; Object is filled in at the end
-	now     int      // place of the disk being swept
+	bytes   []uint64  // of each disk, given by frames
+	taken   []Taken   // by object of the catalog; Object is filled in at the end
+	given   []*Blocks // of each disk, given by frames; nil unless Track was called
+	now     int       // place of the disk being swept
 }
 
 // NewResolver returns a Resolver of disks as of seq.
@@ -70,6 +71,29 @@ func NewResolver(cat *Catalog, seq dr.Seq, disks []Disk) (*Resolver, error) {
 // versions answered for them: with a size that ends behind a range, the range
 // alone is resolved. It is for use before the first Add.
 func (r *Resolver) Skip(disk int, chunks uint32) { r.covered[disk].addRange(0, chunks) }
+
+// Track keeps what frames give of each disk, for Given: 2 bytes more for each
+// chunk of a disk that frames answer for. It is for use before the first Add.
+func (r *Resolver) Track() {
+	r.given = make([]*Blocks, len(r.disks))
+	for i, d := range r.disks {
+		r.given[i] = NewBlocks(d.Size)
+	}
+}
+
+// Given is what frames give of the disk at the given place, since Track.
+func (r *Resolver) Given(disk int) *Blocks { return r.given[disk] }
+
+// Answered returns the blocks of the disk at the given place that the versions
+// added so far answer for, zeroes too. The set is the caller's.
+func (r *Resolver) Answered(disk int) *Blocks {
+	all := newCoverage(r.disks[disk].Size).left
+	return &Blocks{c: r.covered[disk].clone(), all: all}
+}
+
+// Only leaves all blocks of the disk at the given place out that are not in b,
+// as if what was added so far answered for them. A nil b is empty.
+func (r *Resolver) Only(disk int, b *Blocks) { r.covered[disk].only(b) }
 
 // Left is the number of blocks that no version has answered for. At 0 nothing
 // older is needed.
@@ -158,6 +182,9 @@ func (r *Resolver) take(e *Entry, fresh uint16) {
 	t.Frames = append(t.Frames, Take{Frame: e.Frame, Chunk: e.Chunk, Disk: uint16(r.now), Take: fresh})
 	t.Stored += uint64(e.Stored)
 	r.bytes[r.now] += uint64(bits.OnesCount16(fresh)) * dr.BlockSize
+	if r.given != nil {
+		r.given[r.now].Add(e.Chunk, fresh)
+	}
 }
 
 func (r *Resolver) gap(from, to uint32, zs []zone) error {

@@ -147,7 +147,7 @@ func Recipients(ctx context.Context, st store.Store) ([]RecipientInfo, error) {
 	return out, nil
 }
 
-// Recovery path, step 2: open. The data keys are unwrapped with one secret,
+// Recovery path, step 1: open. The data keys are unwrapped with one secret,
 // and nothing else is needed from anywhere.
 
 // Open opens the container in st with an identity. Kinds: NotFound (no

@@ -182,7 +182,7 @@ func (t *toucher) tail(ctx context.Context, h *History, cat *index.Catalog, see 
 				continue // gone since the walk: the scan has said so
 			}
 			s := index.NewSorter(cat)
-			if err := addFooter(s, cat, index.ObjectID{Timeline: h.timeline, Number: l.number}, l.footer, 1<<64-1); err != nil {
+			if err := addFooter(s, cat, index.ObjectID{Timeline: h.timeline, Number: l.number}, l.footer, 0, 1<<64-1); err != nil {
 				return err
 			}
 			if err := drain(s.Source(), see); err != nil {

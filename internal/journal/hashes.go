@@ -36,6 +36,21 @@ type DiskHashes struct {
 // Kinds: Invalid for an empty range or one of more than MaxHashRange chunks,
 // Corrupt when what the range rests on is damaged or gone, or the store's.
 func (h *History) DiskHashes(ctx context.Context, cache *HashCache, disk dr.DiskID, from, to uint32) (*DiskHashes, error) {
+	return h.hashes(ctx, cache, leg{h, ^dr.Seq(0), ^dr.ObjectNumber(0)}, disk, from, to)
+}
+
+// HashesAt is DiskHashes as of checkpoint cp of this history. Kinds NotFound
+// and Unavailable besides, as of Resolve.
+func (h *History) HashesAt(ctx context.Context, cache *HashCache, cp CheckpointInfo, disk dr.DiskID, from, to uint32) (*DiskHashes, error) {
+	cp, err := h.check(cp)
+	if err != nil {
+		return nil, err
+	}
+	return h.hashes(ctx, cache, leg{h, cp.Seq, cp.Object}, disk, from, to)
+}
+
+// hashes is DiskHashes of what rests on l.
+func (h *History) hashes(ctx context.Context, cache *HashCache, l leg, disk dr.DiskID, from, to uint32) (*DiskHashes, error) {
 	const op = "journal.DiskHashes"
 	if from >= to || to-from > MaxHashRange || to > segment.MaxChunks {
 		return nil, errs.New(op, errs.Invalid, disk.String(), "the range has no chunks, or too many")
@@ -51,7 +66,7 @@ func (h *History) DiskHashes(ctx context.Context, cache *HashCache, disk dr.Disk
 	}
 	r.Skip(0, from)
 	w := &hashWalk{cat: cat, r: r, cache: cache, disk: disk, number: number, from: from, to: to}
-	if err := w.timeline(ctx, h, ^dr.Seq(0), ^dr.ObjectNumber(0)); err != nil {
+	if err := w.timeline(ctx, l.h, l.limit, l.last); err != nil {
 		return nil, errs.E(op, errs.Internal, disk.String(), err)
 	}
 	n := to - from

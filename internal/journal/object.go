@@ -157,7 +157,7 @@ func (o *Object) ReadAt(ctx context.Context, p []byte, off int64) error {
 	return wrapErr("journal.ReadAt", o.Key, err)
 }
 
-// Recovery path, step 6: open. Nothing leaves here that is not what the filter
+// Recovery path, step 7: open. Nothing leaves here that is not what the filter
 // captured.
 
 // OpenFrame opens frame e of this object from its stored bytes and appends

@@ -55,7 +55,7 @@ func (m *Image) Frames() int {
 	return n
 }
 
-// Recovery path, step 4: resolve. What was written last before the checkpoint
+// Recovery path, step 5: resolve. What was written last before the checkpoint
 // wins; what was never written is zeroes.
 
 // Resolve finds, newest first, what makes the disks of checkpoint cp: in the
@@ -75,16 +75,9 @@ func (h *History) Resolve(ctx context.Context, cp CheckpointInfo) (*Image, error
 	if err != nil {
 		return nil, err
 	}
-	m := &Image{Timeline: h.timeline, Checkpoint: cp}
-	disks := make([]index.Disk, len(cp.Disks))
-	for i, d := range cp.Disks {
-		m.Disks = append(m.Disks, ImageDisk{CheckpointDisk: d})
-		disks[i] = index.Disk{ID: d.ID, Size: d.Size}
-	}
-	v := &resolver{cat: new(index.Catalog)}
-	// A checkpoint holds the records below its own.
-	if v.r, err = index.NewResolver(v.cat, cp.Seq-min(cp.Seq, 1), disks); err != nil {
-		return nil, errs.E(op, errs.Internal, cp.brief(), err)
+	m, v, err := h.imageOf(cp)
+	if err != nil {
+		return nil, err
 	}
 	if err := v.timeline(ctx, h, cp.Seq, cp.Object); err != nil {
 		return nil, errs.E(op, errs.Internal, cp.brief(), err)
@@ -195,6 +188,11 @@ func (h *History) objectSize(id index.ObjectID) (int64, Fingerprint, bool) {
 type resolver struct {
 	cat *index.Catalog
 	r   *index.Resolver
+	// least: records below it are left out. 0: none. They are those of stem in
+	// objects up to number until, and all that stem falls through to.
+	least dr.Seq
+	stem  dr.TimelineID
+	until dr.ObjectNumber
 }
 
 // timeline adds what timeline h has of records below limit, in objects up to
@@ -211,7 +209,7 @@ func (v *resolver) timeline(ctx context.Context, h *History, limit dr.Seq, last 
 			if v.r.Left() == 0 {
 				return nil
 			}
-			if m.Runs[i].First >= limit {
+			if m.Runs[i].First >= limit || m.Runs[i].Last < v.least {
 				continue
 			}
 			if err := v.run(ctx, h.c, m.Runs[i].Parts, limit); err != nil {
@@ -219,7 +217,7 @@ func (v *resolver) timeline(ctx context.Context, h *History, limit dr.Seq, last 
 			}
 		}
 	}
-	if base == nil || v.r.Left() == 0 {
+	if base == nil || v.r.Left() == 0 || base.head.Point.Seq <= v.least {
 		return nil
 	}
 	return v.timeline(ctx, base.hist, min(limit, base.head.Point.Seq), base.head.Object)
@@ -230,6 +228,9 @@ func (v *resolver) timeline(ctx context.Context, h *History, limit dr.Seq, last 
 func (v *resolver) tail(ctx context.Context, h *History, limit dr.Seq, last dr.ObjectNumber) error {
 	const op = "journal.Resolve"
 	refs := h.objectsUpTo(last)
+	if h.timeline == v.stem {
+		refs = refs[min(len(h.objectsUpTo(v.until)), len(refs)):]
+	}
 	for end := len(refs); end > 0 && v.r.Left() > 0; end = max(0, end-walkBatch) {
 		var batch []sized
 		var prints []Fingerprint
@@ -258,7 +259,7 @@ func (v *resolver) tail(ctx context.Context, h *History, limit dr.Seq, last dr.O
 				}
 				s = index.NewSorter(v.cat)
 			}
-			if err := addFooter(s, v.cat, index.ObjectID{Timeline: h.timeline, Number: l.number}, l.footer, limit); err != nil {
+			if err := addFooter(s, v.cat, index.ObjectID{Timeline: h.timeline, Number: l.number}, l.footer, v.least, limit); err != nil {
 				return errs.E(op, errs.Internal, l.key, err)
 			}
 		}
@@ -276,8 +277,8 @@ func swapped(op, key string) error {
 		WithRemedy("the store has exchanged it: bring the right one back from another copy or the store's own versions, and run fsck")
 }
 
-// addFooter adds the versions of an object with a seq below limit.
-func addFooter(s *index.Sorter, cat *index.Catalog, id index.ObjectID, f *segment.Footer, limit dr.Seq) error {
+// addFooter adds the versions of an object with a seq from least to below limit.
+func addFooter(s *index.Sorter, cat *index.Catalog, id index.ObjectID, f *segment.Footer, least, limit dr.Seq) error {
 	object, err := cat.Object(id)
 	if err != nil {
 		return err
@@ -290,7 +291,7 @@ func addFooter(s *index.Sorter, cat *index.Catalog, id index.ObjectID, f *segmen
 	}
 	for i := range f.Entries {
 		e := &f.Entries[i]
-		if e.Seq >= limit {
+		if e.Seq < least || e.Seq >= limit {
 			continue
 		}
 		if err := s.AddFrame(disks[e.Disk], e.Chunk, e.Mask, e.Seq, object, e.Counter, e.Stored); err != nil {
@@ -298,7 +299,7 @@ func addFooter(s *index.Sorter, cat *index.Catalog, id index.ObjectID, f *segmen
 		}
 	}
 	for _, z := range f.Zeros {
-		if z.Seq >= limit {
+		if z.Seq < least || z.Seq >= limit {
 			continue
 		}
 		if err := s.AddZeros(disks[z.Disk], z.First, z.Count, z.Seq); err != nil {
@@ -312,7 +313,7 @@ func addFooter(s *index.Sorter, cat *index.Catalog, id index.ObjectID, f *segmen
 func (v *resolver) run(ctx context.Context, c *Container, parts []PartRef, limit dr.Seq) error {
 	src, stop := c.openRun(ctx, v.cat, parts)
 	defer stop()
-	return v.r.Add(&below{src: src, limit: limit})
+	return v.r.Add(&between{src: src, least: v.least, limit: limit})
 }
 
 // openRun is the source of a run whose parts are fetched ahead. stop ends the
@@ -361,15 +362,16 @@ func (a *ahead) fetch(int) ([]byte, error) {
 	return f.plain, f.err
 }
 
-// below leaves out of a source what is not below limit.
-type below struct {
+// between leaves out of a source what is below least, or not below limit.
+type between struct {
 	src   index.Source
+	least dr.Seq
 	limit dr.Seq
 	kept  []index.Entry
 }
 
 // Next implements index.Source.
-func (b *below) Next() ([]index.Entry, error) {
+func (b *between) Next() ([]index.Entry, error) {
 	for {
 		es, err := b.src.Next()
 		if err != nil {
@@ -377,7 +379,7 @@ func (b *below) Next() ([]index.Entry, error) {
 		}
 		clean := true
 		for i := range es {
-			if es[i].Seq >= b.limit {
+			if es[i].Seq < b.least || es[i].Seq >= b.limit {
 				clean = false
 				break
 			}
@@ -387,7 +389,7 @@ func (b *below) Next() ([]index.Entry, error) {
 		}
 		b.kept = b.kept[:0]
 		for i := range es {
-			if es[i].Seq < b.limit {
+			if es[i].Seq >= b.least && es[i].Seq < b.limit {
 				b.kept = append(b.kept, es[i])
 			}
 		}

@@ -62,7 +62,7 @@ func (k *keeper) pass(t testing.TB) *Manifest {
 		if l.footer.Last >= l.footer.First {
 			m.Anchor.LastSeq = max(m.Anchor.LastSeq, l.footer.Last)
 		}
-		check(t, addFooter(s, cat, id, l.footer, 1<<63))
+		check(t, addFooter(s, cat, id, l.footer, 0, 1<<63))
 	}
 	src := s.Source()
 	if k.pack {

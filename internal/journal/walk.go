@@ -34,7 +34,7 @@ func (h *History) Extend(ctx context.Context) error {
 	}
 }
 
-// Recovery path, step 3: walk. The accepted history is followed object by
+// Recovery path, step 2: walk. The accepted history is followed object by
 // object, by the rule in chain.go.
 
 // walk lists what lies beyond the known history and goes over it. more means

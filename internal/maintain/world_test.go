@@ -121,6 +121,7 @@ type world struct {
 
 	hashes   *journal.HashCache
 	compared int // blocks, by their hashes
+	deltas   int // of disks
 	log      []string
 
 	mu    sync.Mutex

@@ -101,6 +101,18 @@ func (l *Log) saveState(change func(*state)) error {
 	return nil
 }
 
+// TimelineOf tells which timeline the log in dir is of; ok is false when there is
+// none. It changes nothing, and may be called while the log is in use. Errors:
+// Corrupt, Invalid (a newer format), those of durable.ReadFile.
+func TimelineOf(fs durable.FS, dir string) (t dr.TimelineID, ok bool, err error) {
+	l := &Log{opts: Options{Dir: dir}, fs: fs}
+	err = l.loadState()
+	if errs.Is(err, errs.NotFound) {
+		return t, false, nil
+	}
+	return l.st.timeline, err == nil, err
+}
+
 // loadState reads the newer whole copy of the state. Errors: NotFound when the
 // log was never made, Corrupt when both copies are damaged, Invalid for a
 // newer format.

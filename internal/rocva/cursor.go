@@ -21,14 +21,15 @@ type cursor struct {
 	Checkpoint dr.CheckpointID `json:"checkpoint"`
 	Complete   bool            `json:"complete"` // all data of all targets is synced
 	Done       [][2]int        `json:"done"`     // image objects, by place, ends included
-	Digest     string          `json:"digest"`   // of the fields above
+	Update     *mark           `json:"update,omitempty"`
+	Digest     string          `json:"digest"` // of the fields above
 }
 
 const cursorFormat = 2
 
 // runID is the digest of everything that decides the targets' content. Two
-// runs of one id may continue each other.
-func runID(d dr.DomainID, img *journal.Image, targets []*target) string {
+// runs of one id may continue each other. base is what the targets held.
+func runID(d dr.DomainID, img *journal.Image, targets []*target, base journal.PointRef) string {
 	h := sha256.New()
 	var b [8]byte
 	num := func(n uint64) {
@@ -39,6 +40,9 @@ func runID(d dr.DomainID, img *journal.Image, targets []*target) string {
 	h.Write(img.Timeline.UUID[:])
 	num(uint64(img.Checkpoint.ID))
 	num(uint64(img.Checkpoint.Object))
+	h.Write(base.Timeline.UUID[:])
+	num(uint64(base.Checkpoint))
+	num(uint64(base.Seq))
 	for _, t := range targets {
 		h.Write(t.Disk.UUID[:])
 		num(uint64(t.disk.Size))

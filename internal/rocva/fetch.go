@@ -18,7 +18,7 @@ type fetcher struct {
 	out    gather
 }
 
-// Recovery path, step 5: fetch. Objects in the order of their bytes, a few
+// Recovery path, step 6: fetch. Objects in the order of their bytes, a few
 // ranges at once.
 
 // object writes all that image object i gives to the targets. All of it is
@@ -33,7 +33,7 @@ func (f *fetcher) object(ctx context.Context, i int) error {
 		return f.r.explain(err)
 	}
 	f.parts = o.Parts(f.parts[:0], func(t journal.Take) bool { return f.r.byDisk[t.Disk] != nil })
-	for _, s := range frame.Spans(f.parts, rangeSize) {
+	for _, s := range frame.SpansOver(f.parts, rangeSize, f.r.gap) {
 		if err := f.span(ctx, o, s); err != nil {
 			return f.r.explain(err)
 		}

@@ -24,6 +24,10 @@ type Options struct {
 	Parallel   int  // objects fetched at once; 0: 6; at most 64
 	SkipHashes bool // do not compare blocks with the hashes taken at capture; seals are always checked
 	Force      bool // overwrite an existing file; needed for a block device
+	// Hold, for Update, leaves the disks under their partial names, and takes
+	// what lies under these for what Plan says of the disks: for a caller who
+	// updates them again and again and notes down himself what they hold.
+	Hold bool
 	// SaveEvery is how often progress is made durable: the work that a crash
 	// repeats. 0: 5 s.
 	SaveEvery time.Duration
@@ -71,7 +75,10 @@ type run struct {
 	log     *slog.Logger
 	started time.Time
 
-	fetchedBytes, contentBytes atomic.Int64
+	gap    int64              // how many unwanted bytes are read along
+	hashes *journal.HashCache // of comparisons
+
+	fetchedBytes, contentBytes, compared atomic.Int64
 
 	mu      sync.Mutex // guards all below
 	done    []bool     // of img.Objects: written, perhaps not synced
@@ -90,34 +97,21 @@ type run struct {
 // damaged; the words name object, disk, chunk and checkpoint), Canceled, or
 // the store's.
 func Full(ctx context.Context, c *journal.Container, img *journal.Image, targets []Target, opts Options) (Result, error) {
-	const op = "rocva.Full"
-	if opts.Parallel < 0 || opts.Parallel > maxParallel {
-		return Result{}, errs.New(op, errs.Invalid, "", fmt.Sprintf("parallel is not within 0..%d", maxParallel))
-	}
-	if opts.Parallel == 0 {
-		opts.Parallel = defaultParallel
-	}
-	if opts.SaveEvery <= 0 {
-		opts.SaveEvery = cursorEvery
-	}
-	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.DiscardHandler)
-	}
-	if opts.FS == nil {
-		opts.FS = durable.OS{}
+	if err := opts.complete(); err != nil {
+		return Result{}, err
 	}
 	ts, err := pickTargets(opts.FS, img, targets)
 	if err != nil {
 		return Result{}, err
 	}
-	r := &run{c: c, img: img, opts: opts, fs: opts.FS, targets: ts, byDisk: make(map[uint16]*target),
+	r := &run{c: c, img: img, opts: opts, fs: opts.FS, targets: ts, byDisk: make(map[uint16]*target), gap: frame.GapSize,
 		log: opts.Logger.With("checkpoint", uint64(img.Checkpoint.ID)), started: time.Now()}
 	for _, t := range ts {
 		r.byDisk[uint16(t.index)] = t
 		r.total += t.disk.Bytes
 		defer t.close()
 	}
-	r.id = runID(c.Domain().ID, img, ts)
+	r.id = runID(c.Domain().ID, img, ts, journal.PointRef{})
 	if err := r.prepare(ctx); err != nil {
 		return Result{}, err
 	}
@@ -128,6 +122,26 @@ func Full(ctx context.Context, c *journal.Container, img *journal.Image, targets
 		return Result{}, err
 	}
 	return r.result(), nil
+}
+
+// complete checks o and fills in what is not set.
+func (o *Options) complete() error {
+	if o.Parallel < 0 || o.Parallel > maxParallel {
+		return errs.New("rocva.Options", errs.Invalid, "", fmt.Sprintf("parallel is not within 0..%d", maxParallel))
+	}
+	if o.Parallel == 0 {
+		o.Parallel = defaultParallel
+	}
+	if o.SaveEvery <= 0 {
+		o.SaveEvery = cursorEvery
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.FS == nil {
+		o.FS = durable.OS{}
+	}
+	return nil
 }
 
 // prepare locks and opens the targets and finds out what an earlier run did.
@@ -343,9 +357,10 @@ func (r *run) save(complete bool) error {
 		}
 	}
 	for _, t := range r.targets {
-		if t.device {
+		if t.device || t.final {
 			continue
 		}
+		c.Update = t.mark
 		if err := writeCursor(r.fs, t.cursor(), c); err != nil {
 			return err
 		}
@@ -378,11 +393,14 @@ func (r *run) interrupted(ctx context.Context, cause error) error {
 	return errs.E(op, errs.Internal, "", fmt.Errorf("%s: %w", words, cause)).WithRemedy(remedy)
 }
 
-// Recovery path, step 7: finish. Only a whole and durable disk gets its name.
+// Recovery path, step 8: finish. Only a whole and durable disk gets its name.
 
 // finish makes everything durable and gives the files their own names. Order:
 // data, cursors that say so, names, and only then are the cursors removed.
 func (r *run) finish() error {
+	if r.opts.Hold {
+		return r.hold()
+	}
 	if err := r.save(true); err != nil {
 		return err
 	}
@@ -397,6 +415,21 @@ func (r *run) finish() error {
 		}
 	}
 	r.log.Info("rehydration finished", "objects", len(r.img.Objects), "elapsed", time.Since(r.started))
+	return nil
+}
+
+// hold ends a run whose disks keep their partial names.
+func (r *run) hold() error {
+	for _, t := range r.targets {
+		if err := t.sync(); err != nil {
+			return err
+		}
+	}
+	for _, t := range r.targets {
+		if err := t.forgetCursor(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -37,10 +37,13 @@ func (g *gather) room(t *target, at int64, n int) ([]byte, error) {
 func (g *gather) keep(n int) { g.n += n }
 
 // flush writes what was gathered. Blocks that are zeroes are left as the holes
-// they are.
+// they are, where there was nothing before.
 func (g *gather) flush() error {
 	b, at := g.buf[:g.n], g.at
 	g.n = 0
+	if g.t != nil && g.t.stays {
+		return g.t.put(b, at)
+	}
 	for len(b) > 0 {
 		zeros := leading(b, true)
 		b, at = b[zeros:], at+int64(zeros)

@@ -29,6 +29,18 @@ const (
 	// maxCursor bounds a cursor in bytes: a year of 5-second objects, one in
 	// two done, is about 50 MB; more than that is not worth keeping.
 	maxCursor = 64 << 20
+	// updateGap is the longest run of unwanted bytes that an update reads along:
+	// where traffic is paid for, 4 KiB cost as much as a request.
+	updateGap = 4 << 10
+	// comparePiece is how much of a disk is read and hashed at once, in bytes.
+	comparePiece = 1 << 20
+	// compareMost bounds how many pieces are compared at once: 16 processors
+	// hash faster than disks read.
+	compareMost = 16
+	// maxOwn bounds the stretches of a disk's own changes that its mark notes
+	// down: 65,536 are 2 MB of a cursor. More is compared if the update is taken
+	// up for another checkpoint.
+	maxOwn = 1 << 16
 	// zeroPiece is how much of a device is zeroed by one write, in bytes.
 	zeroPiece = 4 << 20
 

@@ -15,6 +15,7 @@ import (
 	"holdfast/internal/dr"
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
+	"holdfast/internal/extent"
 	"holdfast/internal/journal"
 )
 
@@ -38,6 +39,8 @@ type target struct {
 	// written counts what was put there by this run, in bytes.
 	written atomic.Int64
 	final   bool  // the file has its own name already: an earlier run was killed there
+	stays   bool  // the target has content, which stays where nothing is written
+	mark    *mark // of an update
 	failed  error // of a sync: nothing written since the one before is to be trusted
 }
 
@@ -332,11 +335,54 @@ func (t *target) tidy() error {
 	if t.device {
 		return nil
 	}
-	if err := durable.Remove(t.fs, t.cursor()); err != nil {
-		return errs.E("rocva.Full", errs.Internal, t.cursor(), err)
+	if err := t.forgetCursor(); err != nil {
+		return err
 	}
 	if err := t.fs.Remove(t.Path + lockSuffix); err != nil && !errs.Is(err, errs.NotFound) {
 		return errs.E("rocva.Full", errs.Internal, t.Path+lockSuffix, err)
+	}
+	return nil
+}
+
+func (t *target) forgetCursor() error {
+	if t.device {
+		return nil
+	}
+	if err := durable.Remove(t.fs, t.cursor()); err != nil {
+		return errs.E("rocva.Full", errs.Internal, t.cursor(), err)
+	}
+	return nil
+}
+
+// openInPlace opens a device whose content stays where nothing is written.
+func (t *target) openInPlace(size int64) (err error) {
+	const op = "rocva.Update"
+	if size < t.disk.Size {
+		return errs.New(op, errs.Full, t.Path, fmt.Sprintf("the device has %d bytes, the disk %d", size, t.disk.Size)).
+			WithRemedy("give a device at least as large as the disk")
+	}
+	if t.file, err = t.fs.OpenFile(t.Path, durable.Write); err != nil {
+		return errs.E(op, errs.Internal, t.Path, err)
+	}
+	return t.openDirect()
+}
+
+// clear makes r read as zeroes: a hole where the file system can, which takes
+// no time however long it is.
+func (t *target) clear(r extent.Range) error {
+	r = r.Intersect(extent.Range{Len: t.disk.Size})
+	if z, ok := t.file.(durable.Zeroer); ok && !t.device && !r.Empty() {
+		if err := z.Zero(r.Off, r.Len); err == nil {
+			return nil
+		} else if !errors.Is(err, durable.ErrNoZero) {
+			return errs.E("rocva.Update", errs.Internal, t.name(), err)
+		}
+	}
+	zero := durable.AlignedBytes(int(min(r.Len, zeroPiece)))
+	for off := r.Off; off < r.End(); off += zeroPiece {
+		if err := t.put(zero[:min(zeroPiece, r.End()-off)], off); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -75,8 +75,8 @@ type Welcome struct {
 	// Resumed lists those whose sidecar is accepted: the host copies what that
 	// calls open, and says SyncEnd even if that is nothing.
 	Resumed []uint16 `json:"resumed,omitempty"`
-	// Hashed lists those of Unsynced of which the container has an earlier
-	// state: the host may compare hashes and ship what differs.
+	// Hashed lists those of Unsynced and Resumed of which the container has an
+	// earlier state: the host may compare hashes and ship what differs.
 	Hashed []uint16 `json:"hashed,omitempty"`
 	// Features are what the DRVA offers besides the first version.
 	Features []string `json:"features,omitempty"`

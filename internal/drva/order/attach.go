@@ -179,6 +179,9 @@ func (c *Core) welcome(s *stream, h *wire.Hello) {
 		case s.resume[index] != nil && !s.staysSynced(c.state.disks[c.state.byID[d.ID]], index):
 			s.resumed[index] = true
 			w.Resumed = append(w.Resumed, index)
+			if known := c.state.disks[c.state.byID[d.ID]]; known != nil && known.origin != 0 {
+				w.Hashed = append(w.Hashed, index) // the container has just this state of it
+			}
 		}
 	}
 	slices.Sort(w.Unsynced)

@@ -420,7 +420,7 @@ func TestPauseParksHellosAndFrames(t *testing.T) {
 func TestInheritedDisksAreLogged(t *testing.T) {
 	st := NewState()
 	cp := &dr.Checkpoint{ID: 9, Seq: 90, Disks: []dr.CheckpointDisk{{ID: dr.DiskID{UUID: dr.UUID{'d', 1}}, VM: dr.VMID{UUID: dr.UUID{'v', 1}}, Size: 4096, Synced: true}}}
-	st.Inherit(99, cp)
+	st.Inherit(dr.TimelineID{}, 99, cp)
 	b := newBench(t, st)
 	if len(b.log) != 1 || b.log[0].Seq != 100 || b.log[0].Kind != record.Disk {
 		t.Fatalf("%+v", b.log)

@@ -90,6 +90,9 @@ type DiskBody struct {
 	// Seed: no host has brought the disk yet, its content is an image's. No
 	// checkpoint speaks of it.
 	Seed bool `json:"seed,omitempty"`
+	// Origin: the disk is, in the order, what the checkpoint has of it that the
+	// log began at. It is the nonce under which a sidecar vouches for that.
+	Origin uint64 `json:"origin,omitempty"`
 }
 
 // encode renders v as a record's payload, padded to whole pages.

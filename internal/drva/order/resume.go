@@ -15,6 +15,8 @@ import (
 //     its nonce, not by the host's name. Whoever took the disk over in between
 //     made the sidecar stale.
 //   - The log is not behind what the sidecar relied on when it closed regions.
+//   - A log that begins at a checkpoint knows, until something of a disk comes
+//     into its order, the sidecar of a disk that was rebuilt from just that.
 //   - The disk is unsynced from the binding of the new run until its SyncEnd:
 //     writes that guests were told of may be missing until then. Only a disk
 //     that was released, and is said to be clean, stays synced.
@@ -31,6 +33,8 @@ func (c *Core) resumes(s *stream, d *disk, w uint16) bool {
 	switch {
 	case r == nil || d.Size != s.hello[w].Size || d.ID != s.hello[w].ID:
 		return false
+	case d.owner == 0 && d.origin != 0:
+		return slices.Contains(r.Runs, d.origin)
 	case d.owner == 0:
 		return d.clean && d.synced && !d.void && slices.Contains(r.Runs, d.run)
 	case !d.resumable():

@@ -40,9 +40,9 @@ func (c *Core) Seed(d dr.Disk, recs []record.Record) error {
 	case x == nil:
 		x = &disk{Disk: d, index: c.state.lastIndex + 1, seed: true}
 		c.ownJSON(record.Disk, x.index, x.body())
-	case x.Size < d.Size:
+	case x.Size < d.Size || x.origin != 0:
 		grown := *x
-		grown.Size = d.Size
+		grown.Size, grown.origin = max(x.Size, d.Size), 0
 		c.ownJSON(record.Disk, x.index, grown.body())
 	}
 	for i := range recs {

@@ -55,6 +55,10 @@ type disk struct {
 	suspended bool // unsynced, but the owner's host knows by its sidecar what is missing
 	void      bool // the owner's host has no sidecar to go by
 	seed      bool // no host has brought it yet
+
+	// origin: nothing of the disk came into the order since the checkpoint that
+	// the log began at; the nonce of a sidecar that vouches for that one.
+	origin uint64
 }
 
 // NewState returns the state of a domain that never ran.
@@ -70,7 +74,10 @@ func NewState() *State {
 // checkpoint numbers continue, the disks are known, and none is synced. Call
 // it on a state that no record was applied to; the core made from it logs the
 // disks. last may be nil.
-func (s *State) Inherit(lastSeq dr.Seq, last *dr.Checkpoint) {
+//
+// If the history ends with that checkpoint, as a branch does where it begins, a
+// host whose sidecar vouches for it copies what that calls open, and no more.
+func (s *State) Inherit(t dr.TimelineID, lastSeq dr.Seq, last *dr.Checkpoint) {
 	s.Last = lastSeq
 	if last == nil {
 		return
@@ -82,7 +89,11 @@ func (s *State) Inherit(lastSeq dr.Seq, last *dr.Checkpoint) {
 			return
 		}
 		s.lastIndex++
-		s.put(&disk{Disk: dr.Disk{ID: d.ID, VM: d.VM, Size: d.Size}, index: s.lastIndex})
+		fresh := &disk{Disk: dr.Disk{ID: d.ID, VM: d.VM, Size: d.Size}, index: s.lastIndex}
+		if d.Synced && lastSeq <= last.Seq { // no content has the checkpoint's own place
+			fresh.origin = dr.OriginRun(t, last.ID, last.Seq, d.ID)
+		}
+		s.put(fresh)
 		s.inherited = append(s.inherited, s.lastIndex)
 	}
 }
@@ -122,7 +133,7 @@ func (s *State) Apply(r *record.Record) error {
 		}
 	case record.TrackBegin:
 		if d := s.disks[r.Disk]; d != nil {
-			d.synced, d.syncing, d.suspended = false, r.Session, false
+			d.synced, d.syncing, d.suspended, d.origin = false, r.Session, false, 0
 		}
 	case record.Data, record.Zero, record.Discard:
 		if d := s.disks[r.Disk]; d != nil && r.Flags&record.FromSync != 0 {
@@ -181,7 +192,7 @@ func sessionOf(b *SessionBody) *session {
 func diskOf(b *DiskBody) *disk {
 	return &disk{Disk: dr.Disk{ID: b.ID, VM: b.VM, Size: b.Size},
 		index: b.Index, synced: b.Synced, syncing: b.Syncing, owner: b.Owner, clean: b.Clean, run: b.Run,
-		suspended: b.Suspended, void: b.Void, seed: b.Seed}
+		suspended: b.Suspended, void: b.Void, seed: b.Seed, origin: b.Origin}
 }
 
 // applySession makes r's session the owner of the disks it binds. Disks it had
@@ -220,7 +231,7 @@ func (s *State) applySession(r *record.Record) error {
 // own gives the disk to a session that did not have it; 0: to none. What was
 // said of the sidecar of its host so far does not count for that one.
 func (d *disk) own(n dr.Session) {
-	d.owner, d.clean, d.run, d.suspended, d.void = n, false, 0, false, false
+	d.owner, d.clean, d.run, d.suspended, d.void, d.origin = n, false, 0, false, false, 0
 }
 
 // applyDisk sets a disk's entry; a record without payload removes it.
@@ -291,7 +302,7 @@ func (s *State) snapshot(b *CutBody) {
 func (d *disk) body() DiskBody {
 	return DiskBody{Op: OpSet, Index: d.index, ID: d.ID, VM: d.VM, Size: d.Size,
 		Synced: d.synced, Syncing: d.syncing, Owner: d.owner, Clean: d.clean, Run: d.run,
-		Suspended: d.suspended, Void: d.void, Seed: d.seed}
+		Suspended: d.suspended, Void: d.void, Seed: d.seed, Origin: d.origin}
 }
 
 // Summary lists what the state says of disks and sessions, a line each, for

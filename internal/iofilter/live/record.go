@@ -244,3 +244,20 @@ func (r *Record) change(id dr.DiskID, do func(*EntryDisk)) error {
 	}
 	return nil
 }
+
+// WriteRecord makes the record at path hold entries, for a host component that
+// is started on VMs it has not protected before: what they hold is compared
+// then. Durable on return. Errors: Corrupt when OpenRecord would refuse it, those
+// of durable.WriteFile.
+func WriteRecord(fs durable.FS, path string, entries []Entry) error {
+	r := &Record{fs: fs, path: path}
+	var next []*Entry
+	for i := range entries {
+		next = append(next, entries[i].clone())
+	}
+	if err := r.save(next); err != nil {
+		return err
+	}
+	_, err := OpenRecord(fs, path)
+	return err
+}

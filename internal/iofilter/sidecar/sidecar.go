@@ -87,6 +87,37 @@ func Open(fs durable.FS, path string, id Identity, modified int64) (*Sidecar, er
 	return s, s.replace()
 }
 
+// Create makes the sidecar at path of a disk that no run brought to its state,
+// but a recovery: run is dr.OriginRun of the checkpoint it was rebuilt from, and
+// written is where it may differ from that. An older file is replaced. From
+// here on nobody may write to the disk but a host component that has the file.
+// Durable on return; after an error an older file may be there: see Void.
+func Create(fs durable.FS, path string, id Identity, run uint64, written []Range) error {
+	const op = "sidecar.Create"
+	if run == 0 || id.Size <= 0 || id.Size > dr.MaxDiskSize {
+		return errs.New(op, errs.Invalid, path, "the disk has no size, or what vouches for it no name")
+	}
+	h := head{id: id, serial: 1, runs: []uint64{run}}
+	var g [8]byte
+	rand.Read(g[:]) // never fails
+	h.generation = le.Uint64(g[:])
+	open := newBits(id.regions())
+	for _, r := range written {
+		lo, hi := max(r.Off, 0), min(r.Off+min(r.N, dr.MaxDiskSize), id.Size)
+		if lo >= hi {
+			continue
+		}
+		first, last := span(Range{lo, hi - lo})
+		for i := first; i <= last; i++ {
+			open.set(i)
+		}
+	}
+	if err := durable.WriteFile(fs, path, encode(&h, open)); err != nil {
+		return errs.E(op, errs.KindOf(err), path, err)
+	}
+	return nil
+}
+
 func (s *Sidecar) recount() {
 	s.count = 0
 	for _, w := range s.open {

@@ -80,12 +80,15 @@ func (s *Span) Sealed(raw []byte, p Part) []byte {
 
 // Spans groups parts, which are in the order of their bytes, into reads of at
 // most limit bytes, or one frame, that swallow gaps of at most GapSize.
-func Spans(parts []Part, limit int64) []Span {
+func Spans(parts []Part, limit int64) []Span { return SpansOver(parts, limit, GapSize) }
+
+// SpansOver is Spans with gaps of at most gap bytes.
+func SpansOver(parts []Part, limit, gap int64) []Span {
 	var out []Span
 	for i, p := range parts {
 		off := int64(p.Entry.Offset)
 		end := off + int64(p.Entry.Stored)
-		if n := len(out); n > 0 && off-out[n-1].End <= GapSize && end-out[n-1].Off <= limit {
+		if n := len(out); n > 0 && off-out[n-1].End <= gap && end-out[n-1].Off <= limit {
 			s := &out[n-1]
 			s.End = max(s.End, end)
 			s.Parts = s.Parts[:len(s.Parts)+1]

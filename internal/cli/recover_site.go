@@ -1,0 +1,230 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"holdfast/internal/control"
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+	"holdfast/internal/hypervisor/qemu"
+	"holdfast/internal/iofilter/live"
+	"holdfast/internal/journal"
+	"holdfast/internal/recovery"
+)
+
+const (
+	// launchLimit is how long a box may take to answer after its start, and
+	// endLimit to end in order.
+	launchLimit = 60 * time.Second
+	endLimit    = 30 * time.Second
+	// launchPoll is how often it is asked meanwhile.
+	launchPoll = 50 * time.Millisecond
+	// lastWords is how much of a box's log an error quotes, bytes.
+	lastWords = 2 << 10
+)
+
+// withService makes the service of a command, and closes what it is made of. VMs
+// that it started go on.
+func withService(cmd *cobra.Command, do func(*recovery.Service) error) (err error) {
+	log, err := logger(cmd)
+	if err != nil {
+		return err
+	}
+	p, err := qemu.New(qemu.Options{Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	var s *recovery.Service
+	s = recovery.New(recovery.Options{
+		Provider: p, Logger: log,
+		Open: func(ctx context.Context, url string, access map[string]string) (*journal.Container, error) {
+			return openContainer(ctx, url, identityAt(access))
+		},
+		Source: func(ctx context.Context, where map[string]string) (recovery.Source, error) {
+			return openSource(ctx, s, where, cmd)
+		},
+		Site: &recovery.Site{
+			Identity: func(access map[string]string) map[string]string { return access },
+			Platform: func(monitors []string) any {
+				c := platformConfig{}
+				for _, m := range monitors {
+					c.QMP = append(c.QMP, monitorConfig{Socket: m})
+				}
+				return c
+			},
+			DiskName: func(place int) string { return "disk" + strconv.Itoa(place) },
+			Launch:   launchBox,
+			End:      endBox,
+		},
+	})
+	return do(s)
+}
+
+// openSource reaches the site that protects the domain now.
+func openSource(ctx context.Context, s *recovery.Service, where map[string]string, cmd *cobra.Command) (recovery.Source, error) {
+	if where["run"] != "" {
+		return s.SourceRun(ctx, where["run"])
+	}
+	b := &recovery.Boxes{DRVA: where["drva"], Hosts: strings.Split(where["hosts"], "\n"), Power: &commandPower{stop: where["stop"], start: where["start"], cmd: cmd}}
+	if where["limit"] != "" {
+		d, err := time.ParseDuration(where["limit"])
+		if err != nil {
+			return nil, errs.E("recover", errs.Invalid, "guest-limit", err)
+		}
+		b.Limit = d
+	}
+	return b, nil
+}
+
+// commandPower switches guests by commands of the user.
+type commandPower struct {
+	stop, start string
+	cmd         *cobra.Command
+}
+
+// Stop runs the command, or asks people.
+func (p *commandPower) Stop(ctx context.Context, vm dr.VMID, name string) error {
+	if p.stop == "" {
+		fmt.Fprintf(p.cmd.ErrOrStderr(), "shut down the guest %s now\n", name)
+		return nil
+	}
+	return p.run(ctx, p.stop, vm, name)
+}
+
+// Start runs the command, or tells people.
+func (p *commandPower) Start(ctx context.Context, vm dr.VMID, name string) error {
+	if p.start == "" {
+		fmt.Fprintf(p.cmd.ErrOrStderr(), "start the guest %s again\n", name)
+		return nil
+	}
+	return p.run(ctx, p.start, vm, name)
+}
+
+func (p *commandPower) run(ctx context.Context, line string, vm dr.VMID, name string) error {
+	c := exec.CommandContext(ctx, "/bin/sh", "-c", line)
+	c.Env = append(os.Environ(), "HOLDFAST_VM="+name, "HOLDFAST_VM_ID="+vm.String())
+	out, err := c.CombinedOutput()
+	if err != nil {
+		return errs.E("recover", errs.Unavailable, name, fmt.Errorf("%s: %w: %s", line, err, strings.TrimSpace(string(out[max(0, len(out)-lastWords):]))))
+	}
+	return nil
+}
+
+// Close has nothing to let go of.
+func (p *commandPower) Close() error { return nil }
+
+// launchBox returns the process that answers on socket, and starts one if none
+// does. It is found by its socket, so that one started by a command which died
+// before it wrote its number down is not started twice.
+func launchBox(ctx context.Context, dir, name, socket string, args ...string) (recovery.Process, error) {
+	const op = "recover.launch"
+	if p, ok := boxAt(name, socket); ok {
+		return p, nil
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return recovery.Process{}, errs.E(op, errs.Unavailable, "the holdfast binary", err)
+	}
+	path := filepath.Join(dir, name+".log")
+	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return recovery.Process{}, errs.E(op, errs.Unavailable, path, err)
+	}
+	defer log.Close()
+	cmd := exec.Command(exe, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives us and our terminal
+	if err := cmd.Start(); err != nil {
+		return recovery.Process{}, errs.E(op, errs.Unavailable, exe, err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // its log says why
+		close(ended)
+	}()
+	ctx, cancel := context.WithTimeoutCause(ctx, launchLimit, errors.New("it did not answer in time"))
+	defer cancel()
+	for {
+		var any struct{}
+		if err := control.CallLocal(ctx, socket, "/status", nil, &any); err == nil {
+			break
+		}
+		select {
+		case <-ended:
+			return recovery.Process{}, errs.New(op, errs.Unavailable, name, "it ended at once: "+lastOf(path)).WithRemedy("see " + path)
+		case <-ctx.Done():
+			return recovery.Process{}, errs.E(op, errs.Unavailable, name, context.Cause(ctx)).WithRemedy("see " + path)
+		case <-time.After(launchPoll):
+		}
+	}
+	if p, ok := boxAt(name, socket); ok {
+		return p, nil
+	}
+	return recovery.Process{}, errs.New(op, errs.Unavailable, name, "it ended after its first answer: "+lastOf(path)).WithRemedy("see " + path)
+}
+
+// boxAt finds the process that answers on a socket.
+func boxAt(name, socket string) (recovery.Process, bool) {
+	nc, err := net.Dial("unix", socket)
+	if err != nil {
+		return recovery.Process{}, false
+	}
+	defer nc.Close()
+	raw, err := nc.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return recovery.Process{}, false
+	}
+	var cred *unix.Ucred
+	if e := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); e != nil || err != nil {
+		return recovery.Process{}, false
+	}
+	start, err := live.StartOf(int(cred.Pid))
+	return recovery.Process{Name: name, PID: int(cred.Pid), Start: start}, err == nil
+}
+
+func lastOf(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(string(b[max(0, len(b)-lastWords):]))
+}
+
+// endBox ends a process in order, and by force if it does not obey.
+func endBox(ctx context.Context, p recovery.Process) error {
+	r, err := live.OpenProcess(p.PID, p.Start, nil)
+	if errs.Is(err, errs.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := unix.Kill(p.PID, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
+		return errs.E("recover.end", errs.Denied, "process "+strconv.Itoa(p.PID), err)
+	}
+	t := time.NewTimer(endLimit)
+	defer t.Stop()
+	select {
+	case <-r.Gone():
+		return nil
+	case <-t.C:
+		return r.Kill(ctx)
+	case <-ctx.Done():
+		return errs.E("recover.end", errs.Canceled, "process "+strconv.Itoa(p.PID), context.Cause(ctx))
+	}
+}

@@ -1,0 +1,198 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"holdfast/internal/errs"
+	"holdfast/internal/hypervisor"
+	"holdfast/internal/nbd"
+	"holdfast/internal/rocva"
+	"holdfast/internal/rocva/ondemand"
+)
+
+// nbdName is the socket on which disks are served while they are filled.
+const nbdName = "nbd.sock"
+
+// filling is the disks of a run while they are filled and their VMs run on them:
+// an NBD server over a Set, and the Set's work in the background.
+type filling struct {
+	set    *ondemand.Set
+	socket string
+	stop   context.CancelFunc // ends filling and serving
+	ran    chan error         // room for one: what the Set's work came to
+	served chan error         // room for one: how serving ended
+	failed error              // of filling; the owner's, as all here
+}
+
+// instant opens the disks, serves them and begins to fill them. It returns before
+// they are whole.
+func (r *Run) instant(ctx context.Context) error {
+	rec := r.Record()
+	if r.fill != nil {
+		return nil
+	}
+	var targets []rocva.Target
+	finished := 0
+	for _, d := range rec.Disks {
+		path := r.diskPath(&d)
+		targets = append(targets, rocva.Target{Disk: d.Source, Path: path})
+		done, err := ondemand.Finished(r.s.fs, path)
+		if err != nil {
+			return err
+		}
+		if done {
+			finished++
+		}
+	}
+	if finished == len(targets) {
+		return r.change(func(rec *Record) { rec.Hydrated = true })
+	}
+	set, err := ondemand.Open(ctx, r.container, r.image, targets, ondemand.Options{
+		FS: r.s.opts.FS, Logger: r.s.log, StallLimit: r.s.opts.StallLimit, Rate: rec.Request.Rate,
+	})
+	if err != nil {
+		return err
+	}
+	f := &filling{set: set, socket: r.path(nbdName), ran: make(chan error, 1), served: make(chan error, 1)}
+	if err := f.serve(r, rec); err != nil {
+		return errors.Join(err, set.Close())
+	}
+	r.setFill(f)
+	return nil
+}
+
+// serve starts the NBD server and the filling.
+func (f *filling) serve(r *Run, rec *Record) error {
+	var exports []nbd.Export
+	for _, d := range rec.Disks {
+		exports = append(exports, nbd.Export{Name: d.ID.String(), Disk: f.set.Device(d.Source)})
+	}
+	srv, err := nbd.NewServer(nbd.Options{Exports: exports, Logger: r.s.log})
+	if err != nil {
+		return err
+	}
+	ln, err := nbd.Listen(f.socket)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	f.stop = stop
+	go func() { f.served <- srv.Serve(ctx, ln) }()
+	go func() { f.ran <- f.set.Run(ctx) }()
+	return nil
+}
+
+// where is where a VM finds a disk.
+func (f *filling) where(r *Run, d *DiskRecord) hypervisor.Source {
+	return hypervisor.Source{Socket: f.socket, Export: d.ID.String(), Path: r.diskPath(d)}
+}
+
+// progress is how far the disks are.
+func (f *filling) progress() *Filling {
+	p := f.set.Progress()
+	out := &Filling{Rate: p.Rate, ETA: p.ETA.Seconds()}
+	for _, d := range p.Disks {
+		out.Bytes, out.Total = out.Bytes+d.Present, out.Total+d.Content
+	}
+	if p.ETA == 0 && !p.Whole {
+		out.ETA = -1
+	}
+	switch {
+	case !p.Stalled.IsZero():
+		out.Stalled = fmt.Sprintf("the store gives nothing since %s: %v", p.Stalled.UTC().Format(time.RFC3339), p.Why)
+	case p.Why != nil:
+		out.Stalled = p.Why.Error()
+	}
+	return out
+}
+
+// end stops serving and filling. What guests still wait for is broken off: their
+// hypervisor asks again.
+func (f *filling) end() error {
+	f.stop()
+	err := <-f.served
+	if _, gone := os.Stat(f.socket); gone == nil {
+		err = errors.Join(err, os.Remove(f.socket))
+	}
+	return err
+}
+
+// close lets go of the disks; another life goes on with them.
+func (f *filling) close() error { return errors.Join(f.end(), f.set.Close()) }
+
+// discard removes them.
+func (f *filling) discard() error { return errors.Join(f.end(), f.set.Discard()) }
+
+func (r *Run) setFill(f *filling) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fill = f
+}
+
+// filled gives what filling came to: nil when all disks are whole. It gives
+// nothing when none are being filled.
+func (r *Run) filled() <-chan error {
+	if r.fill == nil {
+		return nil
+	}
+	return r.fill.ran
+}
+
+// Recovery path, step 10: fill. Blocks that no guest asked for are fetched in the
+// background; then each guest moves to its plain file, without a restart.
+
+// settle moves every VM to its plain files once these are whole, lets go of what
+// served them, and protects what is committed.
+func (r *Run) settle(ctx context.Context, filled error) error {
+	if filled != nil {
+		return r.fillFailed(ctx, filled)
+	}
+	rec := r.Record()
+	for _, d := range rec.Disks {
+		vm := r.vm(d.VM)
+		if vm == nil {
+			continue // it has ended: it finds its disk when it is started again
+		}
+		sw, err := vm.SwitchDisk(ctx, d.ID)
+		if err != nil {
+			return errs.E("recovery.switch", errs.Internal, vm.Name(), err)
+		}
+		r.s.log.Info("disk switched", "vm", vm.Name(), "disk", d.ID.String(), "pause", sw.Pause, "route", sw.Route)
+	}
+	f := r.fill
+	if err := f.end(); err != nil {
+		return err
+	}
+	fetched := f.set.Progress().Fetched
+	if err := f.set.Finish(ctx); err != nil {
+		return err
+	}
+	if err := f.set.Close(); err != nil {
+		return err
+	}
+	r.setFill(nil)
+	if err := r.change(func(rec *Record) { rec.Hydrated = true; rec.Bytes += fetched }); err != nil {
+		return err
+	}
+	if r.Record().Committed {
+		return r.launch(ctx)
+	}
+	return nil
+}
+
+// fillFailed notes that the background gave up. Guests go on: what is there is
+// read, what is not stalls and fails.
+func (r *Run) fillFailed(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	r.s.log.Error("the disks are not filled any more", "run", r.dir, "err", err, "remedy", errs.RemedyOf(err))
+	r.fill.failed = err
+	return r.change(func(rec *Record) {
+		rec.Error, rec.Kind, rec.Remedy = "the disks are not filled any more: "+err.Error(), errs.KindOf(err).String(), errs.RemedyOf(err)
+	})
+}
