@@ -19,7 +19,6 @@ import (
 	"holdfast/internal/control"
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
-	"holdfast/internal/hypervisor/qemu"
 	"holdfast/internal/iofilter/live"
 	"holdfast/internal/journal"
 	"holdfast/internal/recovery"
@@ -38,12 +37,12 @@ const (
 
 // withService makes the service of a command, and closes what it is made of. VMs
 // that it started go on.
-func withService(cmd *cobra.Command, do func(*recovery.Service) error) (err error) {
+func withService(cmd *cobra.Command, platform *providerFlags, do func(*recovery.Service) error) (err error) {
 	log, err := logger(cmd)
 	if err != nil {
 		return err
 	}
-	p, err := qemu.New(qemu.Options{Log: log})
+	p, err := platform.open(cmd.Context(), log)
 	if err != nil {
 		return err
 	}
@@ -60,18 +59,53 @@ func withService(cmd *cobra.Command, do func(*recovery.Service) error) (err erro
 		Site: &recovery.Site{
 			Identity: func(access map[string]string) map[string]string { return access },
 			Platform: func(monitors []string) any {
+				if platform.platform == "libvirt" {
+					return platformConfig{Libvirt: platform.libvirt}
+				}
 				c := platformConfig{}
 				for _, m := range monitors {
 					c.QMP = append(c.QMP, monitorConfig{Socket: m})
 				}
 				return c
 			},
-			DiskName: func(place int) string { return "disk" + strconv.Itoa(place) },
+			DiskName: platform.diskName,
 			Launch:   launchBox,
 			End:      endBox,
 		},
 	})
 	return do(s)
+}
+
+// diskName is what the platform calls a disk of a VM it was given.
+func (f *providerFlags) diskName(disks []dr.VMDisk, place int) string {
+	if f.platform != "libvirt" {
+		return "disk" + strconv.Itoa(place)
+	}
+	prefix := func(bus string) string {
+		switch bus {
+		case "virtio":
+			return "vd"
+		case "ide":
+			return "hd"
+		}
+		return "sd"
+	}
+	n := 0
+	for _, d := range disks[:place] {
+		if prefix(d.Bus) == prefix(disks[place].Bus) {
+			n++
+		}
+	}
+	return prefix(disks[place].Bus) + string(rune('a'+n%26))
+}
+
+// platformOf is what runs the VMs of the recovery in dir.
+func platformOf(dir string) (*providerFlags, error) {
+	req, err := recovery.ReadRequest(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &providerFlags{platform: req.Platform["platform"], libvirt: req.Platform["libvirt"]}, nil
 }
 
 // openSource reaches the site that protects the domain now.

@@ -114,8 +114,7 @@ func TestDisasterAndZombie(t *testing.T) {
 		t.Fatalf("%+v", st)
 	}
 	s.cleaned("b")
-	earlier := st.Record
-	_ = earlier
+	s.erase() // all of the old site is gone
 	st, err = s.recover("resume", s.path("b"), "--at", "latest")
 	must(t, err)
 	if again := s.judge(st); again != first || st.State != recovery.BeforeCommit {
@@ -142,7 +141,7 @@ func TestDisasterAndZombie(t *testing.T) {
 	if n := s.ask(st); n != console.row {
 		t.Errorf("the planned migration lost commits: %d of %d", n, console.row)
 	}
-	st, err = s.recover("commit", s.path("c"))
+	_, err = s.recover("commit", s.path("c"))
 	must(t, err)
 	st, err = s.recover("cleanup", s.path("b"), "--force")
 	must(t, err)

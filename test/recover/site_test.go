@@ -42,8 +42,6 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func long() bool { return os.Getenv("HOLDFAST_RECOVER_LONG") != "" }
-
 type drvaStatus struct {
 	drva.Status
 	Address string `json:"address"`
