@@ -78,6 +78,7 @@ func newSite(t *testing.T, url string) *site {
 	s.provider, err = qemu.New(qemu.Options{DieWithParent: true})
 	must(t, err)
 	s.bootGuest()
+	s.rows(2)
 	return s
 }
 

@@ -23,7 +23,7 @@ import (
 )
 
 // patience bounds every wait here: ample for a loaded machine.
-const patience = 2 * time.Minute
+const patience = 6 * time.Minute
 
 func TestMain(m *testing.M) {
 	if words := os.Getenv(orphanRole); words != "" {
