@@ -57,7 +57,7 @@ $(NPM_STAMP): test/emulators/package-lock.json
 $(VERSITYGW):
 	GOBIN=$(CURDIR)/$(BIN) $(GO) install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VER)
 
-test: deps build guest check ## everything CI runs: checks, unit, simulation, peers, real guests
+test: deps build guest check ## everything CI runs: checks, unit, simulation, peers, real guests (half an hour)
 	$(GO) test -timeout 20m -p 1 $(TESTFLAGS) $$($(GO) list ./... | grep -v -x -F -f .ci/unit-packages)
 
 test-kms: kms-server ## the key service driver against a real Vault
@@ -68,7 +68,7 @@ kms-server: $(VAULT) ## build the Vault that test-kms starts
 $(VAULT): test/emulators/vault/main.go test/emulators/vault/go.mod test/emulators/vault/go.sum
 	cd test/emulators/vault && $(GO) build $(GOFLAGS_BUILD) -o $(CURDIR)/$@ .
 
-check: fmt lint unit ## format, vet, lint, floors, documents, unit tests (under 2 minutes)
+check: fmt lint unit ## format, vet, lint, floors, documents, unit tests (some 3 minutes)
 
 fmt:
 	@out=$$(gofmt -l cmd guest internal test); if [ -n "$$out" ]; then echo "gofmt: $$out"; exit 1; fi

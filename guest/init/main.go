@@ -14,11 +14,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/guest/drivers"
 	"holdfast/internal/demo/ledger/talk"
 )
 
 const (
-	moduleDir = "/modules" // drivers, loaded in the order of their names
 	newRoot   = "/newroot"
 	program   = "/sbin/ledger" // on the root file system
 	rootLabel = "ledgerroot"   // what the image's build names its file system
@@ -43,7 +43,7 @@ func boot() error {
 			return fmt.Errorf("mount %s: %w", m.dir, err)
 		}
 	}
-	if err := loadModules(); err != nil {
+	if err := drivers.Load(); err != nil {
 		return err
 	}
 	dev, err := findRoot()
@@ -54,28 +54,6 @@ func boot() error {
 		return fmt.Errorf("mount %s: %w", dev, err)
 	}
 	return become()
-}
-
-// loadModules inserts every driver. Drivers of hardware that is not there load
-// too and do nothing; one that fails to load ends the boot.
-func loadModules() error {
-	names, err := filepath.Glob(moduleDir + "/*.ko")
-	if err != nil || len(names) == 0 {
-		return fmt.Errorf("no drivers in %s", moduleDir)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		f, err := os.Open(name)
-		if err != nil {
-			return err
-		}
-		err = unix.FinitModule(int(f.Fd()), "", 0)
-		f.Close()
-		if err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("load %s: %w", filepath.Base(name), err)
-		}
-	}
-	return nil
 }
 
 // findRoot waits for the partition that carries rootLabel.

@@ -8,17 +8,16 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/guest/drivers"
 )
 
 const (
-	moduleDir = "/modules" // drivers, loaded in the order of their names
-	console   = "/dev/ttyS0"
-	maxLine   = 512
+	console = "/dev/ttyS0"
+	maxLine = 512
 )
 
 // cards are the two ends.
@@ -41,7 +40,7 @@ func boot() (*os.File, error) {
 			return nil, fmt.Errorf("mount %s: %w", m.dir, err)
 		}
 	}
-	if err := loadModules(); err != nil {
+	if err := drivers.Load(); err != nil {
 		return nil, err
 	}
 	steps := []string{"ip link add br0 type bridge", "ip link set br0 up"}
@@ -54,26 +53,6 @@ func boot() (*os.File, error) {
 		}
 	}
 	return os.OpenFile(console, os.O_RDWR, 0)
-}
-
-func loadModules() error {
-	names, err := filepath.Glob(moduleDir + "/*.ko")
-	if err != nil || len(names) == 0 {
-		return fmt.Errorf("no drivers in %s", moduleDir)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		f, err := os.Open(name)
-		if err != nil {
-			return err
-		}
-		err = unix.FinitModule(int(f.Fd()), "", 0)
-		f.Close()
-		if err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("load %s: %w", filepath.Base(name), err)
-		}
-	}
-	return nil
 }
 
 // run runs a program of /bin to its end.

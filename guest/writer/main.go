@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,11 +19,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/guest/drivers"
 	"holdfast/internal/hypervisor/hypervisortest/pattern"
 )
 
 const (
-	moduleDir = "/modules"
 	portPath  = "/dev/ttyS0"
 	agentPath = "/bin/qemu-ga"  // there when the image was built with it
 	agentPort = "/dev/vport*p1" // where the host reaches it
@@ -65,21 +64,8 @@ func setUp() (*os.File, error) {
 			return nil, fmt.Errorf("mount %s: %w", m.dir, err)
 		}
 	}
-	names, err := filepath.Glob(moduleDir + "/*.ko")
-	if err != nil {
+	if err := drivers.Load(); err != nil {
 		return nil, err
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		err = unix.FinitModule(int(f.Fd()), "", 0)
-		f.Close()
-		if err != nil && !errors.Is(err, unix.EEXIST) {
-			return nil, fmt.Errorf("load %s: %w", filepath.Base(name), err)
-		}
 	}
 	return openPort()
 }

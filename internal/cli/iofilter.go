@@ -23,6 +23,20 @@ type ioFilterConfig struct {
 	Live     liveConfig     `json:"live,omitzero"`
 }
 
+// pauseFile says where pauses are kept if the configuration, at path, does not:
+// beside what is written anyway, or beside the configuration itself.
+func (c *ioFilterConfig) pauseFile(path string) {
+	if c.PauseFile != "" {
+		return
+	}
+	if c.PauseFile = path + pauseSuffix; c.Live.Record != "" {
+		c.PauseFile = c.Live.Record + pauseSuffix
+	}
+}
+
+// pauseSuffix makes a file of pauses from one beside it.
+const pauseSuffix = ".paused"
+
 func newIOFilterCommand() *cobra.Command {
 	var path string
 	var takeOver bool
@@ -55,7 +69,8 @@ is in the stream; ordered waits for its place in the domain's order as well; syn
 until it is durable in the replication log.
 Optional: ring_bytes, stall_limit ("500ms"), sync_bandwidth (for the first copy
 and resyncs: bytes a second, or a schedule as in "holdfast drva --help"; they give
-way to guests besides).
+way to guests besides), pause_file (where it is kept over restarts what "holdfast
+pause" has paused; by default the record of live, or this file, with .paused behind).
 
 For application-consistent checkpoints each VM is frozen by its guest agent where
 the hypervisor offers that, or, with "freeze": {"pre": ["/etc/holdfast/quiesce",
@@ -85,6 +100,7 @@ Guests wait for some milliseconds. If the new one fails, the old one goes on.`,
 			if err := readConfig(path, &cfg); err != nil {
 				return err
 			}
+			cfg.pauseFile(path)
 			return runIOFilter(cmd, &cfg, path, takeOver)
 		},
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -19,7 +20,7 @@ import (
 // the host.
 type targetRequest struct {
 	VM   string            `json:"vm,omitempty"`   // name or id
-	Disk string            `json:"disk,omitempty"` // name or id, of that VM
+	Disk string            `json:"disk,omitempty"` // name or id, of that VM if one is named
 	Mode iofilter.SyncMode `json:"mode,omitempty"` // of /sync
 }
 
@@ -60,7 +61,6 @@ func hostCalls(f *iofilter.Filter) map[string]control.Handler {
 		"/pause":  onTarget(f, func(t iofilter.Target, _ iofilter.SyncMode) error { return f.Pause(t) }),
 		"/resume": onTarget(f, func(t iofilter.Target, _ iofilter.SyncMode) error { return f.Resume(t) }),
 		"/sync":   onTarget(f, f.Sync),
-		"/resync": func(_ context.Context, body []byte) (any, error) { return resyncDisk(f, body) },
 		"/bandwidth": func(_ context.Context, body []byte) (any, error) {
 			var r bandwidthRequest
 			if err := decodeCall("iofilter.bandwidth", body, &r); err != nil {
@@ -94,46 +94,48 @@ func onTarget(f *iofilter.Filter, do func(iofilter.Target, iofilter.SyncMode) er
 	}
 }
 
-// findTarget finds what a person names: a VM by name or id, and one of its
-// disks likewise. Errors: NotFound; Invalid (the name is not unique).
+// findTarget finds what a person names: a VM by name or id, a disk likewise, of
+// that VM or of whichever has it. Errors: NotFound; Invalid (the name is not
+// unique).
 func findTarget(vms []iofilter.VM, vm, disk string) (t iofilter.Target, err error) {
-	const op = "iofilter.find"
-	if vm == "" {
-		if disk != "" {
-			return t, errs.New(op, errs.Invalid, disk, "a disk is named, and not of which VM").WithRemedy("add --vm")
+	const op, see = "iofilter.find", "see holdfast status for what it protects"
+	if vm != "" {
+		vms = slices.DeleteFunc(slices.Clone(vms), func(v iofilter.VM) bool {
+			return v.Config.Name != vm && v.Config.ID.String() != vm
+		})
+		switch len(vms) {
+		case 0:
+			return t, errs.New(op, errs.NotFound, vm, "this host does not protect a VM of that name or id").WithRemedy(see)
+		case 1:
+			t.VM = vms[0].Config.ID
+		default:
+			return t, errs.New(op, errs.Invalid, vm, "several VMs have that name").WithRemedy("name it by its id")
 		}
-		return t, nil
 	}
-	vms = slices.DeleteFunc(slices.Clone(vms), func(v iofilter.VM) bool {
-		return v.Config.Name != vm && v.Config.ID.String() != vm
-	})
-	switch len(vms) {
-	case 0:
-		return t, errs.New(op, errs.NotFound, vm, "this host does not protect a VM of that name or id").
-			WithRemedy("see holdfast status for what it protects")
-	case 1:
-	default:
-		return t, errs.New(op, errs.Invalid, vm, "several VMs have that name").WithRemedy("name it by its id")
-	}
-	t.VM = vms[0].Config.ID
 	if disk == "" {
 		return t, nil
 	}
-	for _, d := range vms[0].Disks {
-		if d.Name == disk || d.ID.String() == disk {
-			t.Disks = append(t.Disks, d.ID)
-			return t, nil
+	for _, v := range vms {
+		for _, d := range v.Disks {
+			if d.Name == disk || d.ID.String() == disk {
+				t.Disks = append(t.Disks, d.ID)
+			}
 		}
 	}
-	return t, errs.New(op, errs.NotFound, vm+"/"+disk, "the VM has no protected disk of that name or id").
-		WithRemedy("see holdfast status for what it protects")
+	switch len(t.Disks) {
+	case 0:
+		return t, errs.New(op, errs.NotFound, path.Join(vm, disk), "no protected disk has that name or id").WithRemedy(see)
+	case 1:
+		return t, nil
+	}
+	return t, errs.New(op, errs.Invalid, disk, "several disks have that name").WithRemedy("add --vm, or name it by its id")
 }
 
 // targetCommand makes a command that does something to disks.
 func targetCommand(name, short, long, told string, modes bool) *cobra.Command {
 	var r targetRequest
 	cmd := &cobra.Command{
-		Use: name + " SOCKET [--vm VM [--disk DISK]]", Short: short, Long: long,
+		Use: name + " SOCKET [--vm VM] [--disk DISK]", Short: short, Long: long,
 		Example: "  holdfast " + name + " /run/holdfast/iofilter.sock --vm erp1",
 		Args:    exactArgs("SOCKET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -150,7 +152,7 @@ func targetCommand(name, short, long, told string, modes bool) *cobra.Command {
 	}
 	addOutputFlag(cmd)
 	cmd.Flags().StringVar(&r.VM, "vm", "", "a host component's VM, by name or id; all it has if left out")
-	cmd.Flags().StringVar(&r.Disk, "disk", "", "one disk of the VM, by name or id")
+	cmd.Flags().StringVar(&r.Disk, "disk", "", "one disk, by name or id")
 	if modes {
 		cmd.Flags().StringVar((*string)(&r.Mode), "mode", string(iofilter.SyncBitmap), "what to send: bitmap, hash or full")
 	}
@@ -161,8 +163,8 @@ func newPauseCommand() *cobra.Command {
 	return targetCommand("pause", "Pause the protection of a domain, a host, a VM or a disk",
 		`Has what answers on SOCKET acknowledge writes from the primary disks alone and
 remember what changes, until "holdfast resume": a DRVA all hosts of its domain, so
-that no checkpoint is cut, also when the DRVA or a host is started again; a host
-component all its disks, or those of a VM, until it is started again. What was
+that no checkpoint is cut; a host component all it has and will have, or the disks of
+a VM. It holds when the DRVA or a host component is started again. What was
 recoverable stays so.`, "paused: the RPO grows until \"holdfast resume\"", false)
 }
 
@@ -178,7 +180,9 @@ func newSyncCommand() *cobra.Command {
 is written:
 
   bitmap  what is known to have changed; this it does by itself
-  hash    what differs from the copy the DRVA holds
+  hash    what differs from the copy the DRVA holds, found block hash by block
+          hash: for a copy that is doubted, as after the disk was changed while
+          nothing protected it
   full    everything
 
 Recovery points cover the disks again when it has ended; older ones stay usable.`, "begun; see holdfast status for its progress", true)

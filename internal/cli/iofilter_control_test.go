@@ -78,6 +78,7 @@ func TestHostIsControlled(t *testing.T) {
 		t.Errorf("status of a paused disk:\n%s", out)
 	}
 	must(t, "resume", socket)
+	must(t, "sync", socket, "--disk", "disk0", "--mode", "hash")
 	must(t, "sync", socket, "--vm", "erp1", "--mode", "full")
 	out = must(t, "events", socket)
 	for _, want := range []string{"host", "(begin) -> tracking", "erp1/disk0", "-> paused-user", "1.0 MiB to copy"} {
@@ -99,7 +100,7 @@ func TestHostIsControlled(t *testing.T) {
 	}{
 		{exitNotFound, []string{"pause", socket, "--vm", "none"}},
 		{exitNotFound, []string{"pause", socket, "--vm", "erp1", "--disk", "none"}},
-		{exitUsage, []string{"pause", socket, "--disk", "disk0"}},
+		{exitNotFound, []string{"pause", socket, "--disk", "none"}},
 		{exitUsage, []string{"sync", socket, "--mode", "quick"}},
 		{exitUnavailable, []string{"resume", socket + "x"}},
 	} {
@@ -150,4 +151,36 @@ func (l *lines) await(t *testing.T, word string) {
 		}
 	}
 	t.Fatalf("never written: %q", word)
+}
+
+// A disk is found without its VM if its name, or its id, is one disk's alone.
+func TestFindTarget(t *testing.T) {
+	vm := func(name string, disks ...iofilter.Disk) iofilter.VM {
+		return iofilter.VM{Config: dr.VMConfig{ID: dr.VMID{UUID: dr.NewUUID()}, Name: name}, Disks: disks}
+	}
+	disk := func(name string) iofilter.Disk { return iofilter.Disk{ID: dr.DiskID{UUID: dr.NewUUID()}, Name: name} }
+	a, b, c := disk("disk0"), disk("disk0"), disk("data")
+	vms := []iofilter.VM{vm("erp1", a), vm("erp2", b, c)}
+	for _, e := range []struct {
+		vm, disk string
+		want     dr.DiskID
+		kind     errs.Kind
+	}{
+		{"", "data", c.ID, 0},
+		{"", b.ID.String(), b.ID, 0},
+		{"erp1", "disk0", a.ID, 0},
+		{"", "disk0", dr.DiskID{}, errs.Invalid},
+		{"", "none", dr.DiskID{}, errs.NotFound},
+		{"erp1", "data", dr.DiskID{}, errs.NotFound},
+	} {
+		got, err := findTarget(vms, e.vm, e.disk)
+		switch {
+		case e.kind != 0:
+			if !errs.Is(err, e.kind) || errs.RemedyOf(err) == "" {
+				t.Errorf("%q %q: %v", e.vm, e.disk, err)
+			}
+		case err != nil || len(got.Disks) != 1 || got.Disks[0] != e.want:
+			t.Errorf("%q %q: %+v, %v", e.vm, e.disk, got, err)
+		}
+	}
 }

@@ -92,3 +92,17 @@ func TestTakeOverKeepsGuestsAttached(t *testing.T) {
 		t.Error("the guest was left with a dead socket")
 	}
 }
+
+// TestPauseFile: pauses are kept beside what is written anyway.
+func TestPauseFile(t *testing.T) {
+	for want, c := range map[string]ioFilterConfig{
+		"/etc/node1.json.paused": {},
+		"/var/live.json.paused":  {Live: liveConfig{Record: "/var/live.json"}},
+		"/mine":                  {Config: iofilter.Config{PauseFile: "/mine"}, Live: liveConfig{Record: "/var/live.json"}},
+	} {
+		c.pauseFile("/etc/node1.json")
+		if c.PauseFile != want {
+			t.Errorf("%s, not %s", c.PauseFile, want)
+		}
+	}
+}

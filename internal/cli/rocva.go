@@ -12,7 +12,6 @@ import (
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
-	"holdfast/internal/hypervisor/qemu"
 )
 
 func newRocVACommand() *cobra.Command {
@@ -23,8 +22,8 @@ func newRocVACommand() *cobra.Command {
 needs the container and one recipient's secret, nothing of the protected site.
 
 "rocva full" is the same work as "restore". "rocva warm" keeps disks that follow
-the domain, "rocva failover" hands them over. "rocva boot" starts, with the embedded
-QEMU driver, the VMs whose disks one of them left in a directory. "rocva update" makes
+the domain, "rocva failover" hands them over. "rocva boot" starts the VMs whose disks
+one of them left in a directory, by QEMU alone or by libvirt. "rocva update" makes
 disks that are there hold a checkpoint, by what differs; "rocva unshipped" keeps
 before what they hold beyond it.`,
 	}
@@ -36,37 +35,43 @@ before what they hold beyond it.`,
 func newBootCommand() *cobra.Command {
 	var accel string
 	var vms []string
+	var platform providerFlags
 	cmd := &cobra.Command{
 		Use:   "boot DIR",
 		Short: "Boot the VMs whose disks a restore left in DIR",
 		Long: `Boots the VMs that recovery.json in DIR describes, with the configuration they
 had at the checkpoint: processors, memory, firmware, disks in their order, and
 network cards, which are joined to an isolated network. Prints the unix socket of
-each VM's serial port. Runs until the VMs end; Ctrl-C shuts them down.`,
-		Example: "  holdfast rocva boot /var/lib/vms",
-		Args:    exactArgs("DIR"),
+each VM's serial port. Runs until the VMs end; Ctrl-C shuts them down.
+
+With --platform libvirt a libvirt daemon of this host runs the VMs. They have no
+definition there: a VM that ends is gone.`,
+		Example: `  holdfast rocva boot /var/lib/vms
+  holdfast rocva boot /var/lib/vms --platform libvirt --libvirt-socket /run/libvirt/libvirt-sock`,
+		Args: exactArgs("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := readRecovery(args[0])
 			if err != nil {
 				return err
 			}
-			return bootAll(cmd, args[0], r, vms, hypervisor.Accelerator(accel))
+			return bootAll(cmd, args[0], r, vms, &platform, hypervisor.Accelerator(accel))
 		},
 	}
 	cmd.Flags().StringVar(&accel, "accel", "", "kvm or tcg; default: kvm where it was proved to work")
 	cmd.Flags().StringSliceVar(&vms, "vm", nil, "only this VM, by name or id (repeatable)")
+	platform.add(cmd)
 	return cmd
 }
 
 // Recovery path, step 8: boot. The VM is built from the configuration of the
 // checkpoint, not of today, on the disks just rebuilt, away from production's
 // network.
-func bootAll(cmd *cobra.Command, dir string, r *recovery, only []string, accel hypervisor.Accelerator) error {
+func bootAll(cmd *cobra.Command, dir string, r *recovery, only []string, platform *providerFlags, accel hypervisor.Accelerator) error {
 	log, err := logger(cmd)
 	if err != nil {
 		return err
 	}
-	p, err := qemu.New(qemu.Options{Log: log})
+	p, err := platform.open(cmd.Context(), log)
 	if err != nil {
 		return err
 	}

@@ -108,7 +108,7 @@ recovery key alone, any site boots the VMs again.
 See it work:        holdfast demo
 At the source:      key new, store verify, domain create, cert, drva, iofilter, status
 While it runs:      protect, unprotect, events, pause, resume, sync, bandwidth, checkpoint
-From the store:     checkpoints, inspect, fsck, restore, rocva
+From the store:     checkpoints, inspect, fsck, restore, mount, rocva
 The history:        retention, gc, pin, tag, timeline`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -118,9 +118,9 @@ The history:        retention, gc, pin, tag, timeline`,
 	root.PersistentFlags().String("log-level", "info", "how much the appliances log: debug, info, warn or error")
 	root.AddCommand(
 		newKeyCommand(), newStoreCommand(), newDomainCommand(), newCertCommand(),
-		newDRVACommand(), newIOFilterCommand(), newResyncCommand(), newSeedCommand(), newStatusCommand(), newEventsCommand(),
+		newDRVACommand(), newIOFilterCommand(), newSeedCommand(), newStatusCommand(), newEventsCommand(),
 		newPauseCommand(), newResumeCommand(), newSyncCommand(), newProtectCommand(), newUnprotectCommand(), newWatchdogCommand(), newBandwidthCommand(), newCheckpointCommand(),
-		newCheckpointsCommand(), newInspectCommand(), newFsckCommand(), newRestoreCommand(), newRocVACommand(),
+		newCheckpointsCommand(), newInspectCommand(), newFsckCommand(), newRestoreCommand(), newMountCommand(), newRocVACommand(),
 		newRetentionCommand(), newGCCommand(), newPinCommand(), newTagCommand(), newTimelineCommand(),
 		newDemoCommand(),
 	)

@@ -129,8 +129,10 @@ const (
 	keptSmall    = 128
 	keptLarge    = 32
 
-	// lookEvery is how often the log's filling is looked at: at 1 GB/s, 100 MB.
+	// lookEvery is how often the log's filling is looked at, unless what came in
+	// since is a lookParts of the quota: the levels are 5 % apart.
 	lookEvery = 100 * time.Millisecond
+	lookParts = 100
 	// lookWindow is the memory of what comes in and drains: two checkpoints of
 	// the usual interval, since objects settle in bursts.
 	lookWindow = 10 * time.Second

@@ -103,20 +103,24 @@ type overload struct {
 	since    time.Time
 	cause    string
 	looked   time.Time
+	seen     uint64           // bytes that had come by then
 	in, out  rate             // bytes that came from hosts, that were published
 	order    wire.TrackReason // in force
 	throttle float64          // bytes a second for all hosts; 0: none
 	told     time.Time        // when rates were last sent
 }
 
-// watchLog looks at the log's filling, and has hosts slow down or track.
+// watchLog looks at the log's filling, and has hosts slow down or track. It
+// looks as often as time or what came in demands: a fast host must not get from
+// below one level to the end of a small log between two looks.
 func (q *sequencer) watchLog(now time.Time) {
 	o := &q.load
-	if now.Sub(o.looked) < lookEvery {
+	came := q.s.count.bytesIn.Load()
+	if now.Sub(o.looked) < lookEvery && came-o.seen < uint64(q.s.cfg.Quota)/lookParts {
 		return
 	}
-	o.looked = now
-	o.in.add(q.s.count.bytesIn.Load(), now)
+	o.looked, o.seen = now, came
+	o.in.add(came, now)
 	o.out.add(q.s.count.drained.Load(), now)
 	u := q.rl.Usage()
 	fill := float64(u.Used) / float64(u.Quota)

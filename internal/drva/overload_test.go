@@ -134,11 +134,18 @@ func (h *host) flood(n int) {
 }
 
 // TestHostsTrackBeforeTheLogIsFull: a host that knows the order gets it in time,
-// is never left unread, and streams again when the log has drained.
+// is never left unread, and streams again when the log has drained; also where
+// the last level and the end of the log are three writes apart.
 func TestHostsTrackBeforeTheLogIsFull(t *testing.T) {
+	for _, quota := range []int64{64 << 20, 128 << 20} {
+		t.Run(fmt.Sprintf("%d MiB", quota>>20), func(t *testing.T) { trackBeforeFull(t, quota) })
+	}
+}
+
+func trackBeforeFull(t *testing.T, quota int64) {
 	rng := seeded(t)
 	st := &gateStore{Store: mem.New()}
-	r := newRig(t, st, func(c *Config) { c.Quota = 256 << 20 })
+	r := newRig(t, st, func(c *Config) { c.Quota = quota })
 	r.start()
 	h := connected(t, newHost(t, r, rng, dr.Async, 64<<20).modern(), r)
 	h.sync()

@@ -561,6 +561,36 @@ func TestIdleDomainPublishesOnlyHeartbeats(t *testing.T) {
 	r.compare(h)
 }
 
+// TestQuietAfterFullObjects: a burst that ends with an object that was full, and
+// so has no checkpoint, is in the next checkpoint and not only in a heartbeat's;
+// after a restart too.
+func TestQuietAfterFullObjects(t *testing.T) {
+	rng := seeded(t)
+	r := newRig(t, nil, func(c *Config) { c.Interval = 2 * time.Second })
+	r.start()
+	h := connected(t, newHost(t, r, rng, dr.Async, 32<<20), r)
+	h.sync()
+	r.checkpoint("start")
+	covered := func() bool {
+		h.mu.Lock()
+		last := h.place[h.next-1]
+		h.mu.Unlock()
+		p := r.srv.Status().Checkpoints.LastPublished
+		return last != 0 && p != nil && p.Seq >= last
+	}
+	h.flood(objectBlocks * dr.BlockSize >> 20)
+	h.settle()
+	eventually(t, "a checkpoint covers the burst", covered)
+	h.flood(objectBlocks * dr.BlockSize >> 20)
+	h.settle()
+	r.stop()
+	r.start()
+	eventually(t, "the host is back", func() bool { return h.connect(r) == nil })
+	eventually(t, "a checkpoint covers what the run before published", covered)
+	r.stop()
+	r.compare(h)
+}
+
 func TestStatusTellsEverything(t *testing.T) {
 	rng := seeded(t)
 	r := newRig(t, nil, nil)

@@ -34,6 +34,7 @@ type shipper struct {
 
 	published time.Time      // of the last object given to the publisher
 	shown     *dr.Checkpoint // the last one published
+	bare      bool           // what was published since may be in no checkpoint yet
 
 	spareMu  sync.Mutex
 	busy     *pressure
@@ -53,7 +54,7 @@ type object struct {
 
 func newShipper(s *Server, rl *replog.Log, pub *journal.Publisher) (*shipper, error) {
 	h := &shipper{s: s, rl: rl, pub: pub, st: order.NewState(), done: pub.LastSeq(), cell: newCell(min(cellLog, rl.Usage().Quota/cellParts)),
-		sent: make(chan *object, maxBuilders)}
+		sent: make(chan *object, maxBuilders), bare: true}
 	for _, r := range rl.Recovered().Carried {
 		if err := h.st.Apply(&r); err != nil {
 			return nil, err
@@ -232,10 +233,11 @@ func (h *shipper) letGo(ctx context.Context) error {
 }
 
 // unchanged reports whether o's checkpoint may be left out: nothing was written
-// since the one before, it says the same, and that one is not old.
+// since the one before, not even by objects without a checkpoint, it says the
+// same, and that one is not old.
 func (h *shipper) unchanged(o *object) bool {
 	p := h.shown
-	return o.cp != nil && o.b == nil && len(o.metas) == 0 && p != nil && o.cp.Kind == dr.CrashConsistent &&
+	return !h.bare && o.cp != nil && o.b == nil && len(o.metas) == 0 && p != nil && o.cp.Kind == dr.CrashConsistent &&
 		o.cp.Scope == p.Scope && slices.Equal(o.cp.Missing, p.Missing) && slices.Equal(o.cp.Disks, p.Disks) &&
 		time.Since(h.published) < h.s.cfg.Heartbeat
 }
@@ -259,7 +261,7 @@ func (h *shipper) publish(ctx context.Context, o *object) error {
 		o.b = b
 	}
 	o.b.SetSeqs(o.first, o.last)
-	if o.cp != nil {
+	if h.bare = o.cp == nil; !h.bare {
 		o.b.SetCheckpoint(*o.cp)
 		h.shown = o.cp
 	}

@@ -248,3 +248,28 @@ func TestErrorKinds(t *testing.T) {
 		t.Errorf("directory exists: %v", err)
 	}
 }
+
+// TestZero: the range reads as zeroes, what is around it and the size stay.
+func TestZero(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	f, err := durable.OS{}.OpenFile(path, durable.Write|durable.Create)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	all := bytes.Repeat([]byte{7}, 64<<10)
+	if err := f.WriteAtv([][]byte{all}, 0); err != nil {
+		t.Fatal(err)
+	}
+	err = f.(durable.Zeroer).Zero(5000, 20000)
+	if errors.Is(err, durable.ErrNoZero) {
+		t.Fatal("this file system cannot punch holes; the tests need one that can")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	clear(all[5000:25000])
+	got, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(got, all) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+}

@@ -40,9 +40,6 @@ func (r Range) Contains(o Range) bool {
 	return o.Empty() || o.Off >= r.Off && o.End() <= r.End()
 }
 
-// Overlaps reports whether r and o share a byte.
-func (r Range) Overlaps(o Range) bool { return !r.Intersect(o).Empty() }
-
 // Intersect is the bytes in both ranges; the zero Range when there are none.
 func (r Range) Intersect(o Range) Range {
 	lo, hi := max(r.Off, o.Off), min(r.End(), o.End())
@@ -62,21 +59,6 @@ func (r Range) AlignOut(grain int64) Range {
 	hi := (r.End() + grain - 1) &^ (grain - 1)
 	return Range{lo, hi - lo}
 }
-
-// AlignIn is the largest range of whole grains inside r; the zero Range when
-// r holds no whole grain. grain is a power of two.
-func (r Range) AlignIn(grain int64) Range {
-	lo := (r.Off + grain - 1) &^ (grain - 1)
-	hi := r.End() &^ (grain - 1)
-	if r.Empty() || hi <= lo {
-		return Range{}
-	}
-	return Range{lo, hi - lo}
-}
-
-// Aligned reports whether r begins and ends on multiples of grain, a power of
-// two.
-func (r Range) Aligned(grain int64) bool { return (r.Off|r.Len)&(grain-1) == 0 }
 
 // Chunks yields r split at chunk boundaries, in order: the chunk's number and
 // the part of r in it, still in bytes from the start of the disk.

@@ -1,8 +1,10 @@
 package hypervisor
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 
 	"holdfast/internal/dr"
@@ -27,6 +29,10 @@ func (s *Spec) Check() error {
 		fault = fmt.Errorf(`firmware %q is neither "bios" nor "uefi"`, c.Firmware)
 	case !slices.Contains([]Accelerator{AutoAccelerator, KVM, TCG}, s.Accelerator):
 		fault = fmt.Errorf("accelerator %q is not known", s.Accelerator)
+	case s.Keep && s.WorkDir == "":
+		fault = fmt.Errorf("a VM that is kept needs a work directory, where it is found again")
+	case s.SerialLog != "" && !s.Serial:
+		fault = fmt.Errorf("a log of the serial port needs one")
 	default:
 		fault = s.checkDisks()
 		if fault == nil {
@@ -56,9 +62,9 @@ func (s *Spec) checkDisks() error {
 			return fmt.Errorf("disk %q is on unknown bus %q", d.Name, d.Bus)
 		case !ok:
 			return fmt.Errorf("disk %q has no source", d.Name)
-		case (src.Path == "") == (src.Socket == ""):
-			return fmt.Errorf("disk %q needs either a path or a socket", d.Name)
-		case src.Path != "" && src.Export != "":
+		case src.Path == "" && src.Socket == "":
+			return fmt.Errorf("disk %q needs a path or a socket", d.Name)
+		case src.Socket == "" && src.Export != "":
 			return fmt.Errorf("disk %q is a file and has no export", d.Name)
 		}
 		seen[d.ID] = true
@@ -82,9 +88,62 @@ func (s *Spec) checkNICs() error {
 		if !ok {
 			return fmt.Errorf("network card %d: network %q is mapped to nothing", i, n.Network)
 		}
-		if target.Kind != Isolated && target.Kind != User {
+		if target.Kind > Named {
 			return fmt.Errorf("network card %d: unknown kind of network", i)
+		}
+		if (target.Kind == Named) != (target.Name != "") {
+			return fmt.Errorf("network card %d: a named network, and no other, has a name", i)
 		}
 	}
 	return nil
+}
+
+// CheckSources reports a source that is not there or of another size than its
+// disk, before a platform says it worse. Kinds: NotFound, Invalid, Unavailable.
+func (s *Spec) CheckSources() error {
+	for _, d := range s.Config.Disks {
+		src := s.Sources[d.ID]
+		if src.Socket != "" {
+			if err := checkSocket(src.Socket); err != nil {
+				return err
+			}
+		}
+		if src.Path != "" {
+			if err := CheckImage(src.Path, d.Name, d.Size); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkSocket reports a socket that is none.
+func checkSocket(path string) error {
+	fi, err := stat(path)
+	if err == nil && fi.Mode().Type() != os.ModeSocket {
+		err = errs.New("hypervisor.CheckSources", errs.Invalid, path, "is not a unix socket")
+	}
+	return err
+}
+
+// CheckImage reports an image that is not there, or of another size in bytes
+// than its disk. Kinds: NotFound, Invalid, Unavailable.
+func CheckImage(path, disk string, size int64) error {
+	fi, err := stat(path)
+	if err == nil && fi.Mode().IsRegular() && fi.Size() != size {
+		err = errs.New("hypervisor.CheckSources", errs.Invalid, path, fmt.Sprintf("has %d bytes and disk %q should have %d", fi.Size(), disk, size))
+	}
+	return err
+}
+
+func stat(path string) (os.FileInfo, error) {
+	const op = "hypervisor.CheckSources"
+	fi, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, errs.E(op, errs.NotFound, path, err)
+	case err != nil:
+		return nil, errs.E(op, errs.Unavailable, path, err)
+	}
+	return fi, nil
 }

@@ -98,6 +98,19 @@ func (l *Lifecycle) Wait(ctx context.Context) (Status, error) {
 	return l.Await(ctx, State.Final)
 }
 
+// WaitOr is Wait for a VM that its provider may let go of: then letGone is
+// closed, and the error's kind is Unavailable.
+func (l *Lifecycle) WaitOr(ctx context.Context, letGone <-chan struct{}) (Status, error) {
+	select {
+	case <-l.ended:
+	case <-letGone:
+		return l.Status(), errs.New("hypervisor.Wait", errs.Unavailable, "", "the provider was closed and let go of the VM")
+	case <-ctx.Done():
+		return l.Status(), errs.E("hypervisor.Wait", errs.Canceled, "", context.Cause(ctx))
+	}
+	return l.Status(), nil
+}
+
 // Await returns the first status, from now on, whose state satisfies is. Kinds:
 // Canceled; Conflict when a final state makes it impossible.
 func (l *Lifecycle) Await(ctx context.Context, is func(State) bool) (Status, error) {
@@ -115,6 +128,52 @@ func (l *Lifecycle) Await(ctx context.Context, is func(State) bool) (Status, err
 		case <-moved:
 		case <-ctx.Done():
 			return s, errs.E("hypervisor.Await", errs.Canceled, "", context.Cause(ctx))
+		}
+	}
+}
+
+// Orderly is the part of VM.Stop that does not force: it calls press, which
+// presses the power button of the VM named name, until the VM ends. press
+// returns nil when the VM may have ended just now. On error the VM is Running
+// again, unless it was Paused meanwhile.
+func (l *Lifecycle) Orderly(ctx context.Context, name string, opt StopOptions, press func(context.Context) error) error {
+	const op = "hypervisor.Stop"
+	switch s := l.Status(); {
+	case s.State.Final():
+		return nil
+	case s.State == Paused:
+		return errs.New(op, errs.Conflict, name, "a paused guest cannot shut down")
+	}
+	l.Move(Stopping, "")
+	limited, cancel := context.WithTimeout(ctx, opt.EffectiveLimit())
+	defer cancel()
+	err := l.press(limited, press)
+	if err == nil {
+		return nil
+	}
+	if l.Status().State == Stopping {
+		l.Move(Running, "the guest did not shut down")
+	}
+	if limited.Err() != nil && ctx.Err() == nil {
+		return errs.New(op, errs.Transient, name, "the guest did not shut down in "+opt.EffectiveLimit().String())
+	}
+	return errs.E(op, errs.Internal, name, err)
+}
+
+// press presses until the VM ends, or a pause makes that impossible.
+func (l *Lifecycle) press(ctx context.Context, press func(context.Context) error) error {
+	for {
+		if err := press(ctx); err != nil {
+			return err
+		}
+		round, cancel := context.WithTimeout(ctx, pressEvery)
+		s, err := l.Await(round, func(s State) bool { return s.Final() || s == Paused })
+		cancel()
+		switch {
+		case err == nil && s.State == Paused:
+			return errs.New("hypervisor.Stop", errs.Conflict, "", "the VM was paused while it shut down: "+s.Reason)
+		case err == nil || ctx.Err() != nil:
+			return err
 		}
 	}
 }

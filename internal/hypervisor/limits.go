@@ -17,6 +17,13 @@ const (
 	// DefaultStopLimit is how long an orderly stop may take when StopOptions
 	// names no limit: what guests of the field need to shut services down.
 	DefaultStopLimit = 2 * time.Minute
+	// MaxScreenshot bounds what a guest may show, bytes, as a PNG or unpacked:
+	// 8192 by 8192 points take 192 MiB, and no screen of the field has a quarter.
+	MaxScreenshot = 64 << 20
+	// pressEvery is how often an orderly stop presses the power button: a guest
+	// that is still booting does not see the first time, and one that shuts
+	// down already does not mind the next.
+	pressEvery = 2 * time.Second
 	// eventQueue bounds the events of one VM nobody has read yet. When it is
 	// full the oldest goes, and a later one says how many went.
 	eventQueue = 64

@@ -39,6 +39,7 @@ type disk struct {
 	shown      shown
 	progress   syncProgress
 	calm       chan struct{} // closed by restateLocked when there is nothing to copy; nil: nobody waits
+	seen       watched       // its image, while nobody has it open
 	away       bool          // its primary cannot be reached: nothing of it is copied
 	readError  error         // why the primary could not be read; nil: it could
 	retryAt    time.Duration // when the cursor tries again after that

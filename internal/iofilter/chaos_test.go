@@ -21,10 +21,10 @@ func knob(name string, standard int) int {
 	return standard
 }
 
-// TestChaos lets guests write while the DRVA does whatever a DRVA can do, and
+// TestHostChaos lets guests write while the DRVA does whatever a DRVA can do, and
 // asks for two things: nobody waited for long, and in the end the log rebuilds
 // every disk. HOLDFAST_FILTER_N runs and HOLDFAST_FILTER_SEED begins elsewhere.
-func TestChaos(t *testing.T) {
+func TestHostChaos(t *testing.T) {
 	first := knob("HOLDFAST_FILTER_SEED", 1)
 	for seed := first; seed < first+knob("HOLDFAST_FILTER_N", 24); seed++ {
 		rule := dr.AckRule(seed % 3)

@@ -430,10 +430,3 @@ func (c *cursor) record(d *disk, p []byte, lo int64) {
 		i = j
 	}
 }
-
-// Resync has a disk compared with what the DRVA holds of it, from the start,
-// and what differs shipped. It returns at once; Status tells how far it is.
-// Kind NotFound for a disk this host does not protect.
-func (f *Filter) Resync(id dr.DiskID) error {
-	return f.Sync(Target{Disks: []dr.DiskID{id}}, SyncHash)
-}

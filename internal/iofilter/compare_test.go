@@ -239,6 +239,7 @@ func compareChaos(t *testing.T, seed uint64, breach func(r *rig), cursor func(o 
 	var troubles, guests sync.WaitGroup
 	troubles.Go(func() { r.trouble(source(seed^0xabcdef), stop) })
 	troubles.Go(func() { r.doubt(source(seed^0x123456), stop) })
+	troubles.Go(func() { r.moods(source(seed^0x654321), stop) })
 	for g := range 4 {
 		guests.Go(func() { r.rival(source(seed*100+uint64(g)), 120) })
 	}
@@ -253,8 +254,37 @@ func compareChaos(t *testing.T, seed uint64, breach func(r *rig), cursor func(o 
 		r.drva.commit()
 	})
 	r.drva.cutLink()
+	r.o.resume(Target{})
+	r.o.letGo(Target{})
 	r.settle(10 * time.Minute)
 	return r.differs(), h
+}
+
+// moods has disks paused, held and synced, until it lets everything go.
+func (r *rig) moods(rng *rand.Rand, stop chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Duration(rng.IntN(1500)) * time.Millisecond):
+		}
+		t := Target{}
+		if rng.IntN(3) > 0 {
+			t.Disks = []dr.DiskID{r.o.disks[rng.IntN(len(r.o.disks))].info.ID}
+		}
+		switch rng.IntN(8) {
+		case 0, 1:
+			r.o.pause(t)
+		case 2, 3:
+			r.o.resume(t)
+		case 4:
+			r.o.hold(t)
+		case 5:
+			r.o.letGo(t)
+		default:
+			r.o.forceSync(t, rng.IntN(2) == 0)
+		}
+	}
 }
 
 // doubt has disks compared now and then.

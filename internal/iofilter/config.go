@@ -37,6 +37,9 @@ type Config struct {
 	// that may run the VMs. Empty: beside each disk image; block devices then
 	// have none, and are copied whole.
 	SidecarDir string `json:"sidecar_dir,omitempty"`
+	// PauseFile is where it is kept what people have paused, over restarts.
+	// Empty: in memory alone.
+	PauseFile string `json:"pause_file,omitempty"`
 }
 
 // Bandwidth is a schedule of rates, of which the one for up counts. In JSON it

@@ -50,66 +50,6 @@ func (t Target) String() string {
 	return "host"
 }
 
-// Pause makes disks track until they are resumed: their writes are
-// acknowledged by the primary alone and only remembered. A paused host pauses
-// what comes to it later too. Error: NotFound.
-func (f *Filter) Pause(t Target) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, err := f.findLocked("iofilter.Pause", t); err != nil && !t.whole() {
-		return err
-	}
-	f.out.pause(t, causePaused)
-	return nil
-}
-
-// Resume ends Pause; what changed meanwhile is sent. Error: NotFound.
-func (f *Filter) Resume(t Target) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, err := f.findLocked("iofilter.Resume", t); err != nil && !t.whole() {
-		return err
-	}
-	f.out.resume(t, causePaused)
-	return nil
-}
-
-// pause keeps the writes of disks outside the stream, with a cause. The first
-// cause stays.
-func (o *outlet) pause(t Target, cause string) {
-	o.mu.Lock()
-	defer o.unlock()
-	if t.whole() && o.pausedAll == "" {
-		o.pausedAll = cause
-	}
-	for _, d := range o.disks {
-		if t.matches(d) && d.member.paused == "" && d.member.leave == nil {
-			d.member.paused = cause
-			o.oweLocked(d)
-		}
-	}
-	o.room.Broadcast() // who waits for room on behalf of such a disk need not
-	o.membersMovedLocked(o.now())
-	o.restateLocked()
-}
-
-// resume undoes pause for that cause.
-func (o *outlet) resume(t Target, cause string) {
-	o.mu.Lock()
-	defer o.unlock()
-	if t.whole() && o.pausedAll == cause {
-		o.pausedAll = ""
-	}
-	for _, d := range o.disks {
-		if t.matches(d) && d.member.paused == cause {
-			d.member.paused = ""
-			d.progress.begin(d.dirty.Count(), o.now())
-		}
-	}
-	o.restateLocked()
-	signal(o.syncKick)
-}
-
 // SyncMode says how a forced sync finds what to send.
 type SyncMode string
 
@@ -121,14 +61,19 @@ const (
 )
 
 // Sync sends the content of disks anew, besides what is written; their next
-// recovery points come when it has ended. Disks that are held are let go. Errors: NotFound; Invalid.
+// recovery points come when it has ended. Disks that are held are let go. Errors:
+// NotFound; Invalid; Unavailable (another process is taking over: repeat).
 func (f *Filter) Sync(t Target, mode SyncMode) error {
 	const op = "iofilter.Sync"
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if err := f.staysLocked(op); err != nil {
+		return err
+	}
 	if _, err := f.findLocked(op, t); err != nil {
 		return err
 	}
+	f.renewAll(t)
 	switch mode {
 	case SyncBitmap:
 		f.out.letGo(t)

@@ -49,9 +49,9 @@
 // the stream or its chunk is marked dirty, at every moment; the gate (package
 // gate) confirms a checkpoint round only if it may.
 //
-// Goroutines: Run owns all of them: one watchdog, one link with its sender and
-// receiver, one sync cursor, an opener and a closer of each disk's regions, and
-// the NBD servers. Guest operations run in the
+// Goroutines: Run owns all of them: one watchdog, one vigil over images nobody
+// has open, one link with its sender and receiver, one sync cursor, an opener and
+// a closer of each disk's regions, and the NBD servers. Guest operations run in the
 // servers' own goroutines. One mutex, that of the outlet, orders everything
 // that touches the stream; each disk has a mutex for its range lock; no
 // goroutine holds both.

@@ -106,8 +106,10 @@ func New(cfg Config, o Options) (*Filter, error) {
 	if err := fits(f.out.helloLocked()); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
+	if err := f.pauseAsBefore(o.Legacy); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
 	f.legacy = o.Legacy
-	f.out.pauseAsBefore(o.Legacy)
 	return f, nil
 }
 
@@ -150,6 +152,7 @@ func (f *Filter) Run(ctx context.Context) error {
 	defer stopSync()
 	var running, copying sync.WaitGroup
 	running.Go(func() { f.out.watch(own) })
+	running.Go(func() { f.out.vigil(own) })
 	running.Go(func() { f.out.runLink(own, f.dial) })
 	copying.Go(func() { f.out.runCursor(syncing, f.pace) })
 
@@ -163,11 +166,12 @@ func (f *Filter) Run(ctx context.Context) error {
 	limit, handing := drainLimit, f.handing
 	if handing != nil {
 		limit = handing.limit
-		handing.collect(f.ports)
+		handing.collect(f.ports, f.out.pausesNow())
 	}
 	f.mu.Unlock()
 	stopSync()
 	copying.Wait()
+	f.out.lookNow() // what has strayed is not handed over as complete
 	if !f.out.drain(limit) {
 		f.log.Warn("stopped before the DRVA had everything")
 	} else if err == nil {

@@ -165,39 +165,12 @@ func (h *handing) finish(err error) {
 }
 
 // collect takes what the halted ports leave.
-func (h *handing) collect(ports []*port) {
-	h.legacy = &Legacy{}
+func (h *handing) collect(ports []*port, users pauses) {
+	h.legacy = &Legacy{Paused: users.All}
 	for _, p := range ports {
 		d := LegacyDisk{ID: p.conf.ID, Socket: p.conf.Socket, Listener: p.ln, Conns: p.server.Handed()}
-		d.Paused, h.legacy.Paused = p.disk.pausedByUser()
+		d.Paused = users.has(d.ID)
 		h.legacy.Disks = append(h.legacy.Disks, d)
 		p.ln = nil // not ours to close any more
-	}
-}
-
-// pausedByUser reports whether a person paused the disk, or all of the host.
-func (d *disk) pausedByUser() (disk, host bool) {
-	d.out.mu.Lock()
-	defer d.out.mu.Unlock()
-	return d.member.paused == causePaused, d.out.pausedAll == causePaused
-}
-
-// pauseAsBefore pauses what a user paused in the Filter before.
-func (o *outlet) pauseAsBefore(l *Legacy) {
-	if l == nil {
-		return
-	}
-	if l.Paused {
-		o.pause(Target{}, causePaused)
-		return
-	}
-	var t Target
-	for i := range l.Disks {
-		if l.Disks[i].Paused {
-			t.Disks = append(t.Disks, l.Disks[i].ID)
-		}
-	}
-	if len(t.Disks) > 0 {
-		o.pause(t, causePaused)
 	}
 }

@@ -83,6 +83,11 @@ const (
 	maxLegacyConns = 1024
 	legacyBatch    = 200
 
+	// maxPauseFile bounds the file that tells what is paused, in bytes, and
+	// maxPauses the disks in it: an id takes 39 bytes.
+	maxPauseFile = 64 << 10
+	maxPauses    = 1000
+
 	// maxDisks bounds the disks of a host: a Hello must fit its frame.
 	maxDisks = 500
 	// maxName bounds names of hosts, VMs and disks.
@@ -135,6 +140,12 @@ const (
 	// serveRetry is the pause before a disk whose socket failed is served
 	// again.
 	serveRetry = time.Second
+
+	// strayCalm is how long an image must have been left alone by whoever wrote to
+	// it past the host component before it is compared: guests that run write
+	// every few seconds. strayEvery is how often it is looked at until then.
+	strayCalm  = 15 * time.Second
+	strayEvery = time.Second
 
 	// drainLimit is how long a stopping host waits for the DRVA to have
 	// everything.

@@ -261,6 +261,7 @@ func (o *outlet) down(err error) {
 	l.up, l.replayed, l.err = false, false, err
 	o.restateLocked()
 	l.outbox, l.marker = l.outbox[:0], marker{}
+	o.vouching = nil
 	o.hashDownLocked()
 	o.asleep.Store(awake)
 	o.throttleLocked(wire.Throttle{})

@@ -39,10 +39,10 @@ type members struct {
 	disks     []*disk
 	nextIndex uint16 // of disks; never reused while the host component runs
 	edition   int
-	owing     int // disks with membership.owed
-	leaving   int // disks with membership.leave
-	yielding  int // disks with membership.before
-	pausedAll string
+	owing     int    // disks with membership.owed
+	leaving   int    // disks with membership.leave
+	yielding  int    // disks with membership.before
+	users     pauses // what people have paused
 }
 
 // membership is how a disk stands to the stream, beside the host's mode.
@@ -79,7 +79,7 @@ func (m *membership) lostStream() {
 // asideLocked reports whether d's writes stay outside the stream, whatever the
 // host's mode.
 func (d *disk) asideLocked() bool {
-	return d.member.owed || d.member.held || d.member.paused != "" || d.member.retired
+	return d.member.owed || d.member.held || d.seen.strayed || d.member.paused != "" || d.member.retired
 }
 
 // diskLocked returns the disk with an index, or nil.
@@ -203,7 +203,10 @@ func (o *outlet) join(vm *dr.VMConfig, fresh []*disk) error {
 	for _, d := range fresh {
 		d.index = o.nextIndex
 		o.nextIndex++
-		d.member = membership{edition: at, held: d.member.held, paused: o.pausedAll}
+		d.member = membership{edition: at, held: d.member.held}
+		if o.users.has(d.info.ID) {
+			d.member.paused = causePaused
+		}
 		o.oweLocked(d)
 	}
 	o.disks = append(slices.Clip(o.disks), fresh...)
@@ -220,6 +223,7 @@ func (o *outlet) replace(old, now *disk) {
 	old.member.retired = true
 	now.index, now.complete, now.announced = old.index, old.complete, old.announced
 	now.member = membership{held: old.member.held, paused: old.member.paused}
+	now.seen.strayed = old.seen.strayed
 	chunks := now.dirty.Chunks()
 	for c, ok := old.dirty.Next(0); ok && int64(c) < chunks; c, ok = old.dirty.Next(c + 1) {
 		now.dirty.Set(int64(c)*dr.ChunkSize, 1)

@@ -204,7 +204,7 @@ func TestRelease(t *testing.T) {
 			defer r.end()
 			d := r.o.disks[1]
 			if !clean {
-				r.o.pause(Target{Disks: []dr.DiskID{d.info.ID}}, causePaused)
+				r.o.pause(Target{Disks: []dr.DiskID{d.info.ID}})
 				r.must(r.write(1, 0, fill(3, 4096)))
 			}
 			way := r.o.leave(d, leaveRelease)
@@ -348,9 +348,9 @@ func membersChaos(t *testing.T, seed uint64) {
 			synctest.Wait() // no operation of the disk is under way
 			r.resize(d, rnd.IntN(10)<<16+4096)
 		case 3:
-			r.o.pause(Target{Disks: []dr.DiskID{d.info.ID}}, causePaused)
+			r.o.pause(Target{Disks: []dr.DiskID{d.info.ID}})
 		case 4:
-			r.o.resume(Target{}, causePaused)
+			r.o.resume(Target{})
 		case 5:
 			r.o.forceSync(Target{Disks: []dr.DiskID{d.info.ID}}, rnd.IntN(2) == 0)
 		case 6:
@@ -371,7 +371,7 @@ func membersChaos(t *testing.T, seed uint64) {
 	}
 	r.drva.with(func() { r.drva.volatile = false })
 	r.drva.crash()
-	r.o.resume(Target{}, causePaused)
+	r.o.resume(Target{})
 	r.settle(10 * time.Minute)
 	for _, d := range disks() {
 		img := r.drva.image(d.index, d.size)

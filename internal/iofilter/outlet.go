@@ -32,6 +32,7 @@ type outlet struct {
 	kick     chan struct{} // watchdog
 	syncKick chan struct{} // sync cursor
 	answered chan struct{} // sync cursor, while it waits for an answer
+	doubt    chan struct{} // vigil
 
 	strain atomic.Pointer[strain] // of the cursor; nil: it does not run
 	asleep atomic.Int32           // the sender: awake, napping, idle; so that a hot path makes no system call
@@ -58,8 +59,9 @@ type outlet struct {
 	drainAt  dr.HostSeq    // a stopping host waits until this is durable; 0: it does not
 	drained  chan struct{} // closed by progressLocked, then nil
 	cursor   cursorState
-	landings []landing // who waits for the log
-	settling bool      // a Welcome is being taken in: no region is closed
+	landings []landing      // who waits for the log
+	vouching []wire.Confirm // yeses that wait for a look at images
+	settling bool           // a Welcome is being taken in: no region is closed
 	hash     hashLink
 	stats    stats
 	order    wire.TrackReason // of the DRVA: track until it says otherwise
@@ -136,8 +138,8 @@ func newOutlet(c *Config, log *slog.Logger) *outlet {
 		identity: wire.Hello{Domain: c.Domain, Host: c.Host, Name: c.Name, Ack: c.ackRule().String(),
 			Features: []string{wire.FeatureFreeze, wire.FeatureThrottle, wire.FeatureTrack, wire.FeatureHash}},
 		wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), syncKick: make(chan struct{}, 1),
-		answered: make(chan struct{}, 1),
-		str:      stream.New(ring, int(ring/ringGrain)), gate: gate.New(gate.SelfRelease),
+		answered: make(chan struct{}, 1), doubt: make(chan struct{}, 1),
+		str: stream.New(ring, int(ring/ringGrain)), gate: gate.New(gate.SelfRelease),
 		armed: never, window: wire.MaxHashChunks,
 	}
 	o.room.L = &o.mu

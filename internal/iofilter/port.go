@@ -34,30 +34,6 @@ type port struct {
 	over chan error         // capacity 1: how serving ended
 }
 
-// lease is a listener that outlives the server it is lent to: Close only ends
-// Accept, and clients that come meanwhile wait in its queue. After end a late
-// Close does nothing, because the listener may be lent to another by then.
-type lease struct {
-	*net.UnixListener
-	mu   sync.Mutex
-	over bool
-}
-
-func (l *lease) Close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.over {
-		return nil
-	}
-	return l.SetDeadline(time.Unix(1, 0))
-}
-
-func (l *lease) end() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.over = true
-}
-
 // open opens a disk's primary and makes the disk, which belongs to no stream
 // yet. Errors: those of nbd.OpenFile; Invalid.
 func (f *Filter) open(vm dr.VMID, c Disk) (*port, error) {
@@ -73,8 +49,18 @@ func (f *Filter) open(vm dr.VMID, c Disk) (*port, error) {
 	p.disk = f.out.newDisk(info, p.primary)
 	p.disk.away = c.Source != nil && c.Source.Socket == ""
 	p.disk.member.held = c.Held
+	p.watch()
 	p.remember(&f.cfg, f.fs, c.Unseen)
 	return p, nil
+}
+
+// watch has the image looked at while nobody has it open, if it tells anything.
+func (p *port) watch() {
+	if p.file != nil {
+		if at := modified(p.conf.Path); at != 0 {
+			p.disk.seen = watched{image: p.conf.Path, modified: at}
+		}
+	}
 }
 
 // remember gives the disk its sidecar, if it has one.
@@ -146,14 +132,8 @@ func (p *port) start(ctx context.Context) {
 
 // enter counts a client that uses the disk.
 func (d *disk) enter() (leave func()) {
-	count := func(n int) {
-		d.out.mu.Lock()
-		defer d.out.mu.Unlock()
-		d.clients += n
-		d.out.restateLocked()
-	}
-	count(1)
-	return func() { count(-1) }
+	d.arrived()
+	return d.departed
 }
 
 // serve serves until ctx ends. A socket that fails is served again: one disk's
@@ -163,9 +143,9 @@ func (p *port) serve(ctx context.Context, server *nbd.Server, ln *net.UnixListen
 		if err := ln.SetDeadline(time.Time{}); err != nil {
 			return errs.E("iofilter.serve", errs.Unavailable, path, err)
 		}
-		lent := &lease{UnixListener: ln}
+		lent := nbd.Lend(ln)
 		err := server.Serve(ctx, lent)
-		lent.end()
+		lent.End()
 		if ctx.Err() != nil {
 			return err
 		}

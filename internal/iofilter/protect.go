@@ -151,6 +151,7 @@ func (f *Filter) Unprotect(ctx context.Context, vm dr.VMID, disks []dr.DiskID, o
 	if err != nil {
 		return Unprotected{}, err
 	}
+	f.forgetPauses(ports)
 	failed := stopAll(ports)
 	for _, p := range ports {
 		if o.Release {
@@ -315,6 +316,7 @@ func (f *Filter) measured(p *port, old *disk) {
 	info.Size = p.primary.Size()
 	p.disk = f.out.newDisk(info, p.primary)
 	p.disk.away = old.away
+	p.watch()
 	p.remember(&f.cfg, f.fs, true)
 	p.disk.dirty = newDirtyMap(info.Size) // what is dirty replace knows
 	if p.disk.keep != nil {

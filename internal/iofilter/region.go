@@ -27,16 +27,17 @@ type dirtyMap struct {
 
 func newDirtyMap(size int64) *dirtyMap { return &dirtyMap{Bitmap: extent.NewBitmap(size)} }
 
-// Set marks a range.
+// Set marks a range. It is counted after it is marked: who sees the count as it
+// was, and then no mark, and later the same count, knows that there is none.
 func (m *dirtyMap) Set(off, n int64) {
-	m.marks.Add(1)
 	m.Bitmap.Set(off, n)
+	m.marks.Add(1)
 }
 
 // SetAll marks everything.
 func (m *dirtyMap) SetAll() {
-	m.marks.Add(1)
 	m.Bitmap.SetAll()
+	m.marks.Add(1)
 }
 
 // region reports whether a chunk of a region is dirty.

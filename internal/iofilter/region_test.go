@@ -588,3 +588,28 @@ func BenchmarkStart(b *testing.B) {
 type nothing struct{}
 
 func (nothing) Submit(*nbd.Op) {}
+
+// TestMarksAreCountedInTime: while one goroutine marks a chunk, another does as
+// a round does that is to close its region: it must see the mark, or that there
+// was one.
+func TestMarksAreCountedInTime(t *testing.T) {
+	m := newDirtyMap(sidecar.RegionSize)
+	begin, over := make(chan struct{}), make(chan struct{})
+	defer close(begin)
+	go func() {
+		for range begin {
+			m.Set(0, 1)
+			over <- struct{}{}
+		}
+	}()
+	for range 300_000 {
+		m.ClearChunk(0)
+		begin <- struct{}{}
+		marks := m.marks.Load()
+		dirty := m.region(0)
+		<-over // the range lock is quiet
+		if !dirty && m.marks.Load() == marks {
+			t.Fatal("a region with a dirty chunk would have been closed")
+		}
+	}
+}

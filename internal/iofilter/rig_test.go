@@ -120,7 +120,11 @@ func newRig(t testing.TB, ack dr.AckRule, sizes ...int) *rig {
 func (r *rig) run() *rig {
 	ctx, cancel := context.WithCancel(r.t.Context())
 	var wg sync.WaitGroup
+	r.o.mu.Lock()
+	r.o.restateLocked() // as serving a disk does: the first event is how it begins
+	r.o.mu.Unlock()
 	wg.Go(func() { r.o.watch(ctx) })
+	wg.Go(func() { r.o.vigil(ctx) })
 	wg.Go(func() { r.o.runLink(ctx, r.drva.dial) })
 	wg.Go(func() { r.o.runCursor(ctx, r.pace) })
 	r.stop = func() { cancel(); wg.Wait() }

@@ -37,14 +37,14 @@ func (o *outlet) onRelease(round wire.Round) error {
 	now := o.now()
 	c := o.gate.Release(round, now)
 	o.holdEndedLocked(now)
-	return o.answerLocked(c)
+	return o.vouchLocked(c)
 }
 
 // onMark answers a mark round.
 func (o *outlet) onMark(round wire.Round) error {
 	o.mu.Lock()
 	defer o.unlock()
-	return o.answerLocked(o.gate.Mark(round))
+	return o.vouchLocked(o.gate.Mark(round))
 }
 
 // holdEndedLocked lets go of what the gate kept back, if it holds no more.

@@ -90,6 +90,7 @@ const (
 	causeNoLink     = "there is no link to the DRVA"
 	causeJoining    = "the DRVA has not been told of the disk yet"
 	causeHeld       = "the disk is not in its guest's path yet"
+	causeStray      = "the disk is written past the host component"
 	causePaused     = "paused by a user"
 	causePressure   = "the stream is full"
 	causeNoClient   = "no client is connected to the disk's socket"
@@ -97,6 +98,9 @@ const (
 	causeChanged    = "what changed while the host or the disk was tracked"
 	causeForced     = "a user asked for a sync"
 )
+
+// strayRemedy is what to do about causeStray.
+const strayRemedy = "see who writes to the image while no client is connected; it is compared when that ends, or its VM is connected"
 
 var causes = []CauseInfo{
 	{causeStarting, Tracking, "nothing: it ends when the DRVA has been reached"},
@@ -110,6 +114,7 @@ var causes = []CauseInfo{
 	{causeNoLink, Disconnected, "see that the DRVA runs and can be reached"},
 	{causeJoining, Tracking, "nothing: it takes one exchange with the DRVA"},
 	{causeHeld, Tracking, "nothing: it is copied when the guest writes through the host component"},
+	{causeStray, Tracking, strayRemedy},
 	{causePaused, PausedUser, "holdfast resume"},
 	{causePausedUser, PausedUser, "holdfast resume, at the socket of the DRVA"},
 	{causeLogFull, PausedSystem, "see that the DRVA's store can be reached and is fast enough, or give its log a larger quota"},
@@ -166,6 +171,8 @@ func (o *outlet) diskStateLocked(d *disk) (State, string) {
 		return Tracking, causeJoining
 	case m.held:
 		return Tracking, causeHeld
+	case d.seen.strayed:
+		return Tracking, causeStray
 	case !d.unsynced && (d.dirty.Count() == 0 || d.out.mode.tracking): // what a host tracks counts when it streams again
 	case d.forced:
 		return Resync, causeForced

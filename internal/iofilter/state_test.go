@@ -101,9 +101,9 @@ func TestEveryChangeIsAnEvent(t *testing.T) {
 		synctest.Wait()
 		r.drva.with(func() { r.drva.down = false })
 		r.settle(time.Minute)
-		r.o.pause(Target{Disks: []dr.DiskID{r.o.disks[1].info.ID}}, causePaused)
+		r.o.pause(Target{Disks: []dr.DiskID{r.o.disks[1].info.ID}})
 		r.must(r.write(1, 0, fill(1, 4096)))
-		r.o.resume(Target{}, causePaused)
+		r.o.resume(Target{})
 		r.settle(time.Minute)
 		r.o.forceSync(Target{Disks: []dr.DiskID{r.o.disks[1].info.ID}}, false)
 		r.settle(time.Minute)
@@ -164,7 +164,7 @@ func TestPause(t *testing.T) {
 		r := newRig(t, dr.Sync, 1<<20, 1<<20).synced()
 		defer r.end()
 		before := r.o.disks[1].info.ID
-		r.o.pause(Target{Disks: []dr.DiskID{before}}, causePaused)
+		r.o.pause(Target{Disks: []dr.DiskID{before}})
 		next := r.o.str.Next()
 		r.must(r.write(1, 5<<16, fill(1, 4096)))
 		if r.o.str.Next() != next || r.drva.count(record.TrackBegin, 1) != 2 {
@@ -184,7 +184,7 @@ func TestPause(t *testing.T) {
 		time.Sleep(time.Second)
 		r.must(r.write(1, 6<<16, fill(3, 4096)))
 		copied := r.status().Stream.SyncBytes
-		r.o.resume(Target{}, causePaused)
+		r.o.resume(Target{})
 		r.settle(time.Minute)
 		r.sameImages()
 		if n := r.status().Stream.SyncBytes - copied; n != 2<<16 {
@@ -198,14 +198,14 @@ func TestPausedHostPausesWhatComes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, dr.Async, 1<<20).synced()
 		defer r.end()
-		r.o.pause(Target{}, causePaused)
+		r.o.pause(Target{})
 		d := r.join(1 << 20)
 		time.Sleep(time.Second)
 		r.must(r.on(d, nbd.Write, 0, 4096, fill(1, 4096)))
 		if s := r.status(); s.Disks[1].State != PausedUser || s.Stream.Trackings != 0 {
 			t.Fatalf("status %+v", s)
 		}
-		r.o.resume(Target{}, causePaused)
+		r.o.resume(Target{})
 		r.settle(time.Minute)
 		r.sameImages()
 	})

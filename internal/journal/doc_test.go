@@ -29,9 +29,9 @@ func TestDocNamesWhatTheCodeWrites(t *testing.T) {
 	var want []string
 	want = append(want, "`"+keyDomain+"`", "`"+prefixKeys+"<data key>/<recipient>`", "`"+prefixKeys+"<data key>/"+completeName+"`", "`"+prefixTime+"<timeline>/"+headName+"`",
 		"`"+prefixTime+"<timeline>"+dirEpoch+"<epoch>`", "`"+prefixTime+"<timeline>"+dirJournal+"<number>`",
-		"`"+prefixMeta+"<vm>/<seq>`", "`"+prefixTime+"<timeline>"+dirManifest+"<generation>`", "`"+prefixTime+"<timeline>/"+droppedName+"`",
+		"`"+prefixMeta+"<vm>/<seq>`", "`"+prefixMeta+"<vm>/"+dirBoot+"<seq>`", "`"+prefixTime+"<timeline>"+dirManifest+"<generation>`", "`"+prefixTime+"<timeline>/"+droppedName+"`",
 		"`"+prefixIndex+"<uuid>`", "`"+prefixData+"<uuid>`", "`"+prefixPin+"<uuid>`", "`"+prefixPin+"<uuid>"+pinOff+"`", "`"+prefixProbe+"<uuid>/`",
-		fmt.Sprintf("`incompat` %d:", incompatHistory), fmt.Sprintf("At least %d numbers", keepNumbers), fmt.Sprintf("at most %d timelines deep", maxDepth),
+		fmt.Sprintf("`incompat` %d:", incompatHistory), fmt.Sprintf("At least %d numbers", KeepNumbers), fmt.Sprintf("at most %d timelines deep", maxDepth),
 		fmt.Sprintf("At most %d objects and as many tombstones, %d checkpoints, %d runs, %d parts", maxManifestObjects, maxPoints, maxRuns, maxParts),
 		fmt.Sprintf("| version | u, %d |", manifestVersion),
 		"`"+strings.TrimSuffix(magicDomain, "\n")+"`", "`"+strings.TrimSuffix(magicWrap, "\n")+"`", "`"+digestPrefix+"`",
@@ -44,7 +44,7 @@ func TestDocNamesWhatTheCodeWrites(t *testing.T) {
 		fmt.Sprintf("no more than %d generations", maxGenerations), fmt.Sprintf("no more than %d objects below", maxKeyObjects), "`"+infoCommit+"`", "`"+infoEndorse+"`", "`"+infoWrapMAC+"`",
 		fmt.Sprintf("kind %d", segment.Fence), fmt.Sprintf("less than %.0f minutes", EpochCheckAge.Minutes()),
 		fmt.Sprintf("continues at n+%d", Window), fmt.Sprintf("n+1 to n+%d behind", Window-1))
-	for _, v := range []any{Domain{}, Format{}, wrap{}, argonParams{}, kmsWrap{}, endorsement{}, statement{}, statedWrap{}, earlierKey{}, head{}, branch{}, claim{}, storedVM{}, dropped{}, released{}} {
+	for _, v := range []any{Domain{}, Format{}, wrap{}, argonParams{}, kmsWrap{}, endorsement{}, statement{}, statedWrap{}, earlierKey{}, head{}, branch{}, claim{}, storedVM{}, storedTrace{}, dropped{}, released{}} {
 		for f := range fields(reflect.TypeOf(v)) {
 			want = append(want, "`"+f+"`")
 		}

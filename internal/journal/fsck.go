@@ -348,6 +348,12 @@ func (k *checker) meta(ctx context.Context, key, rest string) error {
 		return k.unknown(key)
 	}
 	vm := dr.VMID{UUID: id}
+	if seq, ok := parseHex(key, tracePrefix(vm), 16); ok && seq > 0 {
+		if _, err := k.c.readTrace(ctx, vm, dr.Seq(seq)); err != nil {
+			return k.blame(key, err)
+		}
+		return nil
+	}
 	seq, ok := parseHex(key, metaPrefix(vm), 16)
 	if !ok || seq == 0 {
 		return k.unknown(key)

@@ -46,6 +46,9 @@ const (
 	// configuration in bytes; real ones are below 8 KiB.
 	maxDocument = 1 << 20
 
+	// MaxTrace bounds a boot trace in bytes: 32 Ki chunks take about 100 KiB.
+	MaxTrace = 256 << 10
+
 	// maxWraps bounds the wrapped keys of one data key, and maxPassphraseWraps
 	// those among them that are for passphrases.
 	maxWraps           = 64

@@ -23,7 +23,7 @@ type variant struct {
 	countWindow bool            // the window counts objects under way, not from the prefix
 
 	// Of the model with maintenance.
-	keep     dr.ObjectNumber // how many numbers are kept; 0: keepNumbers
+	keep     dr.ObjectNumber // how many numbers are kept; 0: KeepNumbers
 	ahead    bool            // the anchor is the newest object there is, accepted or not
 	noLook   bool            // a taker does not look beyond its FENCE
 	noEpochs bool            // a publisher does not look at the claims again

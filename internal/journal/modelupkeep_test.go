@@ -199,7 +199,7 @@ func (m *upkeep) collect(s *sim) {
 	if len(got) > 0 {
 		newest = got[len(got)-1].number
 	}
-	may := DeletableUpTo(newest)
+	may := newest - min(newest, KeepNumbers)
 	if s.v.keep != 0 {
 		may = newest - min(newest, s.v.keep)
 	}

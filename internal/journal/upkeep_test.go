@@ -169,7 +169,7 @@ func (k *keeper) writeRun(t testing.TB, cat *index.Catalog, src index.Source, st
 // lets go.
 func (k *keeper) delete(t testing.TB, h *History, m *Manifest) {
 	t.Helper()
-	up := min(m.Anchor.Number, DeletableUpTo(h.Newest()))
+	up := min(m.Anchor.Number, h.Newest()-min(h.Newest(), KeepNumbers))
 	m.Objects = slices.DeleteFunc(m.Objects, func(o ObjectState) bool {
 		if o.Live > 0 || o.ID.Number == 0 || o.ID.Number > up {
 			return false

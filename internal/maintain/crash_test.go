@@ -143,7 +143,7 @@ func TestDroppedTimeline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if left := len(all); left != keepNewest {
+	if left := len(all); left != journal.KeepNumbers {
 		t.Errorf("%d journal objects of the dropped timeline are left", left)
 	}
 	w.checkAll()

@@ -293,7 +293,7 @@ func TestDamage(t *testing.T) {
 		w, l := busy(t, testPolicy())
 		w.maintain(l, w.crewOf(l), false)
 		w.maintain(l, w.crewOf(l), true)
-		w.back.(*mem.Store).Damage(journal.ManifestName(l.id, l.last.Generation), damage)
+		w.back.(*mem.Store).Damage(manifestName(l.id, l.last.Generation), damage)
 		w.maintain(l, w.crewOf(l), false)
 		if !has(l.last.Alarms, "is damaged and is replaced") {
 			t.Errorf("alarms: %v", l.last.Alarms)
@@ -434,5 +434,20 @@ func TestOptions(t *testing.T) {
 	}
 	if _, err := New(t.Context(), w.c, Options{Timeline: dr.TimelineID{UUID: dr.NewUUID()}}); !errs.Is(err, errs.NotFound) {
 		t.Errorf("no such timeline: %v", err)
+	}
+}
+
+// A maintainer that was away says so, and only as long as it is behind.
+func TestMaintenanceThatStoodStillSaysSo(t *testing.T) {
+	w, l, m, _ := beside(t)
+	w.dense(l, backlogAlarm+1, 100*time.Millisecond)
+	w.maintain(l, m, false)
+	if !has(l.last.Alarms, "does not keep up") {
+		t.Errorf("%d objects behind: %v", l.last.Backlog, l.last.Alarms)
+	}
+	w.dense(l, 3, time.Second)
+	w.maintain(l, m, false)
+	if has(l.last.Alarms, "does not keep up") {
+		t.Errorf("%d objects behind: %v", l.last.Backlog, l.last.Alarms)
 	}
 }

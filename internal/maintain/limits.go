@@ -1,10 +1,6 @@
 package maintain
 
-import (
-	"time"
-
-	"holdfast/internal/journal"
-)
+import "time"
 
 const day = 24 * time.Hour
 
@@ -67,10 +63,6 @@ const (
 	// publisher that sleeps for hours must find the names it thinks its own
 	// taken.
 	journalAge = 24 * time.Hour
-	// keepNewest is how many of the newest journal objects are never deleted:
-	// 2W, so that what a fenced publisher still has under way cannot land on
-	// names that are free again.
-	keepNewest = 2 * journal.Window
 	// keepManifests is how many of the newest manifests stay whatever their
 	// age: a damaged one is passed over for the one before it.
 	keepManifests = 8

@@ -60,7 +60,7 @@ func (p *pass) worthTrying(key string) bool {
 		return true
 	}
 	i, listed := p.objectAt(id)
-	return id.Number+keepNewest < p.next.Anchor.Next && (!listed || p.began.wall.Sub(p.next.Objects[i].Created) >= journalAge)
+	return id.Number+journal.KeepNumbers < p.next.Anchor.Next && (!listed || p.began.wall.Sub(p.next.Objects[i].Created) >= journalAge)
 }
 
 // remove deletes what is due. It runs after this pass's manifest was written,
@@ -223,7 +223,7 @@ func (p *pass) listJournal(ctx context.Context, e *evidence) error {
 	if err != nil {
 		return err
 	}
-	for _, key := range keys[max(0, len(keys)-keepNewest):] {
+	for _, key := range keys[max(0, len(keys)-journal.KeepNumbers):] {
 		e.newest[key] = true
 	}
 	for _, o := range p.next.Objects {
@@ -271,7 +271,7 @@ func (p *pass) mayDeleteJournal(e *evidence, id index.ObjectID, key string) bool
 		made = in.Modified
 	}
 	next := p.next.Anchor.Next
-	return !e.newest[key] && id.Number+keepNewest < next && p.age(e, made, in.Modified) >= journalAge
+	return !e.newest[key] && id.Number+journal.KeepNumbers < next && p.age(e, made, in.Modified) >= journalAge
 }
 
 // doomed is an object that is to be deleted.

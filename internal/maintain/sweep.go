@@ -218,7 +218,7 @@ func (p *pass) clearJournal(ctx context.Context, e *evidence, t *journal.Timelin
 		return err
 	}
 	var gone []doomed
-	for _, in := range keys[:max(0, len(keys)-keepNewest)] {
+	for _, in := range keys[:max(0, len(keys)-journal.KeepNumbers)] {
 		if e.store.Sub(in.Modified) >= journalAge {
 			gone = append(gone, doomed{in.Key, in.Size})
 		}

@@ -317,7 +317,7 @@ func (w *world) checkDrained() {
 			}
 			delete(needed, in.Key)
 		}
-		if left > 2*keepNewest {
+		if left > 2*journal.KeepNumbers {
 			w.fail("%d journal objects that nothing needs are left", left)
 		}
 	}
@@ -341,7 +341,7 @@ func (w *world) watch(op, key string) error {
 	if i < 0 {
 		return nil
 	}
-	if len(all)-i <= keepNewest {
+	if len(all)-i <= journal.KeepNumbers {
 		w.fail("journal object %d of %d is deleted: a zombie's object may land there", id.Number, len(all))
 	}
 	if age := w.clock.Wall().Sub(all[i].Modified); age < journalAge {

@@ -13,28 +13,6 @@ import (
 	"holdfast/internal/nbd"
 )
 
-// lease is a listener that outlives the server it is lent to.
-type lease struct {
-	*net.UnixListener
-	mu   sync.Mutex
-	over bool
-}
-
-func (l *lease) Close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.over {
-		return nil
-	}
-	return l.SetDeadline(time.Unix(1, 0))
-}
-
-func (l *lease) end() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.over = true
-}
-
 // relay is a disk that one server after the other serves on one socket.
 type relay struct {
 	t    *testing.T
@@ -86,9 +64,9 @@ func (r *relay) serve(handed []nbd.Handed) {
 	ctx, r.stop = context.WithCancel(context.Background())
 	r.server, r.over = server, make(chan error, 1)
 	go func(over chan error) {
-		l := &lease{UnixListener: r.ln}
+		l := nbd.Lend(r.ln)
 		err := server.Serve(ctx, l)
-		l.end()
+		l.End()
 		over <- err
 	}(r.over)
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -96,4 +97,34 @@ func socketError(op, path string, err error) error {
 		return e.WithRemedy("run as a user who may write to " + filepath.Dir(path))
 	}
 	return e
+}
+
+// Lease is a listener that outlives the server it is lent to: Close only ends
+// Accept, and clients that come meanwhile wait in its queue. Safe for concurrent
+// use.
+type Lease struct {
+	*net.UnixListener
+	mu   sync.Mutex
+	over bool // guarded by mu
+}
+
+// Lend lends a listener to one server; it must have no deadline from before.
+func Lend(ln *net.UnixListener) *Lease { return &Lease{UnixListener: ln} }
+
+// Close ends Accept. After End it does nothing.
+func (l *Lease) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return nil
+	}
+	return l.SetDeadline(time.Unix(1, 0))
+}
+
+// End is said when the server has returned: a late Close must not hurt whoever
+// the listener is lent to by then.
+func (l *Lease) End() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over = true
 }

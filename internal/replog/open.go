@@ -108,7 +108,7 @@ func (l *Log) open(ctx context.Context) error {
 		return err
 	}
 	l.recovered = rec.result()
-	l.log.Info("replication log open", "domain", l.opts.Domain.String(), "object", l.opts.Dir,
+	l.log.Info("replication log open", "object", l.opts.Dir,
 		"first", uint64(l.recovered.First), "last", uint64(l.recovered.Last), "torn", l.recovered.TornTail)
 	return nil
 }

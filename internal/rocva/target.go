@@ -233,21 +233,32 @@ func deviceSize(path string) (int64, error) {
 	return n, nil
 }
 
-// checkRoom refuses early what cannot fit. have is what earlier runs already
-// wrote. A file system that cannot say passes: the write will.
+// checkRoom refuses early what cannot fit.
 func (t *target) checkRoom() error {
+	if t.device {
+		return nil
+	}
+	return checkRoom(t.partial(), t.Path, t.disk.Bytes)
+}
+
+// CheckRoom refuses a disk whose content, in bytes, cannot fit where path is.
+// What the file there has counts as free. A file system that cannot say
+// passes: the write will. Kind Full.
+func CheckRoom(path string, content int64) error { return checkRoom(path, path, content) }
+
+func checkRoom(file, path string, content int64) error {
 	var st unix.Statfs_t
-	if t.device || unix.Statfs(filepath.Dir(t.Path), &st) != nil {
+	if unix.Statfs(filepath.Dir(path), &st) != nil {
 		return nil
 	}
 	free := int64(min(st.Bavail, 1<<50)) * st.Bsize
 	var have unix.Stat_t
-	if unix.Stat(t.partial(), &have) == nil {
+	if unix.Stat(file, &have) == nil {
 		free += have.Blocks * 512
 	}
-	if free < t.disk.Bytes {
-		return errs.New("rocva.Full", errs.Full, t.Path, fmt.Sprintf(
-			"the file system has room for %d bytes; the disk's content is %d", free, t.disk.Bytes)).
+	if free < content {
+		return errs.New("rocva.CheckRoom", errs.Full, path, fmt.Sprintf(
+			"the file system has room for %d bytes; the disk's content is %d", free, content)).
 			WithRemedy("free space, or choose another directory")
 	}
 	return nil
@@ -363,11 +374,12 @@ func (t *target) openInPlace(size int64) (err error) {
 // no time however long it is.
 func (t *target) clear(r extent.Range) error {
 	r = r.Intersect(extent.Range{Len: t.disk.Size})
-	if p, ok := t.file.(durable.Puncher); ok && !t.device && !r.Empty() {
-		if done, err := p.Punch(r.Off, r.Len); err != nil {
-			return errs.E("rocva.Update", errs.Internal, t.name(), err)
-		} else if done {
+	if z, ok := t.file.(durable.Zeroer); ok && !t.device && !r.Empty() {
+		err := z.Zero(r.Off, r.Len)
+		if err == nil {
 			return nil
+		} else if !errors.Is(err, durable.ErrNoZero) {
+			return errs.E("rocva.Update", errs.Internal, t.name(), err)
 		}
 	}
 	zero := durable.AlignedBytes(int(min(r.Len, zeroPiece)))

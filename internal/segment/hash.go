@@ -62,14 +62,6 @@ func (b *BlockHasher) Sum(block []byte) uint64 {
 	return v
 }
 
-// AppendSums appends the hashes of the whole blocks in blocks.
-func (b *BlockHasher) AppendSums(dst []uint64, blocks []byte) []uint64 {
-	s := b.pool.Get().(*blockHash)
-	dst = s.appendSums(dst, blocks)
-	b.pool.Put(s)
-	return dst
-}
-
 func newBlockHash(key []byte) *blockHash {
 	h, err := blake3.NewKeyed(key)
 	if err != nil {

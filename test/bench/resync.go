@@ -62,7 +62,7 @@ func (s *system) compareSpeed(ctx context.Context) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := control.CallLocal(ctx, s.filterStatus, "/resync", map[string]string{"disk": s.diskID.String()}, &struct{}{}); err != nil {
+	if err := control.CallLocal(ctx, s.filterStatus, "/sync", map[string]string{"disk": s.diskID.String(), "mode": "hash"}, &struct{}{}); err != nil {
 		return 0, err
 	}
 	var first, last iofilter.Status

@@ -3,9 +3,12 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,8 +59,12 @@ func TestChaos(t *testing.T) {
 	t.Cleanup(func() { _ = l.halt() }) // what ended it was told before
 	must(t, s.waitProtected(t.Context(), time.Now()))
 
-	c := &chaos{s: s, l: l, rng: rand.New(rand.NewPCG(seed, 0)), log: t.Logf}
-	for i, f := range draw(c.rng, n) {
+	c := &chaos{s: s, l: l, kept: map[int64]bool{}, rng: rand.New(rand.NewPCG(seed, 0)), log: t.Logf}
+	todo := draw(c.rng, n, os.Getenv("HOLDFAST_CHAOS_ONLY"))
+	if len(todo) == 0 {
+		t.Fatal("no fault is called so")
+	}
+	for i, f := range todo {
 		if err := c.round(t.Context(), i, f); err != nil {
 			t.Fatalf("fault %d, %q: %v", i+1, f.name, err)
 		}
@@ -65,14 +72,16 @@ func TestChaos(t *testing.T) {
 	must(t, c.end(t.Context()))
 }
 
-// draw returns n faults: each kind once before any comes twice.
-func draw(rng *rand.Rand, n int) (out []fault) {
-	for len(out) < n {
-		for _, i := range rng.Perm(len(faults)) {
-			out = append(out, faults[i])
+// draw returns n faults of those whose names have part in them: each kind once
+// before any comes twice.
+func draw(rng *rand.Rand, n int, part string) (out []fault) {
+	from := slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return !strings.Contains(f.name, part) })
+	for len(from) > 0 && len(out) < n {
+		for _, i := range rng.Perm(len(from)) {
+			out = append(out, from[i])
 		}
 	}
-	return out[:n]
+	return out[:min(n, len(out))]
 }
 
 // round does one fault and checks all that must hold after it.
@@ -91,11 +100,14 @@ func (c *chaos) round(ctx context.Context, i int, f fault) error {
 		return err
 	}
 	whole := time.Now()
-	if err := c.s.problems(); err != nil {
+	if err := c.s.Problems(); err != nil {
 		return err
 	}
 	v, err := c.s.view(ctx)
 	if err != nil {
+		return err
+	}
+	if err := c.keeps(v); err != nil {
 		return err
 	}
 	if err := v.checkSome(ctx, c.rng, c.l); err != nil {
@@ -109,6 +121,29 @@ func (c *chaos) round(ctx context.Context, i int, f fault) error {
 	return nil
 }
 
+// slot and keptFor are retention's: of each slot one checkpoint stays, for so
+// long, less what a clock may be ahead.
+const (
+	slot    = 5 * time.Second
+	keptFor = time.Hour - nearMost
+)
+
+// keeps demands that no stretch of the history is gone that had a recoverable
+// checkpoint and is to be kept.
+func (c *chaos) keeps(v *view) error {
+	now := map[int64]bool{}
+	for _, p := range v.points() {
+		now[p.Time.Truncate(slot).Unix()] = true
+	}
+	for at := range c.kept {
+		if !now[at] && time.Since(time.Unix(at, 0)) < keptFor {
+			return fmt.Errorf("of the %v from %v on no checkpoint is listed as recoverable any more", slot, time.Unix(at, 0))
+		}
+	}
+	maps.Copy(c.kept, now)
+	return nil
+}
+
 // end checks what a whole run must have left.
 func (c *chaos) end(ctx context.Context) error {
 	if err := c.l.halt(); err != nil {
@@ -119,6 +154,9 @@ func (c *chaos) end(ctx context.Context) error {
 	}
 	v, err := c.s.view(ctx)
 	if err != nil {
+		return err
+	}
+	if err := c.keeps(v); err != nil {
 		return err
 	}
 	points := v.points()

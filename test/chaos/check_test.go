@@ -34,7 +34,7 @@ func (s *site) view(ctx context.Context) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := journal.Open(ctx, st, s.identity)
+	c, err := journal.Open(ctx, st, s.Identity)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func (v *view) check(ctx context.Context, cp *journal.CheckpointInfo, l *load) e
 	if err != nil {
 		return fmt.Errorf("checkpoint %d does not resolve: %w", cp.ID, err)
 	}
-	scratch, err := os.MkdirTemp(v.s.dir, "check-")
+	scratch, err := os.MkdirTemp(v.s.Dir, "check-")
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (v *view) check(ctx context.Context, cp *journal.CheckpointInfo, l *load) e
 	if err := ledger.CheckPair(reports[0], reports[1]); err != nil {
 		return fmt.Errorf("checkpoint %d: %w", cp.ID, err)
 	}
-	acked := l.before(cp.Time)
+	acked := l.before(v.s.clocks.earliest(cp.Time))
 	if reports[0].Max < acked[0] || reports[1].Max < acked[1] {
 		return fmt.Errorf("checkpoint %d lost commits: %v were acknowledged before it was cut, it holds %d and %d",
 			cp.ID, acked, reports[0].Max, reports[1].Max)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -27,6 +28,15 @@ const (
 	hungMost  = 6 * time.Second  // a process is stopped
 	cutMost   = 6 * time.Second  // a network is cut
 	storeMost = 12 * time.Second // the store is away
+	illMost   = 5 * time.Second  // a disk gives errors
+)
+
+// How far a clock is set. What a store accepts of a wrong clock is some fifteen
+// minutes; near stays below that.
+const (
+	nearMost = 10 * time.Minute
+	farLeast = time.Hour
+	farMost  = 60 * 24 * time.Hour
 )
 
 // faults are all there are. Every run of the short test has each at least once
@@ -40,9 +50,18 @@ var faults = []fault{
 	{"stop the DRVA", func(c *chaos, ctx context.Context) error { return c.hang(ctx, c.s.drva) }},
 	{"stop a host component", func(c *chaos, ctx context.Context) error { return c.hang(ctx, c.s.hosts[c.rng.IntN(guests)]) }},
 	{"lose the DRVA's log", func(c *chaos, ctx context.Context) error {
-		return c.restartDRVA(ctx, func() error { return os.RemoveAll(c.s.path("log")) })
+		return c.restartDRVA(ctx, func() error { return os.RemoveAll(c.s.logDir()) })
 	}},
-	{"the DRVA's disk takes no more", (*chaos).fullDRVA},
+	{"the DRVA dies of a write to its disk", (*chaos).failedWrite},
+	{"lose the log, and the disk for it is full", (*chaos).fullLog},
+	{"the DRVA's disk gives errors", (*chaos).illLog},
+	{"restart a host whose sidecar's disk is full", (*chaos).fullSidecar},
+	{"a sidecar's disk gives errors", (*chaos).illSidecar},
+	{"a guest's disk gives errors", (*chaos).illPrimary},
+	{"the DRVA's clock jumps", (*chaos).nearClock},
+	{"the DRVA's clock jumps far", (*chaos).farClock},
+	{"a host's clock jumps far", (*chaos).hostClock},
+	{"restart the DRVA with a clock that is far off", (*chaos).wrongStart},
 	{"lose a whole host", (*chaos).killHostAndGuest},
 	{"restart the DRVA while the store is away", (*chaos).restartWithoutStore},
 	{"kill all boxes at once", (*chaos).killAllBoxes},
@@ -54,6 +73,8 @@ type chaos struct {
 	l   *load
 	rng *rand.Rand
 	log func(format string, a ...any)
+
+	kept map[int64]bool // slots of the history in which a checkpoint was listed as recoverable
 }
 
 // wait lets a random time pass.
@@ -142,8 +163,8 @@ func (c *chaos) hang(ctx context.Context, p *rig.Process) error {
 	return errors.Join(err, p.Signal(syscall.SIGCONT))
 }
 
-// fullDRVA has the DRVA fail at its next write to a file.
-func (c *chaos) fullDRVA(ctx context.Context) error {
+// failedWrite has the DRVA fail at its next write to a file.
+func (c *chaos) failedWrite(ctx context.Context) error {
 	if err := c.s.drva.FailWrites(); err != nil {
 		return err
 	}
@@ -188,9 +209,9 @@ func (c *chaos) killAllBoxes(ctx context.Context) error {
 // missed since the host component began, than had to be dealt with, and a
 // tenth.
 func (c *chaos) thrifty(ctx context.Context) error {
-	for i, socket := range c.s.socks {
+	for i := range c.s.hosts {
 		var st iofilter.Status
-		if err := control.CallLocal(ctx, socket, "/status", nil, &st); err != nil {
+		if err := control.CallLocal(ctx, c.s.sock(i), "/status", nil, &st); err != nil {
 			return err
 		}
 		if s := st.Stream; s.Shipped > s.Tracked+s.Tracked/10 {
@@ -198,4 +219,149 @@ func (c *chaos) thrifty(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// fullLog has the DRVA begin anew where there is no room: it does not run, and
+// says why.
+func (c *chaos) fullLog(ctx context.Context) error {
+	return c.restartDRVA(ctx, func() error {
+		if err := os.RemoveAll(c.s.logDir()); err != nil {
+			return err
+		}
+		c.s.log.Fill()
+		defer c.s.log.Free()
+		p, err := c.s.Start("drva-full", "drva", "--config", c.s.Path("drva.json"))
+		if err != nil {
+			return err
+		}
+		p.Doom()
+		if err := ended(p); err != nil {
+			return err
+		}
+		if said := rig.Tail(p.Log); p.Err == nil || !strings.Contains(said, "free space") {
+			return fmt.Errorf("a DRVA without room for its log ended with %v and %q", p.Err, said)
+		}
+		return nil
+	})
+}
+
+// ended waits for the end of a process.
+func ended(p *rig.Process) error {
+	select {
+	case <-p.Done:
+		return nil
+	case <-time.After(startLimit):
+		return fmt.Errorf("%s does not end", p.Name)
+	}
+}
+
+// illLog has the DRVA's disk fail under it. A log that could not be flushed is
+// not trusted: the DRVA ends. What the file system lost is then lost.
+func (c *chaos) illLog(ctx context.Context) error {
+	c.s.drva.Doom()
+	c.s.log.Fail()
+	err := ended(c.s.drva)
+	err = errors.Join(err, c.wait(ctx, illMost))
+	c.s.log.Heal()
+	if err != nil {
+		return err
+	}
+	c.s.log.Repair()
+	return c.s.startDRVA(ctx)
+}
+
+// fullSidecar has a host begin where there is no room for its sidecar.
+func (c *chaos) fullSidecar(ctx context.Context) error {
+	i := c.rng.IntN(guests)
+	c.s.sidecars[i].Fill()
+	err := c.restartHost(ctx, i)
+	if err == nil {
+		err = c.l.goesOn(ctx)
+	}
+	c.s.sidecars[i].Free()
+	return err
+}
+
+// illSidecar has a sidecar's disk fail: guests write on all the same.
+func (c *chaos) illSidecar(ctx context.Context) error {
+	i := c.rng.IntN(guests)
+	c.s.sidecars[i].Fail()
+	err := errors.Join(c.wait(ctx, illMost), c.l.goesOn(ctx))
+	c.s.hosts[i].Kill() // else nobody repairs the file system
+	c.s.sidecars[i].Heal()
+	if err != nil {
+		return err
+	}
+	c.s.sidecars[i].Repair()
+	return c.s.startHost(ctx, i)
+}
+
+// illPrimary has a guest's own disk fail. The guest is told, as it would be
+// without Holdfast; its hypervisor stops it, and somebody lets it go on.
+func (c *chaos) illPrimary(ctx context.Context) error {
+	i := c.rng.IntN(guests)
+	c.s.disks[i].Fail()
+	err := c.wait(ctx, illMost)
+	c.s.disks[i].Heal()
+	return errors.Join(err, c.l.resume(ctx, i))
+}
+
+// jump draws how far a clock is set, there or back, in whole seconds.
+func (c *chaos) jump(least, most time.Duration) time.Duration {
+	d := (least + time.Duration(c.rng.Int64N(int64(most-least)))).Truncate(time.Second)
+	if c.rng.IntN(2) == 0 {
+		return -d
+	}
+	return d
+}
+
+// setDRVA sets the DRVA's clock while do runs.
+func (c *chaos) setDRVA(ahead time.Duration, do func() error) error {
+	c.log("     the clock is set by %v", ahead)
+	c.s.clocks.step(ahead)
+	err := errors.Join(c.s.drva.SetClock(ahead), do(), c.s.drva.SetClock(0))
+	c.s.clocks.right()
+	return err
+}
+
+// nearClock sets the DRVA's clock a little: protection goes on, and goes on when
+// it is set right.
+func (c *chaos) nearClock(ctx context.Context) error {
+	return c.setDRVA(c.jump(time.Second, nearMost), func() error {
+		return errors.Join(c.l.goesOn(ctx), c.s.nextPoint(ctx))
+	})
+}
+
+// farClock sets the DRVA's clock so that the store does not talk to it.
+func (c *chaos) farClock(ctx context.Context) error {
+	return c.setDRVA(c.jump(farLeast, farMost), func() error {
+		return errors.Join(c.wait(ctx, storeMost), c.l.goesOn(ctx))
+	})
+}
+
+// hostClock sets a host's clock: protection goes on.
+func (c *chaos) hostClock(ctx context.Context) error {
+	i := c.rng.IntN(guests)
+	ahead := c.jump(farLeast, farMost)
+	c.log("     the clock is set by %v", ahead)
+	return errors.Join(c.s.hosts[i].SetClock(ahead), c.l.goesOn(ctx), c.s.nextPoint(ctx), c.s.hosts[i].SetClock(0))
+}
+
+// wrongStart has the DRVA come up with a clock by which nobody's certificate or
+// signature is good. It ends and says so, or waits; who starts it again finds
+// the clock right.
+func (c *chaos) wrongStart(ctx context.Context) error {
+	return c.restartDRVA(ctx, func() error {
+		if err := c.s.startDRVA(ctx); err != nil {
+			return err
+		}
+		c.s.drva.Doom()
+		ahead := c.jump(farLeast, farMost)
+		c.log("     the clock is set by %v", ahead)
+		c.s.clocks.step(ahead)
+		err := errors.Join(c.s.drva.SetClock(ahead), c.wait(ctx, cutMost), c.l.goesOn(ctx))
+		c.s.drva.Kill()
+		c.s.clocks.right()
+		return err
+	})
 }

@@ -18,7 +18,7 @@ const (
 	ackSample = 2 * time.Millisecond // how often acknowledgements are looked at
 	maxAcks   = 1 << 20              // samples kept: more commits than emulated guests make in hours
 	bootLimit = 4 * time.Minute      // an emulated guest on a busy machine
-	goOnLimit = time.Minute          // for a guest's next commit
+	goOnLimit = 2 * time.Minute      // for a guest's next commit
 )
 
 // ack is what both guests had acknowledged at a moment.
@@ -55,7 +55,7 @@ func (l *load) boot(ctx context.Context, i int) (ledger.Boot, error) {
 		Config:  vm,
 		Sources: map[dr.DiskID]hypervisor.Source{vm.Disks[0].ID: {Socket: l.s.nbd(i), Export: vm.Disks[0].Name}},
 		StartOptions: hypervisor.StartOptions{
-			WorkDir: l.s.dir, Accelerator: l.accel, Serial: true, Paused: true, ExitOnReset: true,
+			WorkDir: l.s.Dir, Accelerator: l.accel, Serial: true, Paused: true, ExitOnReset: true,
 		},
 	})
 	if err != nil {
@@ -183,6 +183,29 @@ func (l *load) stall() time.Duration {
 	d := l.longest
 	l.longest = 0
 	return d
+}
+
+// resume lets a guest go on that an error of its disk may have stopped, until
+// it does.
+func (l *load) resume(ctx context.Context, i int) error {
+	ctx, cancel := context.WithTimeout(ctx, goOnLimit)
+	defer cancel()
+	had := l.rows()
+	tick := time.NewTicker(ackSample)
+	defer tick.Stop()
+	for l.rows()[i] == had[i] {
+		if l.vms[i].Status().State == hypervisor.Paused {
+			if err := l.vms[i].Resume(ctx); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("guest %d does not go on, it is %v: %w", i+1, l.vms[i].Status(), context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+	return nil
 }
 
 // goesOn waits for a commit of each guest from now on.

@@ -78,7 +78,7 @@ func writer(t *testing.T, dir string) map[string]any {
 // guest is one of kind app, and is restored.
 func TestApplicationConsistent(t *testing.T) {
 	s := newSite(t)
-	platform := writer(t, s.dir)
+	platform := writer(t, s.Dir)
 	s.startDRVA()
 	s.useHost(platform)
 	s.protect(vmName)

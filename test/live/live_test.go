@@ -28,7 +28,7 @@ func cycles(t *testing.T) int {
 func newQEMU(t *testing.T) (*site, *guest) {
 	t.Helper()
 	s := newSite(t)
-	g := newGuest(t, s.dir)
+	g := newGuest(t, s.Dir)
 	s.startDRVA()
 	s.useHost(g.platform())
 	return s, g

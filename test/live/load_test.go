@@ -146,7 +146,7 @@ func (l *load) until(what string, is func() bool) {
 }
 
 // until waits for a condition.
-func until(t *testing.T, what string, is func() bool) {
+func until(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	limit := time.After(patience)
 	tick := time.NewTicker(5 * time.Millisecond)

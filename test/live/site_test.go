@@ -1,7 +1,6 @@
 package live
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,8 +10,6 @@ import (
 
 	"holdfast/internal/control"
 	"holdfast/internal/dr"
-	"holdfast/internal/drva"
-	"holdfast/internal/durable"
 	"holdfast/internal/hypervisor/libvirt/libvirttest"
 	"holdfast/internal/iofilter"
 	"holdfast/internal/iofilter/live"
@@ -38,118 +35,77 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// drvaStatus is what a DRVA answers on its status socket.
-type drvaStatus struct {
-	drva.Status
-	Address string `json:"address"`
-}
-
 // site is a host component with a hypervisor beside it, a DRVA, and a container.
 type site struct {
-	t         *testing.T
-	dir, url  string
-	domain    dr.DomainID
-	toDRVA    *rig.Exchange
-	drva      *rig.Process
-	host      *rig.Process
-	processes []*rig.Process
+	*rig.Site
+	url    string
+	toDRVA *rig.Exchange
+	drva   *rig.Process
+	host   *rig.Process
 }
 
-func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
-func (s *site) hostSock() string        { return s.path("host.sock") }
-func (s *site) drvaSock() string        { return s.path("drva.sock") }
+func (s *site) hostSock() string { return s.Path("host.sock") }
+func (s *site) drvaSock() string { return s.Path("drva.sock") }
 
 // newSite makes container, certificates and configurations. The test's end
 // removes it.
 func newSite(t *testing.T) *site {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "hflive-") // short: unix socket paths have at most 107 bytes
-	must(t, err)
-	s := &site{t: t, dir: dir}
-	t.Cleanup(s.remove)
+	s := &site{Site: rig.NewSite(t, "hflive-")}
+	t.Cleanup(s.end)
+	s.url = "file://" + s.Path("container")
+	s.CreateDomain(s.url)
+	var err error
 	s.toDRVA, err = rig.NewExchange(0)
 	must(t, err)
-	s.makeContainer()
-	must(t, control.InitAuthority(s.path("ca"), "A"))
-	must(t, control.Issue(s.path("ca"), s.path("drva-tls"), control.RoleDRVA, s.domain.String(), []string{"127.0.0.1"}))
-	s.writeJSON("drva.json", map[string]any{
-		"container": s.url, "key": s.path("drva.key"), "log": s.path("log"), "quota": 256 << 20,
-		"listen": "127.0.0.1:0", "tls": s.path("drva-tls"), "interval": "1s", "status": s.drvaSock(),
-	})
+	t.Cleanup(s.toDRVA.Close)
+	s.DRVAConfig("drva", s.url, s.Path("log"), 256<<20)
 	return s
-}
-
-func (s *site) makeContainer() {
-	s.t.Helper()
-	own, err := journal.NewRecoveryKey()
-	must(s.t, err)
-	away, err := journal.NewRecoveryKey()
-	must(s.t, err)
-	must(s.t, durable.WriteFile(durable.OS{}, s.path("drva.key"), own.FileText()))
-	must(s.t, durable.WriteFile(durable.OS{}, s.path("recovery.key"), away.FileText()))
-	s.url = "file://" + s.path("container")
-	var created struct {
-		Domain dr.DomainID `json:"domain"`
-	}
-	must(s.t, rig.Command(s.t.Context(), &created, "domain", "create", s.url, "--name", "live",
-		"--recipient", own.Recipient().String(), "--recipient", away.Recipient().String(), "-o", "json"))
-	s.domain = created.Domain
 }
 
 // useHost configures the host component for a hypervisor and starts it.
 func (s *site) useHost(platform map[string]any) {
-	s.t.Helper()
-	id := dr.HostID{UUID: dr.NewUUID()}
-	must(s.t, control.Issue(s.path("ca"), s.path("host-tls"), control.RoleHost, id.String(), nil))
-	s.writeJSON("host.json", map[string]any{
-		"domain": s.domain, "host": id, "name": "node1", "vms": []any{},
-		"drva": s.toDRVA.Addr(), "tls": s.path("host-tls"), "status": s.hostSock(),
-		"platform": platform, "live": map[string]any{"sockets": s.dir, "record": s.path("live.json"), "hang": hang},
+	s.T.Helper()
+	s.WriteJSON("host.json", map[string]any{
+		"domain": s.Domain, "host": s.CreateHost("host"), "name": "node1", "vms": []any{},
+		"drva": s.toDRVA.Addr(), "tls": s.Path("host-tls"), "status": s.hostSock(),
+		"platform": platform, "live": map[string]any{"sockets": s.Dir, "record": s.Path("live.json"), "hang": hang},
 	})
 	s.startHost()
 }
 
-func (s *site) writeJSON(name string, v any) {
-	s.t.Helper()
-	b, err := json.MarshalIndent(v, "", "  ")
-	must(s.t, err)
-	must(s.t, os.WriteFile(s.path(name), append(b, '\n'), 0o600))
-}
-
 func (s *site) start(name string, args ...string) *rig.Process {
-	s.t.Helper()
-	p, err := rig.Start(s.dir, name, func(p *rig.Process) { s.t.Errorf("%s ended by itself: %v\n%s", p.Name, p.Err, rig.Tail(p.Log)) }, args...)
-	must(s.t, err)
-	s.processes = append(s.processes, p)
+	s.T.Helper()
+	p, err := s.Start(name, args...)
+	must(s.T, err)
 	return p
 }
 
 func (s *site) startDRVA() {
-	s.t.Helper()
-	s.drva = s.start("drva", "drva", "--config", s.path("drva.json"))
-	must(s.t, rig.WaitStatus(s.t.Context(), s.drvaSock(), "the DRVA runs", patience, func(st *drvaStatus) bool {
-		s.toDRVA.Route(st.Address)
-		return st.Address != ""
-	}))
+	s.T.Helper()
+	s.drva = s.start("drva", "drva", "--config", s.Path("drva.json"))
+	address, err := s.WaitDRVA(s.T.Context(), "drva", patience)
+	must(s.T, err)
+	s.toDRVA.Route(address)
 }
 
 func (s *site) startHost() {
-	s.t.Helper()
-	s.host = s.start("host", "iofilter", "--config", s.path("host.json"))
+	s.T.Helper()
+	s.host = s.start("host", "iofilter", "--config", s.Path("host.json"))
 	s.awaitHost("it runs", func(st *iofilter.Status) bool { return st.Name != "" && st.Link.Up })
 }
 
 func (s *site) awaitHost(what string, ok func(*iofilter.Status) bool) {
-	s.t.Helper()
-	must(s.t, rig.WaitStatus(s.t.Context(), s.hostSock(), "host component: "+what, patience, ok))
+	s.T.Helper()
+	must(s.T, rig.WaitStatus(s.T.Context(), s.hostSock(), "host component: "+what, patience, ok))
 }
 
 // whole waits until so many disks are in the guest's path and their copies are
 // complete.
 func (s *site) whole(disks int) {
-	s.t.Helper()
+	s.T.Helper()
 	began := time.Now()
-	defer func() { s.t.Logf("%d disks whole after %.1f s", disks, time.Since(began).Seconds()) }()
+	defer func() { s.T.Logf("%d disks whole after %.1f s", disks, time.Since(began).Seconds()) }()
 	s.awaitHost("its disks are whole", func(st *iofilter.Status) bool {
 		return len(st.Disks) == disks && !slices.ContainsFunc(st.Disks, func(d iofilter.DiskStatus) bool {
 			return d.Clients == 0 || d.State != iofilter.Streaming || d.DirtyBytes > 0
@@ -158,21 +114,21 @@ func (s *site) whole(disks int) {
 }
 
 func (s *site) status() (st iofilter.Status) {
-	s.t.Helper()
-	must(s.t, control.CallLocal(s.t.Context(), s.hostSock(), "/status", nil, &st))
+	s.T.Helper()
+	must(s.T, control.CallLocal(s.T.Context(), s.hostSock(), "/status", nil, &st))
 	return st
 }
 
 // protect runs the command, and returns what it reports.
 func (s *site) protect(vm string) (r live.Report) {
-	s.t.Helper()
-	must(s.t, rig.Command(s.t.Context(), &r, "protect", s.hostSock(), vm, "--wait", "-o", "json"))
+	s.T.Helper()
+	must(s.T, rig.Command(s.T.Context(), &r, "protect", s.hostSock(), vm, "--wait", "-o", "json"))
 	return r
 }
 
 func (s *site) unprotect(vm string, flags ...string) (r live.Report) {
-	s.t.Helper()
-	must(s.t, rig.Command(s.t.Context(), &r, append([]string{"unprotect", s.hostSock(), vm, "-o", "json"}, flags...)...))
+	s.T.Helper()
+	must(s.T, rig.Command(s.T.Context(), &r, append([]string{"unprotect", s.hostSock(), vm, "-o", "json"}, flags...)...))
 	return r
 }
 
@@ -194,15 +150,10 @@ func pause(t *testing.T, r live.Report) (longest time.Duration) {
 // point waits for a recoverable group checkpoint of so many disks, cut after
 // this call.
 func (s *site) point(disks int) {
-	s.t.Helper()
+	s.T.Helper()
 	after := time.Now()
-	must(s.t, rig.WaitStatus(s.t.Context(), s.drvaSock(), "a recoverable group checkpoint is published", patience, func(st *drvaStatus) bool {
-		p := st.Checkpoints.LastPublished
-		if p == nil || p.Scope != dr.Group || len(p.Disks) != disks || !p.Time.After(after) {
-			return false
-		}
-		ok, _ := p.Recoverable()
-		return ok
+	must(s.T, rig.WaitStatus(s.T.Context(), s.drvaSock(), "a recoverable group checkpoint is published", patience, func(st *rig.DRVAStatus) bool {
+		return st.Recoverable(disks) && st.Checkpoints.LastPublished.Time.After(after)
 	}))
 }
 
@@ -221,12 +172,12 @@ type restored struct {
 
 // restore restores a checkpoint from the container alone and hands it to judge.
 func (s *site) restore(at string, judge func(*restored)) {
-	s.t.Helper()
-	out, err := os.MkdirTemp(s.dir, "restored-")
-	must(s.t, err)
+	s.T.Helper()
+	out, err := os.MkdirTemp(s.Dir, "restored-")
+	must(s.T, err)
 	defer os.RemoveAll(out)
 	var r restored
-	must(s.t, rig.Command(s.t.Context(), &r, "restore", s.url, "--key", s.path("recovery.key"), "--at", at, "--out", out, "-o", "json"))
+	must(s.T, rig.Command(s.T.Context(), &r, "restore", s.url, "--key", s.Path("recovery.key"), "--at", at, "--out", out, "-o", "json"))
 	for i := range r.Disks {
 		r.Disks[i].Path = filepath.Join(out, r.Disks[i].Path)
 	}
@@ -236,11 +187,11 @@ func (s *site) restore(at string, judge func(*restored)) {
 // check takes a new checkpoint and judges what it restores to: the ledger's disk
 // is the first of so many.
 func (s *site) check(l *load, disks int) {
-	s.t.Helper()
+	s.T.Helper()
 	s.point(disks)
 	s.restore("latest", func(r *restored) {
 		if len(r.Disks) != disks {
-			s.t.Fatalf("%d disks were restored, not %d", len(r.Disks), disks)
+			s.T.Fatalf("%d disks were restored, not %d", len(r.Disks), disks)
 		}
 		system := slices.IndexFunc(r.Disks, func(d struct {
 			ID   dr.DiskID `json:"id"`
@@ -250,33 +201,17 @@ func (s *site) check(l *load, disks int) {
 			return d.ID == r.VMs[0].Config.Disks[0].ID
 		})
 		if system < 0 {
-			s.t.Fatalf("the first disk is missing: %+v", r)
+			s.T.Fatalf("the first disk is missing: %+v", r)
 		}
-		must(s.t, checkDisk(s.t.Context(), r.Disks[system].Path, l.before(r.Checkpoint.Time)))
+		must(s.T, checkDisk(s.T.Context(), r.Disks[system].Path, l.before(r.Checkpoint.Time)))
 	})
 }
 
-// remove ends what still runs, by process id, and removes every file.
-func (s *site) remove() {
-	for _, p := range slices.Backward(s.processes) {
-		p.Kill()
-	}
-	// Watchdogs end by themselves when their host component is gone and no
-	// guest waits for it.
-	until(s.t, "the watchdogs end", func() bool {
-		return !slices.ContainsFunc(rig.ProcessesIn(s.t, s.dir), func(p string) bool { return strings.Contains(p, "iofilter-watchdog") })
+// end ends what still runs. Watchdogs end by themselves when their host
+// component is gone and no guest waits for it.
+func (s *site) end() {
+	s.End()
+	until(s.T, "the watchdogs end", func() bool {
+		return !slices.ContainsFunc(rig.ProcessesIn(s.T, s.Dir), func(p string) bool { return strings.Contains(p, "iofilter-watchdog") })
 	})
-	if left := rig.ProcessesIn(s.t, s.dir); len(left) > 0 {
-		s.t.Errorf("processes left: %q", left)
-	}
-	s.toDRVA.Close()
-	if s.t.Failed() {
-		logs, _ := filepath.Glob(s.path("*.log"))
-		for _, l := range logs {
-			s.t.Logf("%s:\n%s", filepath.Base(l), rig.Tail(l))
-		}
-	}
-	if err := os.RemoveAll(s.dir); err != nil {
-		s.t.Error(err)
-	}
 }

@@ -59,8 +59,8 @@ func (c *schedule) run(ctx context.Context, events []eventKind) error {
 			return fmt.Errorf("%s: %w", e, err)
 		}
 		c.done[e]++
-		if words := c.s.problems(); words != "" {
-			return fmt.Errorf("%s: %s", e, words)
+		if err := c.s.Problems(); err != nil {
+			return fmt.Errorf("%s: %w", e, err)
 		}
 		if i == len(events)-1 {
 			break

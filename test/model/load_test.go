@@ -141,7 +141,7 @@ func startLoad(ctx context.Context, s *site, t *truth, seed uint64) *load {
 		rng := rand.New(rand.NewPCG(seed, worker))
 		l.wg.Go(func() {
 			if err := f(rng); err != nil && ctx.Err() == nil {
-				s.note("%v", err)
+				s.Note("%v", err)
 			}
 		})
 	}

@@ -28,7 +28,7 @@ func (s *site) open(ctx context.Context) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := journal.Open(ctx, st, s.recovery)
+	c, err := journal.Open(ctx, st, s.Identity)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -73,8 +74,8 @@ func TestHostGoesOnBySidecar(t *testing.T) {
 
 // waitClosed waits until the first host has no open region.
 func (s *site) waitClosed(ctx context.Context) {
-	s.t.Helper()
-	must(s.t, rig.WaitStatus(ctx, s.hosts[0].socket, "no region is open", quiesceLimit, func(st *iofilter.Status) bool {
+	s.T.Helper()
+	must(s.T, rig.WaitStatus(ctx, s.hosts[0].socket, "no region is open", quiesceLimit, func(st *iofilter.Status) bool {
 		for _, d := range st.Disks {
 			if d.OpenBytes > 0 || d.NoSidecar {
 				return false
@@ -86,9 +87,9 @@ func (s *site) waitClosed(ctx context.Context) {
 
 // scribble writes some blocks of the first disk, of which no flush follows.
 func (s *site) scribble(ctx context.Context, off int64, b byte) {
-	s.t.Helper()
+	s.T.Helper()
 	c, err := nbd.Dial(ctx, "unix", s.sockets[0], nbd.DialOptions{Export: diskName(0), Timeout: opLimit})
-	must(s.t, err)
+	must(s.T, err)
 	defer c.Close()
 	buf := make([]byte, dr.BlockSize)
 	for i := range buf {
@@ -96,21 +97,19 @@ func (s *site) scribble(ctx context.Context, off int64, b byte) {
 	}
 	for i := range int64(16) {
 		_, err := c.WriteAt(ctx, buf, off+i*3*dr.BlockSize, 0)
-		must(s.t, err)
+		must(s.T, err)
 	}
 }
 
 // renameHost gives a host the identity of another machine that sees the same
 // disks.
 func (s *site) renameHost(i int) {
-	s.t.Helper()
+	s.T.Helper()
 	h := s.hosts[i]
 	b, err := os.ReadFile(h.config)
-	must(s.t, err)
-	var cfg hostConfig
-	must(s.t, json.Unmarshal(b, &cfg))
-	cfg.Host, cfg.Name = dr.HostID{UUID: dr.NewUUID()}, "elsewhere"
-	cfg.TLS = s.path("elsewhere-tls")
-	must(s.t, control.Issue(s.path("ca"), cfg.TLS, control.RoleHost, cfg.Host.String(), nil))
-	s.writeJSON(h.config, cfg)
+	must(s.T, err)
+	var cfg rig.HostConfig
+	must(s.T, json.Unmarshal(b, &cfg))
+	cfg.Host, cfg.Name, cfg.TLS = s.CreateHost("elsewhere"), "elsewhere", s.Path("elsewhere-tls")
+	s.WriteJSON(filepath.Base(h.config), cfg)
 }

@@ -119,8 +119,8 @@ func loseSite(t *testing.T, rng *rand.Rand, w way) *loss {
 	load.finish()
 	must(t, err)
 	must(t, epochErr)
-	if words := l.s.problems(); words != "" {
-		t.Fatal(words)
+	if err := l.s.Problems(); err != nil {
+		t.Fatal(err)
 	}
 	l.at = &point{name: "after the loss", group: true, taken: killed.Add(2 * clockMargin), published: killed}
 	for _, c := range l.truth.chains {
@@ -155,7 +155,7 @@ func (s *site) waitStreaming(ctx context.Context) error {
 
 // epoch returns the DRVA's reign.
 func (s *site) epoch(ctx context.Context) (e dr.Epoch, err error) {
-	err = rig.WaitStatus(ctx, s.drva.socket, "the DRVA publishes", calmLimit, func(st *drvaStatus) bool {
+	err = rig.WaitStatus(ctx, s.drva.socket, "the DRVA publishes", calmLimit, func(st *rig.DRVAStatus) bool {
 		e = st.Publisher.Epoch
 		return e != 0
 	})
@@ -182,7 +182,7 @@ func (l *loss) readLog(t *testing.T, epoch dr.Epoch) {
 	img, err := c.restore(ctx, cp)
 	must(t, err)
 	log, err := replog.Open(ctx, replog.Options{
-		Dir: l.s.drva.logDir, FS: durable.OS{}, Domain: l.s.domain, Timeline: c.history.Timeline(), Epoch: epoch, Quota: logQuota,
+		Dir: l.s.drva.logDir, FS: durable.OS{}, Domain: l.s.Domain, Timeline: c.history.Timeline(), Epoch: epoch, Quota: logQuota,
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	must(t, err)
@@ -243,7 +243,7 @@ func (l *loss) apply(st *order.State, r *record.Record, from dr.Seq, img *image)
 func (l *loss) checkAlive(t *testing.T) {
 	t.Helper()
 	after := l.at.taken
-	must(t, rig.WaitStatus(t.Context(), l.s.drva.socket, "a checkpoint without the hosts is published", drainLimit, func(st *drvaStatus) bool {
+	must(t, rig.WaitStatus(t.Context(), l.s.drva.socket, "a checkpoint without the hosts is published", drainLimit, func(st *rig.DRVAStatus) bool {
 		p := st.Checkpoints.LastPublished
 		return p != nil && p.Time.After(after)
 	}))
@@ -265,13 +265,13 @@ func (l *loss) checkAlive(t *testing.T) {
 // offers it as a checkpoint that has every acknowledged write.
 func (l *loss) checkDrained(t *testing.T) {
 	t.Helper()
-	must(t, rig.WaitStatus(t.Context(), l.s.drva.socket, "the log is published", drainLimit, func(st *drvaStatus) bool {
+	must(t, rig.WaitStatus(t.Context(), l.s.drva.socket, "the log is published", drainLimit, func(st *rig.DRVAStatus) bool {
 		p := st.Checkpoints.LastPublished
 		return p != nil && p.Seq > l.held.Last
 	}))
 	must(t, l.s.drva.Stop(stopLimit))
-	if words := l.s.problems(); words != "" {
-		t.Error(words)
+	if err := l.s.Problems(); err != nil {
+		t.Error(err)
 	}
 	c, err := l.s.open(t.Context())
 	must(t, err)

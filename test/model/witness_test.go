@@ -29,9 +29,9 @@ const (
 )
 
 func startWitness(s *site) *witness {
-	s.t.Helper()
-	f, err := os.Create(s.path("witness"))
-	must(s.t, err)
+	s.T.Helper()
+	f, err := os.Create(s.Path("witness"))
+	must(s.T, err)
 	w := &witness{stop: make(chan struct{})}
 	w.wg.Go(func() {
 		defer f.Close()
@@ -44,11 +44,11 @@ func startWitness(s *site) *witness {
 			case <-tick.C:
 			}
 			if _, err := f.WriteAt(make([]byte, 4096), 0); err != nil {
-				s.note("witness: %v", err)
+				s.Note("witness: %v", err)
 				return
 			}
 			if err := f.Sync(); err != nil {
-				s.note("witness: %v", err)
+				s.Note("witness: %v", err)
 				return
 			}
 			w.saw(begin.Add(witnessEvery), time.Now())

@@ -121,12 +121,12 @@ func TestForced(t *testing.T) {
 	if p.differs() == "" {
 		t.Fatal("nothing differs: this test proves nothing")
 	}
-	must(t, p.host.Resync(p.disk))
+	must(t, p.host.Sync(iofilter.Target{Disks: []dr.DiskID{p.disk}}, iofilter.SyncHash))
 	p.while(rng, p.resynced(before))
 	p.synced()
 	p.compared(before)
 	p.same()
-	if err := p.host.Resync(dr.DiskID{UUID: dr.NewUUID()}); err == nil {
+	if err := p.host.Sync(iofilter.Target{Disks: []dr.DiskID{{UUID: dr.NewUUID()}}}, iofilter.SyncHash); err == nil {
 		t.Error("a disk nobody knows is compared")
 	}
 }
@@ -181,7 +181,7 @@ func TestDamagedHistoryShips(t *testing.T) {
 	must(t, err)
 	all = slices.DeleteFunc(all, func(in store.Info) bool { return !strings.Contains(in.Key, "/j/") })
 	must(t, p.st.Delete(t.Context(), all[1].Key)) // the first is a fence and holds nothing
-	must(t, p.host.Resync(p.disk))
+	must(t, p.host.Sync(iofilter.Target{Disks: []dr.DiskID{p.disk}}, iofilter.SyncHash))
 	p.eventually("the disk is shipped", func() bool { return p.host.Status().Stream.Shipped-before.Shipped > diskSize/3 })
 	p.synced()
 }
@@ -226,7 +226,7 @@ func TestRandom(t *testing.T) {
 			p.startDRVA(rng.IntN(2) == 0)
 			p.startHost()
 		case 4:
-			must(t, p.host.Resync(p.disk))
+			must(t, p.host.Sync(iofilter.Target{Disks: []dr.DiskID{p.disk}}, iofilter.SyncHash))
 		case 5:
 			p.maintain()
 		}

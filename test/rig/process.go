@@ -50,6 +50,7 @@ type Process struct {
 	Err  error         // how it ended; valid once Done is closed
 
 	cmd    *exec.Cmd
+	clock  *clock      // nil: the machine's
 	doomed atomic.Bool // its end is the test's doing
 }
 
@@ -57,6 +58,25 @@ type Process struct {
 // test, whatever becomes of that. unexpected hears of an end that is not the
 // test's doing.
 func Start(dir, name string, unexpected func(*Process), args ...string) (*Process, error) {
+	return start(dir, name, unexpected, (*exec.Cmd).Start, args)
+}
+
+// StartOnClock is Start for a process whose wall clock SetClock can set.
+func StartOnClock(dir, name string, unexpected func(*Process), args ...string) (*Process, error) {
+	var c *clock
+	p, err := start(dir, name, unexpected, func(cmd *exec.Cmd) error {
+		return startTraced(cmd, func(pid int) (err error) {
+			c, err = takeClock(pid)
+			return err
+		})
+	}, args)
+	if err == nil {
+		p.clock = c
+	}
+	return p, err
+}
+
+func start(dir, name string, unexpected func(*Process), begin func(*exec.Cmd) error, args []string) (*Process, error) {
 	binary, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -71,7 +91,7 @@ func Start(dir, name string, unexpected func(*Process), args ...string) (*Proces
 	p.cmd.Env = append(os.Environ(), asHoldfast+"=1")
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
+	if err := begin(p.cmd); err != nil {
 		return nil, err
 	}
 	go func() {
@@ -99,6 +119,15 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Signal sends a signal that does not end the process.
 func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
+
+// SetClock sets the wall clock of a process that StartOnClock started: so far
+// ahead of the machine's, or, negative, behind it, in whole seconds.
+func (p *Process) SetClock(ahead time.Duration) error {
+	if err := p.clock.set(ahead); err != nil {
+		return fmt.Errorf("the clock of %s: %w", p.Name, err)
+	}
+	return nil
+}
 
 // FailWrites makes the process die of its next write to a file, and waits until
 // it has, which takes no longer than until its next write.

@@ -89,7 +89,7 @@ func halfHeir(step, config, old string) int {
 // writer writes numbered blocks over one connection until it is stopped, each
 // as soon as the one before is acknowledged.
 type writer struct {
-	t       *testing.T
+	t       testing.TB
 	c       *nbd.Client
 	stop    chan struct{}
 	over    sync.WaitGroup
@@ -100,10 +100,10 @@ type writer struct {
 }
 
 func (s *site) writer() *writer {
-	s.t.Helper()
-	c, err := nbd.Dial(s.t.Context(), "unix", s.path("disk.nbd"), nbd.DialOptions{Export: "disk0"})
-	must(s.t, err)
-	w := &writer{t: s.t, c: c, stop: make(chan struct{})}
+	s.T.Helper()
+	c, err := nbd.Dial(s.T.Context(), "unix", s.Path("disk.nbd"), nbd.DialOptions{Export: "disk0"})
+	must(s.T, err)
+	w := &writer{t: s.T, c: c, stop: make(chan struct{})}
 	w.over.Go(w.run)
 	return w
 }
@@ -185,12 +185,12 @@ func (w *writer) end(s *site) {
 
 // holds checks that the disk has the last n blocks that were acknowledged.
 func (s *site) holds(n uint64) {
-	s.t.Helper()
-	disk, err := os.ReadFile(s.path("disk.raw"))
-	must(s.t, err)
+	s.T.Helper()
+	disk, err := os.ReadFile(s.Path("disk.raw"))
+	must(s.T, err)
 	for i := n - min(n, blocks); i < n; i++ {
 		if off := int(i%blocks) * blockSize; !bytes.Equal(disk[off:off+blockSize], block(i)) {
-			s.t.Fatalf("write %d of %d is not on the disk", i, n)
+			s.T.Fatalf("write %d of %d is not on the disk", i, n)
 		}
 	}
 }
@@ -216,18 +216,18 @@ func TestTakeOver(t *testing.T) {
 		w.goesOn(50)
 		waits = append(waits, w.worst())
 		for _, name := range []string{"disk.nbd", "host.sock", "host.sock.heir"} {
-			if _, err := os.Stat(s.path(name)); err != nil {
+			if _, err := os.Stat(s.Path(name)); err != nil {
 				t.Errorf("after a takeover: %v", err)
 			}
 		}
-		if st, err := os.Stat(s.path("host.sock.heir")); err == nil && st.Mode().Perm() != 0o600 {
+		if st, err := os.Stat(s.Path("host.sock.heir")); err == nil && st.Mode().Perm() != 0o600 {
 			t.Errorf("others may ask: %v", st.Mode())
 		}
 		host = next
 		s.await("it streams", func(st *iofilter.Status) bool { return st.Disks[0].State == iofilter.Streaming })
 	}
 	// What a user paused stays so.
-	must(t, control.CallLocal(t.Context(), s.path("host.sock"), "/pause", nil, &struct{}{}))
+	must(t, control.CallLocal(t.Context(), s.Path("host.sock"), "/pause", nil, &struct{}{}))
 	host.Doom()
 	next := s.host("--takeover")
 	if err := s.awaitEnd(host); err != nil {
@@ -239,14 +239,14 @@ func TestTakeOver(t *testing.T) {
 	s.await("it is still paused", func(st *iofilter.Status) bool {
 		return st.Disks[0].State == iofilter.PausedUser && st.Disks[0].DirtyBytes > 0
 	})
-	must(t, control.CallLocal(t.Context(), s.path("host.sock"), "/resume", nil, &struct{}{}))
+	must(t, control.CallLocal(t.Context(), s.Path("host.sock"), "/resume", nil, &struct{}{}))
 	slices.Sort(waits)
 	t.Logf("the longest write of each of %d takeovers: %v", len(waits), waits)
 	w.end(s)
 	s.sameAsDisk()
 	must(t, host.Stop(patience))
 	for _, name := range []string{"disk.nbd", "host.sock", "host.sock.heir"} {
-		if _, err := os.Stat(s.path(name)); err == nil {
+		if _, err := os.Stat(s.Path(name)); err == nil {
 			t.Errorf("%s was left behind", name)
 		}
 	}
@@ -254,10 +254,10 @@ func TestTakeOver(t *testing.T) {
 
 // heir runs a half heir to its end.
 func (s *site) heir(step string, old *rig.Process) error {
-	s.t.Helper()
+	s.T.Helper()
 	exe, err := os.Executable()
-	must(s.t, err)
-	cmd := exec.CommandContext(s.t.Context(), exe, s.path("host.json"), strconv.Itoa(old.PID()))
+	must(s.T, err)
+	cmd := exec.CommandContext(s.T.Context(), exe, s.Path("host.json"), strconv.Itoa(old.PID()))
 	cmd.Env = append(os.Environ(), asHeir+"="+step)
 	return cmd.Run()
 }
@@ -333,31 +333,31 @@ func TestPredecessorDies(t *testing.T) {
 // error, and changes nothing.
 func TestRefused(t *testing.T) {
 	s := newSite(t)
-	err := rig.Command(t.Context(), nil, "iofilter", "--config", s.path("host.json"), "--takeover")
+	err := rig.Command(t.Context(), nil, "iofilter", "--config", s.Path("host.json"), "--takeover")
 	if err == nil || !strings.Contains(err.Error(), "without --takeover") {
 		t.Errorf("nobody to follow: %v", err)
 	}
 	host := s.host()
 	s.await("it serves", func(st *iofilter.Status) bool { return st.Name != "" })
 	w := s.writer()
-	err = rig.Command(t.Context(), nil, "iofilter", "--config", s.path("host.json"))
+	err = rig.Command(t.Context(), nil, "iofilter", "--config", s.Path("host.json"))
 	if err == nil || !strings.Contains(err.Error(), "in its place with --takeover") {
 		t.Errorf("a second one: %v", err)
 	}
 	// One that would not serve what is served.
 	var c map[string]any
-	b, err := os.ReadFile(s.path("host.json"))
+	b, err := os.ReadFile(s.Path("host.json"))
 	must(t, err)
 	must(t, json.Unmarshal(b, &c))
 	c["vms"] = []any{}
-	s.json("less.json", c)
-	err = rig.Command(t.Context(), nil, "iofilter", "--config", s.path("less.json"), "--takeover")
+	s.WriteJSON("less.json", c)
+	err = rig.Command(t.Context(), nil, "iofilter", "--config", s.Path("less.json"), "--takeover")
 	if err == nil || !strings.Contains(err.Error(), "this configuration does not have") {
 		t.Errorf("a disk less: %v", err)
 	}
 	w.goesOn(20)
 	w.end(s)
-	if _, err := os.Stat(s.path("disk.nbd")); err != nil {
+	if _, err := os.Stat(s.Path("disk.nbd")); err != nil {
 		t.Errorf("a refused process removed what is not its own: %v", err)
 	}
 	must(t, host.Stop(patience))
@@ -369,7 +369,7 @@ func TestQEMUGoesOn(t *testing.T) {
 	s := newSite(t)
 	host := s.host()
 	s.await("it serves", func(st *iofilter.Status) bool { return st.Name != "" })
-	cmd := exec.CommandContext(t.Context(), "qemu-io", "--image-opts", "driver=raw,file.driver=nbd,file.server.type=unix,file.export=disk0,file.server.path="+s.path("disk.nbd"))
+	cmd := exec.CommandContext(t.Context(), "qemu-io", "--image-opts", "driver=raw,file.driver=nbd,file.server.type=unix,file.export=disk0,file.server.path="+s.Path("disk.nbd"))
 	in, err := cmd.StdinPipe()
 	must(t, err)
 	var said bytes.Buffer
@@ -412,7 +412,7 @@ func TestQEMUGoesOn(t *testing.T) {
 		}
 	}
 	t.Logf("%d writes and reads by QEMU", n)
-	disk, err := os.ReadFile(s.path("disk.raw"))
+	disk, err := os.ReadFile(s.Path("disk.raw"))
 	must(t, err)
 	for i := max(0, n-512); i < n; i++ {
 		if off := i % 512 * 64 << 10; disk[off] != byte(i%250+1) || disk[off+65535] != byte(i%250+1) {

@@ -1,7 +1,6 @@
 package wan
 
 import (
-	"encoding/json"
 	"net"
 	"os"
 	"path/filepath"
@@ -10,10 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"holdfast/internal/control"
 	"holdfast/internal/dr"
-	"holdfast/internal/drva"
-	"holdfast/internal/durable"
 	"holdfast/internal/iofilter"
 	"holdfast/internal/journal"
 	"holdfast/internal/rocva"
@@ -24,14 +20,13 @@ import (
 )
 
 const (
-	size     = 16 << 20 // of the disk
-	writers  = 4
-	every    = 4 * time.Millisecond // between a writer's writes: together 4 MB/s at most
-	quota    = 512 << 20
-	bucket   = "wan"
-	look     = 50 * time.Millisecond
-	limit    = 2 * time.Minute
-	interval = "1s"
+	size    = 16 << 20 // of the disk
+	writers = 4
+	every   = 4 * time.Millisecond // between a writer's writes: together 4 MB/s at most
+	quota   = 512 << 20
+	bucket  = "wan"
+	look    = 50 * time.Millisecond
+	limit   = 2 * time.Minute
 	// calm is the RPO at which a link has caught up: the interval, and the time
 	// an object takes.
 	calm = 3.0
@@ -54,40 +49,20 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// drvaStatus is what a DRVA answers on its status socket.
-type drvaStatus struct {
-	drva.Status
-	Address string `json:"address"`
-}
-
 // site is a site with one DRVA and one host, in a network of its own.
 type site struct {
-	t         *testing.T
-	dir       string
+	*rig.Site
 	container *journal.Container // by a way of its own
 	disk      dr.DiskID
 	socket    string
-}
-
-func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
-
-func (s *site) writeJSON(name string, v any) string {
-	s.t.Helper()
-	b, err := json.Marshal(v)
-	must(s.t, err)
-	must(s.t, os.WriteFile(s.path(name), b, 0o600))
-	return s.path(name)
 }
 
 // newSite makes the site in namespace a and the store, which is reached in
 // namespace b.
 func newSite(t *testing.T, a, b *rig.Namespace) *site {
 	t.Helper()
-	base, err := os.MkdirTemp("", "wan-")
-	must(t, err)
-	t.Cleanup(func() { must(t, os.RemoveAll(base)) })
-	s := &site{t: t, dir: base, disk: dr.DiskID{UUID: dr.NewUUID()}}
-	gw := versitygw.Start(t, versitygw.Options{Dir: s.path("s3"), KeepAlive: true})
+	s := &site{Site: rig.NewSite(t, "wan-"), disk: dr.DiskID{UUID: dr.NewUUID()}}
+	gw := versitygw.Start(t, versitygw.Options{Dir: s.Path("s3"), KeepAlive: true})
 	must(t, gw.MakeBucket(t.Context(), bucket, false))
 	t.Setenv("AWS_ACCESS_KEY_ID", gw.AccessKey)
 	t.Setenv("AWS_SECRET_ACCESS_KEY", gw.SecretKey)
@@ -107,14 +82,12 @@ func newSite(t *testing.T, a, b *rig.Namespace) *site {
 	at := func(endpoint string) string {
 		return "s3://" + bucket + "?endpoint=" + endpoint + "&region=" + versitygw.Region + "&path-style=true&insecure=true"
 	}
-	key, err := journal.NewRecoveryKey()
-	must(t, err)
-	must(t, durable.WriteFile(durable.OS{}, s.path("drva.key"), key.FileText()))
+	s.CreateDomain(at(gw.Endpoint))
 	u, err := store.ParseURL(at(gw.Endpoint))
 	must(t, err)
 	st, err := s3.Open(t.Context(), u, s3.Options{})
 	must(t, err)
-	s.container, err = journal.Create(t.Context(), st, journal.CreateOptions{Name: "wan", Recipients: []journal.Recipient{key.Recipient()}})
+	s.container, err = journal.Open(t.Context(), st, s.Identity)
 	must(t, err)
 	s.start(a, at("http://10.213.0.2:9000"))
 	return s
@@ -122,61 +95,44 @@ func newSite(t *testing.T, a, b *rig.Namespace) *site {
 
 // start starts the boxes in the site's network.
 func (s *site) start(a *rig.Namespace, url string) {
-	t := s.t
+	t := s.T
 	t.Helper()
-	domain, host, vm := s.container.Domain().ID, dr.HostID{UUID: dr.NewUUID()}, dr.VMID{UUID: dr.NewUUID()}
-	must(t, control.InitAuthority(s.path("ca"), "A"))
-	must(t, control.Issue(s.path("ca"), s.path("drva-tls"), control.RoleDRVA, domain.String(), []string{"127.0.0.1"}))
-	must(t, control.Issue(s.path("ca"), s.path("host-tls"), control.RoleHost, host.String(), nil))
-	box := func(name string, args ...string) {
+	host, vm := s.CreateHost("host"), dr.VMID{UUID: dr.NewUUID()}
+	box := func(name, command string) {
 		must(t, a.Do(func() error {
-			p, err := rig.Start(s.dir, name, func(p *rig.Process) {
-				t.Errorf("%s ended by itself: %v\n%s", p.Name, p.Err, rig.Tail(p.Log))
-			}, args...)
-			if err == nil {
-				t.Cleanup(p.Kill)
-			}
+			_, err := s.Start(name, command, "--config", s.Path(name+".json"))
 			return err
 		}))
 	}
-	box("drva", "drva", "--config", s.writeJSON("drva.json", map[string]any{
-		"container": url, "key": s.path("drva.key"), "log": s.path("log"), "quota": quota,
-		"listen": "127.0.0.1:0", "tls": s.path("drva-tls"), "interval": interval, "status": s.path("drva.sock"),
-	}))
-	var address string
-	s.await("the DRVA runs", func(st *drvaStatus) bool {
-		address = st.Address
-		return address != ""
-	})
-	must(t, os.WriteFile(s.path("disk.raw"), make([]byte, size), 0o600))
-	s.socket = s.path("disk.nbd")
-	box("host", "iofilter", "--config", s.writeJSON("host.json", struct {
-		iofilter.Config
-		DRVA   string `json:"drva"`
-		TLS    string `json:"tls"`
-		Status string `json:"status"`
-	}{
-		iofilter.Config{Domain: domain, Host: host, Name: "host", VMs: []iofilter.VM{{
+	s.DRVAConfig("drva", url, s.Path("log"), quota)
+	box("drva", "drva")
+	address, err := s.WaitDRVA(t.Context(), "drva", limit)
+	must(t, err)
+	must(t, os.WriteFile(s.Path("disk.raw"), make([]byte, size), 0o600))
+	s.socket = s.Path("disk.nbd")
+	s.WriteJSON("host.json", rig.HostConfig{
+		Config: iofilter.Config{Domain: s.Domain, Host: host, Name: "host", VMs: []iofilter.VM{{
 			Config: dr.VMConfig{ID: vm, Name: "vm", CPUs: 1, MemoryMiB: 64, Machine: "pc", Firmware: "bios", NICs: []dr.NIC{},
 				Disks: []dr.VMDisk{{ID: s.disk, Name: "disk0", Bus: "virtio"}}},
-			Disks: []iofilter.Disk{{ID: s.disk, Name: "disk0", Path: s.path("disk.raw"), Socket: s.socket}},
+			Disks: []iofilter.Disk{{ID: s.disk, Name: "disk0", Path: s.Path("disk.raw"), Socket: s.socket}},
 		}}},
-		address, s.path("host-tls"), s.path("host.sock"),
-	}))
-	s.await("the disk is protected", func(st *drvaStatus) bool { return st.RPO >= 0 })
+		DRVA: address, TLS: s.Path("host-tls"), Status: s.Path("host.sock"),
+	})
+	box("host", "iofilter")
+	s.await("the disk is protected", func(st *rig.DRVAStatus) bool { return st.RPO >= 0 })
 }
 
-func (s *site) await(what string, ok func(*drvaStatus) bool) {
-	s.t.Helper()
-	must(s.t, rig.WaitStatus(s.t.Context(), s.path("drva.sock"), what, limit, ok))
+func (s *site) await(what string, ok func(*rig.DRVAStatus) bool) {
+	s.T.Helper()
+	must(s.T, rig.WaitStatus(s.T.Context(), s.Path("drva.sock"), what, limit, ok))
 }
 
 // watch looks at the RPO for some time and returns what it saw, rising.
 func (s *site) watch(d time.Duration) []float64 {
-	s.t.Helper()
+	s.T.Helper()
 	var seen []float64
 	end := time.Now().Add(d)
-	s.await("the time is over", func(st *drvaStatus) bool {
+	s.await("the time is over", func(st *rig.DRVAStatus) bool {
 		seen = append(seen, st.RPO)
 		return time.Now().After(end)
 	})
@@ -187,19 +143,19 @@ func (s *site) watch(d time.Duration) []float64 {
 // restore rebuilds the disk at the newest checkpoint, and tells when that was
 // taken.
 func (s *site) restore() (disk []byte, at time.Time) {
-	s.t.Helper()
-	ctx := s.t.Context()
+	s.T.Helper()
+	ctx := s.T.Context()
 	h, err := s.container.History(ctx, journal.HistoryOptions{})
-	must(s.t, err)
+	must(s.T, err)
 	cp, err := h.Find("latest")
-	must(s.t, err)
+	must(s.T, err)
 	img, err := h.Resolve(ctx, cp)
-	must(s.t, err)
-	out := filepath.Join(s.t.TempDir(), "disk.raw")
+	must(s.T, err)
+	out := filepath.Join(s.T.TempDir(), "disk.raw")
 	_, err = rocva.Full(ctx, s.container, img, []rocva.Target{{Disk: s.disk, Path: out}}, rocva.Options{})
-	must(s.t, err)
+	must(s.T, err)
 	disk, err = os.ReadFile(out)
-	must(s.t, err)
+	must(s.T, err)
 	return disk, cp.Time
 }
 
@@ -215,24 +171,24 @@ func TestFarStore(t *testing.T) {
 	wait := load.Write(t, s.socket, "disk0", writers, every)
 	for _, k := range which {
 		l.set(k.netem)
-		s.await("the link is calm", func(st *drvaStatus) bool { return st.RPO < calm })
+		s.await("the link is calm", func(st *rig.DRVAStatus) bool { return st.RPO < calm })
 		before := load.Count()
 		rpo := s.watch(steady)
 		wrote := float64(load.Count()-before) * dr.BlockSize / 1e6 / steady.Seconds()
-		var bytes drvaStatus
+		var bytes rig.DRVAStatus
 		l.set("loss 100%")
-		s.await("the outage lasts", func(st *drvaStatus) bool {
+		s.await("the outage lasts", func(st *rig.DRVAStatus) bool {
 			bytes = *st
 			return st.RPO > outage.Seconds()
 		})
 		healed := time.Now()
 		l.set(k.netem)
-		s.await("the log is drained", func(st *drvaStatus) bool { return st.RPO < calm })
+		s.await("the log is drained", func(st *rig.DRVAStatus) bool { return st.RPO < calm })
 		t.Logf("%-28s %.1f MB/s written, RPO p50 %.2f s, p99 %.2f s; behind an outage of %v (%d MiB in the log) drained in %.1f s", k.name, wrote,
 			rpo[len(rpo)/2], rpo[len(rpo)*99/100], outage, bytes.Log.Used>>20, time.Since(healed).Seconds())
 		acked := load.Acked()
 		now := time.Now()
-		s.await("a checkpoint of what was acknowledged", func(st *drvaStatus) bool { return st.Checkpoints.LastGroup.After(now) })
+		s.await("a checkpoint of what was acknowledged", func(st *rig.DRVAStatus) bool { return st.Checkpoints.LastGroup.After(now) })
 		disk, _ := s.restore()
 		must(t, rig.MissingSince(disk, acked, 0))
 	}

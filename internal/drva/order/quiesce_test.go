@@ -249,7 +249,7 @@ func TestRestartDuringAFreezeLeavesACrashConsistentPoint(t *testing.T) {
 	r := b.app("")
 	b.frozen(1, report(r, 1, wire.FreezeHeld, ""))
 	b.frame(1, marker(r)) // cut, and then the DRVA dies
-	open := b.recovered(b.core.state.Last).Unresolved()
+	open := b.recovered(b.core.state.Last).open
 	if open == nil || open.Kind != dr.CrashConsistent {
 		t.Fatalf("the log alone says %+v", open)
 	}

@@ -341,6 +341,3 @@ func (s *State) Disk(index uint16) (dr.Disk, bool) {
 	}
 	return dr.Disk{}, false
 }
-
-// Unresolved is the checkpoint whose result the log does not hold, or nil.
-func (s *State) Unresolved() *dr.Checkpoint { return s.open }

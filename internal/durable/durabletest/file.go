@@ -91,6 +91,12 @@ func (f *file) writeAtv(bufs [][]byte, off int64) error {
 	return f.fs.at(op, After)
 }
 
+// Zero implements durable.Zeroer: as a write of zeroes, in whose middle the
+// machine may stop.
+func (f *file) Zero(off, n int64) error {
+	return durable.Wrap("durabletest.Zero", f.path, f.writeAtv([][]byte{make([]byte, n)}, off))
+}
+
 // tornLen picks how much of a failed write happened, fixed by its number.
 func tornLen(n int64, length int) int {
 	r := rand.New(rand.NewPCG(uint64(n), 1))
@@ -137,6 +143,7 @@ func (f *file) Sync() error {
 	switch {
 	case f.closed:
 		err = syscall.EBADF
+	case err != nil && f.fs.halted: // the machine stopped: no sync was tried
 	case err != nil:
 		for _, p := range f.node.pending {
 			p.doomed = true

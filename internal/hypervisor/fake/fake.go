@@ -2,6 +2,10 @@ package fake
 
 import (
 	"context"
+	"maps"
+	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +27,7 @@ type Behaviour struct {
 // concurrent use.
 type Provider struct {
 	caps hypervisor.Capabilities // immutable
+	kept *kept                   // immutable: what outlives the provider
 
 	mu      sync.Mutex
 	closed  bool                  // guarded by mu
@@ -31,16 +36,118 @@ type Provider struct {
 	specs   []hypervisor.Spec     // guarded by mu: every spec Start accepted
 }
 
+// kept are the VMs that outlive the provider that started them.
+type kept struct {
+	mu   sync.Mutex
+	runs map[*run]bool        // guarded by mu
+	uses map[string]*Provider // guarded by mu: who claimed a work directory
+}
+
 var _ hypervisor.Provider = (*Provider)(nil)
 
 // New returns a provider that can do everything.
 func New() *Provider {
 	return &Provider{
 		caps: hypervisor.Capabilities{
-			NBD: true, Serial: true, Pause: true, OrderlyStop: true, UEFI: true, IOErrors: true,
+			NBD: true, Serial: true, Pause: true, OrderlyStop: true, UEFI: true, NVMe: true,
+			UserNet: true, NamedNet: true, IOErrors: true,
 		},
+		kept:    &kept{runs: map[*run]bool{}, uses: map[string]*Provider{}},
 		scripts: map[dr.VMID]Behaviour{}, vms: map[dr.VMID]*VM{},
 	}
+}
+
+// Again returns another provider for the same host, as the next process makes
+// one, with the same scripts. VMs that are kept can be adopted once p is closed
+// or lost.
+func (p *Provider) Again() *Provider {
+	next := New()
+	next.kept = p.kept
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.Copy(next.scripts, p.scripts)
+	return next
+}
+
+// Lose ends the provider as SIGKILL ends its process: VMs that are not kept run
+// on with nobody to end them.
+func (p *Provider) Lose() {
+	p.mu.Lock()
+	p.closed = true
+	all := slices.Collect(maps.Values(p.vms))
+	p.vms = map[dr.VMID]*VM{}
+	p.mu.Unlock()
+	for _, vm := range all {
+		vm.letGo()
+	}
+	p.kept.release(p)
+}
+
+// claim takes a work directory.
+func (k *kept) claim(dir string, p *Provider) error {
+	p.mu.Lock()
+	closed := p.closed
+	p.mu.Unlock()
+	if closed {
+		return errs.New("fake.Claim", errs.Canceled, dir, "the provider was closed")
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return errs.E("fake.Claim", errs.NotFound, dir, err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if by := k.uses[dir]; by != nil && by != p {
+		return errs.New("fake.Claim", errs.Conflict, dir, "another provider looks after the VMs of this directory")
+	}
+	k.uses[dir] = p
+	return nil
+}
+
+// release gives back what p claimed.
+func (k *kept) release(p *Provider) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	maps.DeleteFunc(k.uses, func(_ string, by *Provider) bool { return by == p })
+}
+
+// under returns the runs kept in a work directory, by name.
+func (k *kept) under(dir string) (runs []*run) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for r := range k.runs {
+		if r.spec.WorkDir == dir {
+			runs = append(runs, r)
+		}
+	}
+	slices.SortFunc(runs, func(a, b *run) int { return strings.Compare(a.spec.Config.Name, b.spec.Config.Name) })
+	return runs
+}
+
+// Adopt takes over the VMs that are kept under workDir.
+func (p *Provider) Adopt(ctx context.Context, workDir string) ([]hypervisor.VM, error) {
+	const op = "fake.Adopt"
+	if ctx.Err() != nil {
+		return nil, errs.E(op, errs.Canceled, workDir, context.Cause(ctx))
+	}
+	if err := p.kept.claim(workDir, p); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, errs.New(op, errs.Canceled, workDir, "the provider was closed")
+	}
+	var found []hypervisor.VM
+	for _, r := range p.kept.under(workDir) {
+		if p.vms[r.spec.Config.ID] != nil {
+			continue
+		}
+		vm := newVM(p, r)
+		vm.life.Move(r.state(), "adopted")
+		p.vms[r.spec.Config.ID] = vm
+		found = append(found, vm)
+	}
+	return found, nil
 }
 
 // Name returns "fake".
@@ -72,11 +179,16 @@ func (p *Provider) Start(ctx context.Context, spec hypervisor.Spec) (hypervisor.
 	if ctx.Err() != nil {
 		return nil, errs.E(op, errs.Canceled, spec.Config.Name, context.Cause(ctx))
 	}
+	if spec.Keep {
+		if err := p.kept.claim(spec.WorkDir, p); err != nil {
+			return nil, err
+		}
+	}
 	vm, err := p.reserve(&spec)
 	if err != nil {
 		return nil, err
 	}
-	if vm.script.HangStart {
+	if vm.run.script.HangStart {
 		select {
 		case <-ctx.Done():
 			err = errs.E(op, errs.Canceled, spec.Config.Name, context.Cause(ctx))
@@ -84,8 +196,8 @@ func (p *Provider) Start(ctx context.Context, spec hypervisor.Spec) (hypervisor.
 			err = errs.New(op, errs.Canceled, spec.Config.Name, "the provider was closed")
 		}
 	}
-	if vm.script.StartErr != nil {
-		err = errs.E(op, errs.Internal, spec.Config.Name, vm.script.StartErr)
+	if vm.run.script.StartErr != nil {
+		err = errs.E(op, errs.Internal, spec.Config.Name, vm.run.script.StartErr)
 	}
 	if err != nil {
 		vm.end(hypervisor.Crashed, "did not start")
@@ -94,10 +206,15 @@ func (p *Provider) Start(ctx context.Context, spec hypervisor.Spec) (hypervisor.
 	p.mu.Lock()
 	p.specs = append(p.specs, spec)
 	p.mu.Unlock()
+	if spec.Keep {
+		p.kept.mu.Lock()
+		p.kept.runs[vm.run] = true
+		p.kept.mu.Unlock()
+	}
 	if spec.Paused {
-		vm.life.Move(hypervisor.Paused, "started paused")
+		vm.move(hypervisor.Paused, "started paused")
 	} else {
-		vm.run()
+		vm.goOn()
 	}
 	return vm, nil
 }
@@ -113,16 +230,12 @@ func (p *Provider) reserve(spec *hypervisor.Spec) (*VM, error) {
 	if p.vms[id] != nil {
 		return nil, errs.New("fake.Start", errs.Exists, spec.Config.Name, "this VM runs already")
 	}
-	vm := &VM{provider: p, id: id, name: spec.Config.Name, script: p.scripts[id],
-		life: hypervisor.NewLifecycle(time.Now)}
-	if spec.Serial {
-		vm.serial = "/nowhere/" + id.String()
-	}
+	vm := newVM(p, &run{spec: *spec, script: p.scripts[id], switched: map[dr.DiskID]bool{}})
 	p.vms[id] = vm
 	return vm, nil
 }
 
-// Close ends every VM.
+// Close ends every VM that is not kept.
 func (p *Provider) Close() error {
 	p.mu.Lock()
 	p.closed = true
@@ -132,7 +245,12 @@ func (p *Provider) Close() error {
 	}
 	p.mu.Unlock()
 	for _, vm := range all {
-		vm.end(hypervisor.Stopped, "killed")
+		if vm.run.spec.Keep {
+			vm.letGo()
+		} else {
+			vm.end(hypervisor.Stopped, "killed")
+		}
 	}
+	p.kept.release(p)
 	return nil
 }

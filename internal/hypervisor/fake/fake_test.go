@@ -31,6 +31,17 @@ func TestSuite(t *testing.T) {
 			},
 			Repair: func(t *testing.T, s *hypervisor.Spec) { p.Behave(s.Config.ID, fake.Behaviour{}) },
 			Crash:  func(t *testing.T, vm hypervisor.VM) { vm.(*fake.VM).Crash("scripted") },
+			Serve: func(t *testing.T, image string) hypervisortest.Export {
+				return hypervisortest.Export{Attachment: hypervisor.Attachment{Socket: image + ".socket"}, Kill: func() {}}
+			},
+			Orphan: func(t *testing.T, s hypervisor.Spec) {
+				other := p.Again()
+				if _, err := other.Start(t.Context(), s); err != nil {
+					t.Fatal(err)
+				}
+				other.Lose()
+			},
+			Again: func(t *testing.T) hypervisor.Provider { return p.Again() },
 		}
 	})
 }

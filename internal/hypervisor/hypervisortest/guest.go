@@ -34,6 +34,32 @@ const Polite = "" +
 	"\xeb\xd7" + //                      again
 	Banner //                            at 0x7c41
 
+// Worker is a boot sector that obeys as Polite does, and uses its disk: each
+// byte it receives it writes to the start of the second sector, by the BIOS, and
+// sends back what it then reads there.
+const Worker = "" +
+	"\xfa" + //                          cli
+	"\x31\xc0\x8e\xd8\x8e\xc0\x8e\xd0\xbc\x00\x7c" + // ds = es = ss = 0, sp = 0x7c00
+	"\x88\x16\x00\x7d" + //             [0x7d00] = dl, the disk we came from
+	"\xba\x02\x06\xb8\x00\x01\xef" + //  power button: enable
+	"\xbe\x78\x7c\xba\xf8\x03\xb9\x04\x00\xfc\xf3\x6e" + // serial port: Banner
+	"\xf3\x90" + //                      again: pause
+	"\xba\xfd\x03\xec\xa8\x01\x74\x1f" + // serial port: nothing? on to the button
+	"\xba\xf8\x03\xec\xa2\x00\x80" + //  [0x8000] = what came
+	"\xb8\x00\x43\xe8\x24\x00" + //      write the sector
+	"\xc6\x06\x00\x80\x21" + //          [0x8000] = '!'
+	"\xb8\x00\x42\xe8\x19\x00" + //      read the sector
+	"\xa0\x00\x80\xba\xf8\x03\xee" + //  send [0x8000]
+	"\xba\x00\x06\xed\xf6\xc4\x01\x74\xce" + // button not pressed: again
+	"\xba\x04\x06\xb8\x00\x20\xef" + //  power off
+	"\xeb\xc5" + //                      again
+	"\xbe\x68\x7c\x8a\x16\x00\x7d\xcd\x13\xc3" + // int 0x13 with the packet below
+	"\x10\x00\x01\x00\x00\x80\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00" + // one sector, at 0:0x8000, LBA 1
+	Banner //                            at 0x7c78
+
+// WorkerByte is where on its disk a Worker writes.
+const WorkerByte = 512
+
 // Deaf is a boot sector that sleeps for good.
 const Deaf = "\xfa\xf4\xeb\xfd" // cli; hlt; jump back
 

@@ -27,6 +27,15 @@ type Rig struct {
 	Failing  func(t *testing.T) hypervisor.Spec     // a VM that passes Check and cannot start
 	Repair   func(t *testing.T, s *hypervisor.Spec) // makes a Failing one start
 	Crash    func(t *testing.T, vm hypervisor.VM)   // ends vm as nobody wanted
+	// Working is a VM whose guest is a Worker on a disk whose image is named; nil:
+	// guests are not run, and nobody is asked what they see.
+	Working func(t *testing.T) (s hypervisor.Spec, image string)
+	// Serve exports a raw image, without a lock on it, until the test ends.
+	Serve func(t *testing.T, image string) Export
+	// Orphan starts a VM in another process, which is killed when it runs.
+	Orphan func(t *testing.T, s hypervisor.Spec)
+	// Again makes another provider for the same host. The suite closes it.
+	Again func(t *testing.T) hypervisor.Provider
 }
 
 // Run runs the suite; open makes a rig for one test, and the suite closes it.
@@ -49,6 +58,15 @@ func Run(t *testing.T, open func(t *testing.T) Rig) {
 		{"StartCanceled", startCanceled},
 		{"StartInvalid", startInvalid},
 		{"Close", closeProvider},
+		{"Keep", keep},
+		{"KeepClaimsItsDirectory", keepClaims},
+		{"Orphan", orphan},
+		{"AdoptedCrash", adoptedCrash},
+		{"SwitchDisk", switchDisk},
+		{"SwitchDiskRefused", switchDiskRefused},
+		{"SwitchDiskOfAnOrphan", switchDiskOfAnOrphan},
+		{"Screenshot", screenshot},
+		{"SerialLog", serialLog},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			rig := open(t)

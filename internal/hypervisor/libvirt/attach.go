@@ -128,6 +128,8 @@ func (c *change) suits(a hypervisor.Attachment) error {
 		return c.refuse(errs.Conflict, "the VM is powered off").WithRemedy("start it first")
 	case c.x.ReadOnly != nil || c.x.Shareable != nil:
 		return c.refuse(errs.Invalid, "the disk is read-only, or shared with other VMs")
+	case c.w.Metadata.Run.onExport(c.x.Target.Dev):
+		return c.refuse(errs.Conflict, "%s", stillRecovering)
 	case c.x.problem() != "":
 		return c.refuse(errs.Invalid, "%s", c.x.problem())
 	}

@@ -40,6 +40,7 @@ type vmXML struct {
 	} `xml:"devices"`
 	Metadata struct {
 		Protection *protection `xml:"urn:holdfast:libvirt:1 protection"`
+		Run        *run        `xml:"urn:holdfast:run:1 run"`
 	} `xml:"metadata"`
 }
 

@@ -24,6 +24,15 @@ const (
 	// redialEvery is how long to wait before the daemon is tried again: an
 	// upgrade restarts it in a second or two.
 	redialEvery = time.Second
+	// startLimit bounds how long the daemon may take to make a VM: two or three
+	// seconds on a quiet host, and more when disks are slow to open.
+	startLimit = 60 * time.Second
+	// eventLimit is how long the event of a command that was carried out may take
+	// before the VM is asked how it is instead.
+	eventLimit = 5 * time.Second
+	// goneTick is how often the daemon is asked whether a VM that ended is gone:
+	// it tells of the end some milliseconds before.
+	goneTick = 5 * time.Millisecond
 	// undoLimit bounds the steps that put a disk back after its caller gave up.
 	undoLimit = 30 * time.Second
 	// thawLimit bounds the driver's own attempt to end a freeze, and thawEvery

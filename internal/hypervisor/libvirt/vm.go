@@ -135,6 +135,9 @@ func (v *liveVM) liveDisk(ctx context.Context, w *view, x *diskXML) (hypervisor.
 		Name: x.Target.Dev, Path: x.path(), Format: x.format(),
 		ReadOnly: x.ReadOnly != nil, Shared: x.Shareable != nil, Problem: x.problem(),
 	}
+	if w.Metadata.Run.onExport(x.Target.Dev) {
+		d.Problem = stillRecovering
+	}
 	r := w.Metadata.Protection.find(x.Target.Dev)
 	size, err := v.size(ctx, x.Target.Dev)
 	switch {

@@ -92,12 +92,23 @@ func (w *watcher) subscribe(ctx context.Context) error {
 
 // connect subscribes to the events of one connection.
 func (w *watcher) connect(ctx context.Context) error {
-	hearing, unhear := context.WithCancel(context.Background())
+	events, unhear, err := listen(ctx, w.p.conn, watched)
 	w.unhear = unhear
-	events, err := ask(ctx, w.p.conn, "libvirt.Connect", w.p.opt.Socket, func(l *golibvirt.Libvirt) (<-chan any, error) {
+	if err == nil {
+		w.events = events
+	}
+	return err
+}
+
+// listen subscribes to events of one connection, which come in the order the
+// daemon sent them, for each sort. The channel is closed when the connection
+// breaks, or by unhear, which is never nil.
+func listen(ctx context.Context, c *conn, ids []golibvirt.DomainEventID) (events <-chan any, unhear context.CancelFunc, err error) {
+	hearing, unhear := context.WithCancel(context.Background())
+	events, err = ask(ctx, c, "libvirt.Connect", c.socket, func(l *golibvirt.Libvirt) (<-chan any, error) {
 		merged := make(chan any)
-		ended := make(chan struct{}, len(watched))
-		for _, id := range watched {
+		ended := make(chan struct{}, len(ids))
+		for _, id := range ids {
 			ch, err := l.SubscribeEvents(hearing, id, nil)
 			if err != nil {
 				return nil, err
@@ -113,7 +124,7 @@ func (w *watcher) connect(ctx context.Context) error {
 			}()
 		}
 		go func() {
-			for range watched {
+			for range ids {
 				<-ended
 			}
 			close(merged)
@@ -122,10 +133,8 @@ func (w *watcher) connect(ctx context.Context) error {
 	})
 	if err != nil {
 		unhear()
-		return err
 	}
-	w.events = events
-	return nil
+	return events, unhear, err
 }
 
 // states says in words what a lifecycle event means, for those that are a

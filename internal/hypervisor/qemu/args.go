@@ -51,8 +51,14 @@ func (c *commandLine) build() ([]string, error) {
 		c.add("-no-reboot")
 	}
 	c.add("-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", qmpFD), "-mon", "chardev=qmp,mode=control")
+	if err := c.monitors(); err != nil {
+		return nil, err
+	}
 	if err := c.machine(); err != nil {
 		return nil, err
+	}
+	if c.spec.Screen {
+		c.json("-device", object{"driver": "VGA", "id": "screen"})
 	}
 	if err := c.serial(); err != nil {
 		return nil, err
@@ -91,17 +97,33 @@ func (c *commandLine) machine() error {
 		c.add("-machine", c.spec.Config.Machine)
 		return nil
 	}
-	fw, err := findFirmware(firmwares)
+	fw, err := hypervisor.FindFirmware()
 	if err != nil {
 		return err
 	}
-	vars, err := fw.copyVars(c.dir)
+	vars, err := copyVars(fw, c.dir)
 	if err != nil {
 		return err
 	}
-	c.json("-blockdev", object{"driver": "file", "node-name": "pflash-code", "filename": fw.code, "read-only": true})
+	c.json("-blockdev", object{"driver": "file", "node-name": "pflash-code", "filename": fw.Code, "read-only": true})
 	c.json("-blockdev", object{"driver": "file", "node-name": "pflash-vars", "filename": vars})
 	c.add("-machine", c.spec.Config.Machine+",pflash0=pflash-code,pflash1=pflash-vars")
+	return nil
+}
+
+// monitors adds the QMP monitors of a VM that is kept: one for whoever adopts
+// it, one for the host component.
+func (c *commandLine) monitors() error {
+	if !c.spec.Keep {
+		return nil
+	}
+	for _, name := range []string{adoptSocket, monitorSocket} {
+		path := filepath.Join(c.dir, name)
+		if err := checkSocketPath(path); err != nil {
+			return err
+		}
+		c.add("-chardev", "socket,id="+name+",server=on,wait=off,path="+escape(path), "-mon", "mode=control,chardev="+name)
+	}
 	return nil
 }
 
@@ -110,7 +132,7 @@ func (c *commandLine) serialPath() string {
 	if !c.spec.Serial {
 		return ""
 	}
-	return filepath.Join(c.dir, "serial")
+	return filepath.Join(c.dir, serialSocket)
 }
 
 // serial adds the serial port.
@@ -122,7 +144,11 @@ func (c *commandLine) serial() error {
 	if err := checkSocketPath(path); err != nil {
 		return err
 	}
-	c.add("-chardev", "socket,id=serial0,server=on,wait=off,path="+escape(path), "-serial", "chardev:serial0")
+	port := "socket,id=serial0,server=on,wait=off,path=" + escape(path)
+	if c.spec.SerialLog != "" {
+		port += ",logappend=on,logfile=" + escape(c.spec.SerialLog)
+	}
+	c.add("-chardev", port, "-serial", "chardev:serial0")
 	return nil
 }
 
@@ -136,14 +162,6 @@ func checkSocketPath(path string) error {
 		WithRemedy("use a directory with a shorter path")
 }
 
-// diskNames returns the configured name of each disk by its place.
-func (c *commandLine) diskNames() (names []string) {
-	for _, d := range c.spec.Config.Disks {
-		names = append(names, d.Name)
-	}
-	return names
-}
-
 // disks adds every disk, in boot order, and the controllers they need.
 func (c *commandLine) disks() error {
 	ide, scsi := 0, 0
@@ -153,7 +171,7 @@ func (c *commandLine) disks() error {
 		if err != nil {
 			return err
 		}
-		c.json("-blockdev", object{"driver": "raw", "node-name": node, "file": protocol, "discard": "unmap"})
+		c.json("-blockdev", guestNode(node, protocol))
 		hex := strings.ReplaceAll(d.ID.String(), "-", "")
 		dev := object{"id": node + "-dev", "drive": node, "bootindex": i + 1, "serial": hex[:20]}
 		switch d.Bus {
@@ -179,6 +197,11 @@ func (c *commandLine) disks() error {
 		c.json("-device", dev)
 	}
 	return nil
+}
+
+// guestNode describes what the guest's device is on.
+func guestNode(node string, file any) object {
+	return object{"driver": "raw", "node-name": node, "file": file, "discard": "unmap"}
 }
 
 // ide places the nth disk on the machine's own controller: two cables of two
@@ -207,14 +230,19 @@ func (c *commandLine) protocol(node string, src hypervisor.Source) (object, erro
 			"server": object{"type": "unix", "path": src.Socket},
 		}, nil
 	}
+	return localNode(node, src.Path, c.spec.Direct), nil
+}
+
+// localNode describes a protocol node for an image or block device of this host.
+func localNode(node, path string, direct bool) object {
 	driver := "file"
-	if fi, err := os.Stat(src.Path); err == nil && fi.Mode().Type() == os.ModeDevice {
+	if fi, err := os.Stat(path); err == nil && fi.Mode().Type() == os.ModeDevice {
 		driver = "host_device"
 	}
 	return object{
-		"driver": driver, "node-name": node, "filename": src.Path, "discard": "unmap",
-		"cache": object{"direct": c.spec.Direct, "no-flush": false},
-	}, nil
+		"driver": driver, "node-name": node, "filename": path, "discard": "unmap",
+		"cache": object{"direct": direct, "no-flush": false},
+	}
 }
 
 // nics adds the network cards and what each is plugged into.
@@ -225,9 +253,13 @@ func (c *commandLine) nics() error {
 			return c.invalid("network card %q is not supported", n.Model)
 		}
 		id := "nic" + strconv.Itoa(i)
-		if c.spec.Networks[n.Network].Kind == hypervisor.User {
+		switch c.spec.Networks[n.Network].Kind {
+		case hypervisor.User:
 			c.json("-netdev", object{"type": "user", "id": id, "restrict": true})
-		} else {
+		case hypervisor.Named:
+			return errs.New("qemu.Start", errs.Unavailable, c.spec.Config.Name, "the embedded QEMU driver has no networks to name").
+				WithRemedy("recover on a libvirt host, or map network " + n.Network + " to an isolated one")
+		default:
 			if hubs[n.Network] == 0 {
 				hubs[n.Network] = len(hubs) + 1
 			}

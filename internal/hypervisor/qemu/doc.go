@@ -5,6 +5,10 @@
 // a socket pair (QMP, QEMU's JSON protocol) that no other process can reach.
 // What else a run needs, the serial port's socket and the copy of a UEFI
 // variable store, lies in a directory of mode 0700 that goes when the VM ends.
+// A VM that is kept has two QMP monitors there besides: one for the provider
+// that adopts it, one for the host component's [Platform]; run.go draws the
+// directory. Its QEMU holds the directory's lock, so that a later process knows
+// at once whether it lives, and is told by the socket which process it is.
 // Processes are ended by their handle, never by name.
 //
 // Names inside QEMU, for whoever uses [VM.Execute]; N counts from 0 in the
@@ -12,6 +16,7 @@
 //
 //	diskN        block node of format raw, on top: what the guest sees
 //	diskN-file   protocol node beneath it: a local file, block device or NBD export
+//	diskN-image  in its place after SwitchDisk: the image
 //	diskN-dev    the guest's device; it stops the VM on an I/O error
 //	nicN         network back end
 //	nicN-dev     the guest's network card

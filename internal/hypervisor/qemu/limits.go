@@ -20,10 +20,14 @@ const (
 	// when the caller's context has no earlier end: milliseconds on a quiet
 	// host, seconds when disks are slow to open.
 	startLimit = 60 * time.Second
-	// pressEvery is how often an orderly stop presses the power button: a guest
-	// that is still booting does not see the first time, and one that shuts
-	// down already does not mind the next.
-	pressEvery = 2 * time.Second
+	// adoptLimit bounds how long a VM that is adopted may take to answer: its
+	// QEMU may be starting up, and takes as long as startLimit says at worst.
+	adoptLimit = 60 * time.Second
+	// dialEvery is how often the monitor of a QEMU that is starting up is tried.
+	dialEvery = 5 * time.Millisecond
+	// maxRunFile bounds the file that describes a run, bytes: sixteen disks with
+	// paths as long as they come take a tenth.
+	maxRunFile = 1 << 20
 	// quitLimit bounds how long output pipes of an ended process are drained.
 	quitLimit = 2 * time.Second
 	// probeLimit bounds the trial boot of an accelerator. A KVM that works

@@ -60,7 +60,7 @@ func (s *imageServer) start(ctx context.Context, binary string) error {
 	}
 	proc, conn, err := newProcess(binary, []string{
 		"--chardev", "socket,id=qmp,fd=3", "--monitor", "chardev=qmp,mode=control",
-	}, true)
+	}, nil, true)
 	if err != nil {
 		close(s.ended)
 		return err

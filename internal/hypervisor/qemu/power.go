@@ -2,7 +2,9 @@ package qemu
 
 import (
 	"context"
+	"path/filepath"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
 )
@@ -10,8 +12,25 @@ import (
 // Status returns the state now.
 func (v *VM) Status() hypervisor.Status { return v.life.Status() }
 
+// ID returns the VM's identity.
+func (v *VM) ID() dr.VMID { return v.run.ID }
+
+// Name returns the VM's name.
+func (v *VM) Name() string { return v.run.Name }
+
 // Serial returns the serial port's socket, or "".
-func (v *VM) Serial() string { return v.serial }
+func (v *VM) Serial() string { return v.inDir(v.run.Serial, serialSocket) }
+
+// Monitor returns the socket by which a Platform takes the VM, or "".
+func (v *VM) Monitor() string { return v.inDir(v.run.Keep, monitorSocket) }
+
+// inDir returns the path of a socket the run has, or "".
+func (v *VM) inDir(has bool, name string) string {
+	if !has {
+		return ""
+	}
+	return filepath.Join(v.dir, name)
+}
 
 // Events returns the VM's events.
 func (v *VM) Events() <-chan hypervisor.Event { return v.life.Events() }
@@ -38,10 +57,10 @@ func (v *VM) Resume(ctx context.Context) error { return v.toggle(ctx, "qemu.Resu
 // to do. The event that moves the state comes before the command's answer.
 func (v *VM) toggle(ctx context.Context, op, command string) error {
 	if s := v.Status(); s.State.Final() {
-		return errs.New(op, errs.Conflict, v.name, "the VM is "+s.State.String()+": "+s.Reason)
+		return errs.New(op, errs.Conflict, v.run.Name, "the VM is "+s.State.String()+": "+s.Reason)
 	}
 	if err := v.qmp.execute(ctx, command, nil, nil); err != nil {
-		return errs.E(op, errs.Internal, v.name, err)
+		return errs.E(op, errs.Internal, v.run.Name, err)
 	}
 	return nil
 }
@@ -57,52 +76,33 @@ func (v *VM) Stop(ctx context.Context, opt hypervisor.StopOptions) error {
 
 // orderly shuts the guest down, or leaves it Running.
 func (v *VM) orderly(ctx context.Context, opt hypervisor.StopOptions) error {
-	switch s := v.Status(); {
-	case s.State.Final():
-		return nil
-	case s.State == hypervisor.Paused:
-		return errs.New("qemu.Stop", errs.Conflict, v.name, "a paused guest cannot shut down")
-	}
-	v.life.Move(hypervisor.Stopping, "")
-	limited, cancel := context.WithTimeout(ctx, opt.EffectiveLimit())
-	defer cancel()
-	err := v.press(limited)
-	if err == nil {
-		return nil
-	}
-	v.life.Move(hypervisor.Running, "the guest did not shut down")
-	if limited.Err() != nil && ctx.Err() == nil {
-		return errs.New("qemu.Stop", errs.Transient, v.name,
-			"the guest did not shut down in "+opt.EffectiveLimit().String())
-	}
-	return errs.E("qemu.Stop", errs.Internal, v.name, err)
-}
-
-// press presses the power button until the VM ends, or a pause makes that
-// impossible.
-func (v *VM) press(ctx context.Context) error {
-	for {
+	return v.life.Orderly(ctx, v.run.Name, opt, func(ctx context.Context) error {
 		err := v.qmp.execute(ctx, "system_powerdown", nil, nil)
-		if err != nil && !errs.Is(err, errs.Unavailable) { // it may just have ended
-			return err
+		if errs.Is(err, errs.Unavailable) && !v.isLetGone() {
+			return nil // it may just have ended: the goroutine that waits knows
 		}
-		round, cancel := context.WithTimeout(ctx, pressEvery)
-		s, err := v.life.Await(round, func(s hypervisor.State) bool { return s.Final() || s == hypervisor.Paused })
-		cancel()
-		switch {
-		case err == nil && s.State == hypervisor.Paused:
-			return errs.New("qemu.Stop", errs.Conflict, v.name, "the VM was paused while it shut down: "+s.Reason)
-		case err == nil || ctx.Err() != nil:
-			return err
-		}
-	}
+		return err
+	})
 }
 
 // Kill ends the process and waits for it to be gone.
 func (v *VM) Kill(ctx context.Context) error {
+	if v.isLetGone() {
+		return errs.New("qemu.Kill", errs.Unavailable, v.run.Name, "the provider was closed and let go of the VM")
+	}
 	v.kill()
 	_, err := v.Wait(ctx)
 	return err
+}
+
+// isLetGone reports whether the VM is somebody else's by now.
+func (v *VM) isLetGone() bool {
+	select {
+	case <-v.letGone:
+		return true
+	default:
+		return false
+	}
 }
 
 // kill ends the process and notes that this was wanted.
@@ -117,4 +117,6 @@ func (v *VM) kill() {
 }
 
 // Wait returns the final status once there is one.
-func (v *VM) Wait(ctx context.Context) (hypervisor.Status, error) { return v.life.Wait(ctx) }
+func (v *VM) Wait(ctx context.Context) (hypervisor.Status, error) {
+	return v.life.WaitOr(ctx, v.letGone)
+}

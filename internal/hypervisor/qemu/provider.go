@@ -3,7 +3,6 @@ package qemu
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -33,6 +32,7 @@ type Provider struct {
 	cacheDir      string
 	log           *slog.Logger
 	dieWithParent bool
+	claims        hypervisor.Claims // of work directories
 
 	probing chan struct{} // holds one token: the right to probe
 	probed  *probeResult  // guarded by the token of probing
@@ -77,9 +77,9 @@ func (p *Provider) Name() string { return "qemu" }
 
 // Capabilities says what QEMU can do on this host.
 func (p *Provider) Capabilities() hypervisor.Capabilities {
-	_, err := findFirmware(firmwares)
+	_, err := hypervisor.FindFirmware()
 	return hypervisor.Capabilities{
-		NBD: true, Serial: true, Pause: true, OrderlyStop: true, UEFI: err == nil, IOErrors: true,
+		NBD: true, Serial: true, Pause: true, OrderlyStop: true, UEFI: err == nil, NVMe: true, UserNet: true, IOErrors: true,
 	}
 }
 
@@ -87,6 +87,11 @@ func (p *Provider) Capabilities() hypervisor.Capabilities {
 func (p *Provider) Start(ctx context.Context, spec hypervisor.Spec) (hypervisor.VM, error) {
 	if err := spec.Check(); err != nil {
 		return nil, err
+	}
+	if spec.Keep {
+		if err := p.claims.Claim(spec.WorkDir); err != nil {
+			return nil, err
+		}
 	}
 	e, err := p.reserve(spec.Config.ID, spec.Config.Name)
 	if err != nil {
@@ -133,24 +138,38 @@ func (p *Provider) prepare(ctx context.Context, spec hypervisor.Spec) (*VM, erro
 		}
 		spec.Accelerator = acc
 	}
-	dir, err := os.MkdirTemp(spec.WorkDir, "holdfast-vm-") // mode 0700
+	dir, err := os.MkdirTemp(spec.WorkDir, runPrefix) // mode 0700
 	if err != nil {
 		return nil, errs.E("qemu.Start", errs.Unavailable, spec.WorkDir, err)
 	}
 	vm := &VM{
-		name: spec.Config.Name, dir: dir, paused: spec.Paused, log: p.log.With("vm", spec.Config.ID),
-		life: hypervisor.NewLifecycle(time.Now), exited: make(chan struct{}),
+		run: newRun(&spec), dir: dir, paused: spec.Paused, log: p.log.With("vm", spec.Config.ID),
+		life: hypervisor.NewLifecycle(time.Now), exited: make(chan struct{}), letGone: make(chan struct{}),
 	}
-	cmd := commandLine{spec: &spec, dir: dir}
-	if vm.args, err = cmd.build(); err == nil {
-		err = checkSources(&spec)
-	}
-	if err != nil {
+	if err := vm.furnish(&spec); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	vm.disks = cmd.diskNames()
-	vm.serial = cmd.serialPath()
 	return vm, nil
+}
+
+// furnish puts into the run's directory what the run needs. On success the
+// directory's lock is held.
+func (v *VM) furnish(spec *hypervisor.Spec) (err error) {
+	if v.lock, err = lockRun(v.dir); err != nil {
+		return err
+	}
+	cmd := commandLine{spec: spec, dir: v.dir}
+	v.args, err = cmd.build()
+	if err == nil {
+		err = spec.CheckSources()
+	}
+	if err == nil && spec.Keep {
+		err = v.run.write(v.dir)
+	}
+	if err != nil {
+		v.lock.Close()
+	}
+	return err
 }
 
 // reserve takes the place of VM id.
@@ -180,43 +199,31 @@ func (p *Provider) release(id dr.VMID, e *entry) {
 func (p *Provider) Close() error {
 	p.mu.Lock()
 	p.closed = true
-	var all []*entry
+	var all []entry // as they are now: Start sees to those that have no VM yet
 	for _, e := range p.vms {
-		all = append(all, e)
-		if e.vm != nil {
-			e.vm.kill()
-		}
+		all = append(all, *e)
 	}
 	p.mu.Unlock()
 	for _, e := range all {
+		if e.vm == nil {
+			continue
+		}
+		if e.vm.run.Keep {
+			e.vm.letGo()
+		} else {
+			e.vm.kill()
+		}
+	}
+	for _, e := range all {
 		<-e.gone
-		p.mu.Lock()
-		vm := e.vm
-		p.mu.Unlock()
-		if vm != nil {
-			<-vm.exited
+		if e.vm == nil {
+			continue
+		}
+		select {
+		case <-e.vm.exited:
+		case <-e.vm.letGone:
 		}
 	}
-	return nil
-}
-
-// checkSources reports a source that is not there, before QEMU says it worse.
-func checkSources(spec *hypervisor.Spec) error {
-	for _, d := range spec.Config.Disks {
-		src := spec.Sources[d.ID]
-		path := src.Path + src.Socket // one of them is empty
-		fi, err := os.Stat(path)
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-			return errs.E("qemu.Start", errs.NotFound, path, err)
-		case err != nil:
-			return errs.E("qemu.Start", errs.Unavailable, path, err)
-		case src.Socket != "" && fi.Mode().Type() != os.ModeSocket:
-			return errs.New("qemu.Start", errs.Invalid, path, "is not a unix socket")
-		case src.Path != "" && fi.Mode().IsRegular() && fi.Size() != d.Size:
-			return errs.New("qemu.Start", errs.Invalid, path,
-				fmt.Sprintf("has %d bytes and disk %q should have %d", fi.Size(), d.Name, d.Size))
-		}
-	}
+	p.claims.Release()
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -26,6 +27,8 @@ import (
 const patience = 60 * time.Second
 
 // roleVar makes the test program play a parent that dies; see TestDieWithParent.
+const orphanRole = "HOLDFAST_QEMU_TEST_ORPHAN" // and the parent of one that is kept
+
 const roleVar = "HOLDFAST_QEMU_TEST_PARENT"
 
 func TestMain(m *testing.M) {
@@ -34,6 +37,14 @@ func TestMain(m *testing.M) {
 	}
 	if words := os.Getenv(ownerRole); words != "" {
 		os.Exit(own(words))
+	}
+	if words := os.Getenv(orphanRole); words != "" {
+		p, err := qemu.New(qemu.Options{})
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(hypervisortest.Parent(p, words))
 	}
 	if disk := os.Getenv(roleVar); disk != "" {
 		os.Exit(parent(disk))
@@ -82,8 +93,51 @@ func TestSuite(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
+			Working: working,
+			Serve:   serve,
+			Orphan:  func(t *testing.T, s hypervisor.Spec) { hypervisortest.Orphan(t, orphanRole, s) },
+			Again:   func(t *testing.T) hypervisor.Provider { return open(t) },
 		}
 	})
+}
+
+func working(t *testing.T) (hypervisor.Spec, string) {
+	s := hypervisortest.Spec(t, hypervisortest.Worker, "virtio")
+	return s, s.Sources[s.Config.Disks[0].ID].Path
+}
+
+// serve exports an image, and nobody locks it.
+func serve(t *testing.T, image string) hypervisortest.Export {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hfnbd-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	e := hypervisor.Attachment{Socket: filepath.Join(dir, "nbd"), Export: "vm/system"}
+	server := exec.Command("nbdkit", "-f", "-U", e.Socket, "-e", e.Export, "file", image)
+	if err := server.Start(); err != nil {
+		t.Fatalf("%v (run 'make deps')", err)
+	}
+	var once sync.Once
+	kill := func() {
+		once.Do(func() {
+			server.Process.Kill()
+			server.Wait()
+		})
+	}
+	t.Cleanup(kill)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
+		if conn, err := net.Dial("unix", e.Socket); err == nil {
+			conn.Close()
+			return hypervisortest.Export{Attachment: e, Kill: kill}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("nbdkit does not listen")
+		}
+	}
 }
 
 // started starts spec and returns the VM.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"holdfast/internal/errs"
@@ -16,21 +17,30 @@ import (
 
 // VM is one QEMU process. Besides hypervisor.VM it takes QMP commands.
 type VM struct {
-	name    string   // immutable, as all up to exited
+	run     run      // immutable, as all up to exited
 	dir     string   // the run's private directory; removed at its end
-	args    []string // QEMU's arguments
-	disks   []string // configured name of each disk, by its place
-	serial  string
-	paused  bool   // leave it Paused after the start
-	release func() // frees the VM's place in its provider
+	args    []string // QEMU's arguments; none of an adopted VM
+	lock    *os.File // dir's, until launch
+	paused  bool     // leave it Paused after the start
+	release func()   // frees the VM's place in its provider
 	log     *slog.Logger
 	life    *hypervisor.Lifecycle
-	proc    *process // set by launch before anybody else sees the VM, as qmp
+	proc    runner // set by launch or adopt before anybody else sees the VM, as qmp
 	qmp     *qmp
-	exited  chan struct{} // closed by watch after the final move
+	exited  chan struct{} // closed by the VM's goroutine after the final move
+	letGone chan struct{} // closed by letGo
+	over    sync.Once     // the final move, or letting go: whichever comes first
 	killed  atomic.Bool   // somebody wanted the process to be killed
+	shots   atomic.Uint64 // screenshots taken
 
 	fate fate // owned by the goroutine that reads QMP; by watch after that ended
+}
+
+// runner is a QEMU process, a child of ours or not.
+type runner interface {
+	pid() int
+	kill() error   // no effect when it has ended
+	words() string // the last it said of itself; "" where nobody listened
 }
 
 // fate is what QMP told about how the run goes and why it ends.
@@ -46,14 +56,14 @@ var _ hypervisor.VM = (*VM)(nil)
 func (v *VM) launch(ctx context.Context, binary string, dieWithParent bool) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, errors.New("QEMU did not come up in time"))
 	defer cancel()
-	proc, conn, err := newProcess(binary, v.args, dieWithParent)
+	proc, conn, err := newProcess(binary, v.args, v.lock, dieWithParent)
 	if err != nil {
 		v.discard()
 		return err
 	}
 	v.proc, v.qmp = proc, newQMP(conn, v.onEvent)
 	started := make(chan error, 1)
-	go v.watch(started)
+	go v.watch(proc, started)
 	if err := <-started; err != nil {
 		<-v.exited
 		return errs.E("qemu.Start", errs.Unavailable, binary, err)
@@ -86,11 +96,11 @@ func (v *VM) bringUp(ctx context.Context) error {
 
 // startError adds QEMU's own words to a failed start.
 func (v *VM) startError(err error, died bool) error {
-	words := v.proc.tail.String()
+	words := v.proc.words()
 	if !died || words == "" {
-		return errs.E("qemu.Start", errs.Internal, v.name, err)
+		return errs.E("qemu.Start", errs.Internal, v.run.Name, err)
 	}
-	e := errs.New("qemu.Start", errs.Unavailable, v.name, "QEMU ended at once: "+words)
+	e := errs.New("qemu.Start", errs.Unavailable, v.run.Name, "QEMU ended at once: "+words)
 	if strings.Contains(words, `Failed to get`) && strings.Contains(words, `lock`) {
 		e.Kind = errs.Conflict
 		return e.WithRemedy("another process uses a disk of this VM; end it first")
@@ -106,20 +116,37 @@ func (v *VM) discard() {
 	v.release()
 }
 
-// watch starts the process, waits for its end and makes the final move. The
-// VM's place is free before anybody hears of the end, so that it can be
-// started again at once.
-func (v *VM) watch(started chan<- error) {
+// watch starts the process and waits for its end.
+func (v *VM) watch(proc *process, started chan<- error) {
 	defer close(v.exited)
-	up, err := v.proc.run(started)
+	up, err := proc.run(started)
 	if up {
 		<-v.qmp.done // the process's end is the socket's end: its last events are in
 	}
+	v.conclude(err)
+}
+
+// conclude makes the final move, unless somebody else looks after the VM by
+// now. The VM's place is free before anybody hears of the end, so that it can
+// be started again at once.
+func (v *VM) conclude(err error) {
 	v.qmp.conn.Close()
-	state, reason := v.verdict(err)
-	v.discard()
-	v.life.Move(state, reason)
-	v.log.Info("vm ended", "state", state.String(), "reason", reason)
+	v.over.Do(func() {
+		state, reason := v.verdict(err)
+		v.discard()
+		v.life.Move(state, reason)
+		v.log.Info("vm ended", "state", state.String(), "reason", reason)
+	})
+}
+
+// letGo leaves the VM to whoever adopts it. A goroutine stays with a child, to
+// wait for it as a parent must.
+func (v *VM) letGo() {
+	v.over.Do(func() {
+		close(v.letGone)
+		v.qmp.conn.Close()
+		v.release()
+	})
 }
 
 // verdict says what kind of end it was.
@@ -140,7 +167,7 @@ func (v *VM) verdict(err error) (hypervisor.State, string) {
 	if err != nil {
 		reason = fmt.Sprintf("QEMU ended: %v", err)
 	}
-	if words := v.proc.tail.String(); words != "" {
+	if words := v.proc.words(); words != "" {
 		reason += ": " + words
 	}
 	return hypervisor.Crashed, reason
@@ -189,10 +216,10 @@ func (v *VM) onEvent(event string, data json.RawMessage) {
 
 // diskOf returns the configured name of the disk QEMU speaks of.
 func (v *VM) diskOf(node, device string) string {
-	for i, name := range v.disks {
+	for i, d := range v.run.Disks {
 		id := fmt.Sprintf("disk%d", i)
 		if node == id || strings.Contains(device+"/", "/"+id+"-dev/") {
-			return name
+			return d.Name
 		}
 	}
 	return node

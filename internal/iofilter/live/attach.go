@@ -93,18 +93,40 @@ func (m *Manager) lostSource(ctx context.Context, vm hypervisor.LiveVM, d *Entry
 	return err == nil && src.Socket != m.sources[d.ID].socket, err
 }
 
-// detach takes a disk's export out of its path for a while. That the guest
-// writes unseen from then on is noted before, and no checkpoint counts on the
-// disk until it is attached again.
+// detach takes a disk's export out of its path for a while.
 func (m *Manager) detach(ctx context.Context, vm hypervisor.LiveVM, d *EntryDisk) error {
-	if err := m.cfg.Record.markUnseen(func(o *EntryDisk) bool { return o.ID == d.ID }); err != nil {
-		return err
-	}
-	if err := m.cfg.Host.Hold(iofilter.Target{Disks: []dr.DiskID{d.ID}}); err != nil {
+	if err := m.withhold(d); err != nil {
 		return err
 	}
 	_, err := vm.Detach(ctx, d.Name)
 	return err
+}
+
+// withhold says of a disk that its guest may write unseen from now on: in the
+// record, and to the host component, by which no checkpoint counts on the disk
+// until a sync of it has begun.
+func (m *Manager) withhold(d *EntryDisk) error {
+	if err := m.cfg.Record.markUnseen(func(o *EntryDisk) bool { return o.ID == d.ID }); err != nil {
+		return err
+	}
+	err := m.cfg.Host.Hold(iofilter.Target{Disks: []dr.DiskID{d.ID}})
+	if errs.Is(err, errs.NotFound) { // it is not served: nothing counts on it
+		return nil
+	}
+	return err
+}
+
+// unseen withholds the disks of a running VM that are not in their paths: it was
+// started, or taken off, by somebody else. A disk the VM does not have just now
+// may be that of one that ends: see dropped.
+func (m *Manager) unseen(info *hypervisor.VMInfo, e *Entry) (all error) {
+	for i := range e.Disks {
+		d := &e.Disks[i]
+		if info.Running && liveDisk(info, d.Name) != nil && !attachedTo(info, d) {
+			all = errors.Join(all, m.withhold(d))
+		}
+	}
+	return all
 }
 
 // cleanUp takes exports out of the paths of disks whose content a former

@@ -125,6 +125,9 @@ func (m *Manager) update(ctx context.Context, e *Entry, kind hypervisor.ChangeKi
 	if err != nil {
 		return err
 	}
+	if err := m.unseen(&info, e); err != nil {
+		return err
+	}
 	if kind == hypervisor.DiskStalled {
 		m.unstall(ctx, vm, &info, e)
 	}

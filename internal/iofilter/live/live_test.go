@@ -348,7 +348,7 @@ func TestUnprotectThatFailsStaysProtected(t *testing.T) {
 	}
 	r.want("attached", r.attached(), "vda", "vdb")
 	r.want("record", r.recorded(), "vda", "vdb")
-	r.want("calls", r.box.said(), "sync vda full", "sync vdb full")
+	r.want("calls", r.box.said(), "hold vda", "hold vdb", "sync vda full", "sync vdb full")
 }
 
 // failing is a platform one of whose disks cannot be detached.
@@ -416,12 +416,12 @@ func TestFollowsTheVM(t *testing.T) {
 			change(r, hypervisor.ChangedState, func(i *hypervisor.VMInfo) { i.Running = false })
 			synctest.Wait()
 			change(r, hypervisor.ChangedState, func(i *hypervisor.VMInfo) { i.Running = true })
-		}, calls: []string{"sync vda full", "sync vdb full"}, attached: []string{"vda", "vdb"}},
+		}, calls: []string{"hold vda", "hold vdb", "sync vda full", "sync vdb full"}, attached: []string{"vda", "vdb"}},
 		"nothing": {do: func(r *rig) { change(r, hypervisor.ChangedState, nil) }, attached: []string{"vda", "vdb"}},
 		"a look now and then": {do: func(r *rig) {
 			forget(r) // nobody told
 			time.Sleep(lookAgain + time.Second)
-		}, calls: []string{"sync vda full", "sync vdb full"}, attached: []string{"vda", "vdb"}},
+		}, calls: []string{"hold vda", "hold vdb", "sync vda full", "sync vdb full"}, attached: []string{"vda", "vdb"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -494,7 +494,7 @@ func TestStepAside(t *testing.T) {
 			r.during(func() {
 				r.want("attached", r.attached(), "vda", "vdb")
 				r.want("record", r.recorded(), "vda", "vdb")
-				r.want("calls", r.box.said(), "protect erp1", "sync vda "+mode, "sync vdb "+mode)
+				r.want("calls", r.box.said(), "protect erp1", "hold vda", "hold vdb", "sync vda "+mode, "sync vdb "+mode)
 				for _, d := range r.box.vms[r.id].Disks {
 					if !d.Unseen { // a sidecar would be believed
 						t.Errorf("disk %s was written unseen, and the Filter was not told", d.Name)
@@ -535,7 +535,37 @@ func TestPoweredOff(t *testing.T) {
 			r.vm.Change(hypervisor.ChangedState, "", func(i *hypervisor.VMInfo) { i.Running = true })
 			synctest.Wait()
 			r.want("attached", r.attached(), "vda")
-			r.want("calls", r.box.said(), "sync vda full")
+			r.want("calls", r.box.said(), "hold vda", "sync vda full")
+		})
+	})
+}
+
+// TestStartedUnprotected: as long as a guest that was started by somebody else
+// cannot be attached, no checkpoint counts on its disk; one whose disks are just
+// not to be seen may be about to end.
+func TestStartedUnprotected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "vda")
+		r.protect()
+		r.during(func() {
+			forget(r)
+			var all []hypervisor.LiveDisk
+			r.vm.Change(hypervisor.ChangedDisks, "", func(i *hypervisor.VMInfo) { all, i.Disks = i.Disks, nil })
+			synctest.Wait()
+			r.vm.Change(hypervisor.ChangedState, "", func(i *hypervisor.VMInfo) { i.Running, i.Disks = false, all })
+			time.Sleep(dropLooks * dropPause)
+			synctest.Wait()
+			r.want("calls of a VM that ends", r.box.said())
+			r.vm.Fail(errors.New("busy"))
+			r.vm.Change(hypervisor.ChangedState, "", func(i *hypervisor.VMInfo) { i.Running = true })
+			synctest.Wait()
+			r.want("calls", r.box.said(), "hold vda")
+			r.want("record", r.recorded(), "vda unseen")
+			time.Sleep(lookAgain + time.Second)
+			r.want("calls a minute later", r.box.said(), "hold vda")
+			r.vm.Fail(nil)
+			time.Sleep(lookAgain + time.Second)
+			r.want("calls at last", r.box.said(), "hold vda", "sync vda full")
 		})
 	})
 }
@@ -617,7 +647,7 @@ func TestMirrorThatEnds(t *testing.T) {
 			forget(r)
 			r.vm.Change(hypervisor.ChangedDisks, "", nil)
 			synctest.Wait()
-			r.want("calls", r.box.said(), "reach vda source", "sync vda full")
+			r.want("calls", r.box.said(), "hold vda", "reach vda source", "sync vda full")
 			r.want("record", r.recorded(), "vda")
 			r.vm.Change(hypervisor.ChangedDisks, "", func(i *hypervisor.VMInfo) { addDisk(i, "vdb") })
 			synctest.Wait()
@@ -638,7 +668,7 @@ func TestOtherFormatAfterACrash(t *testing.T) {
 			r.protect()
 			r.restart()
 			r.during(func() {
-				r.want("calls", r.box.said(), "protect erp1", "reach vda source", "sync vda full")
+				r.want("calls", r.box.said(), "protect erp1", "hold vda", "reach vda source", "sync vda full")
 				r.want("attached", r.attached(), "vda")
 				r.want("record", r.recorded(), "vda")
 				if !r.box.vms[r.id].Disks[0].Unseen {
@@ -675,7 +705,7 @@ func TestOtherFormatFollows(t *testing.T) {
 			r.vm.Change(hypervisor.ChangedState, "", func(i *hypervisor.VMInfo) { i.Running = false })
 			synctest.Wait()
 			r.vm.Change(hypervisor.ChangedState, "", func(i *hypervisor.VMInfo) { i.Running = true })
-		}, []string{"reach vda nowhere", "reach vda source", "sync vda full"}},
+		}, []string{"reach vda nowhere", "hold vda", "reach vda source", "sync vda full"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

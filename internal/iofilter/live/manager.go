@@ -362,8 +362,13 @@ func (m *Manager) detachAll(ctx context.Context, vm hypervisor.LiveVM, info *hyp
 		return nil, nil
 	}
 	ours := func(d *EntryDisk) bool { return e.disk(d.Name) != nil && e.disk(d.Name).ID == d.ID }
-	if err := m.cfg.Record.markUnseen(ours); err != nil {
+	if err := m.cfg.Record.markUnseen(ours); err != nil { // all at once
 		return nil, err
+	}
+	for i := range e.Disks {
+		if err := m.withhold(&e.Disks[i]); err != nil {
+			return nil, err
+		}
 	}
 	for i := range e.Disks {
 		d := &e.Disks[i]
