@@ -109,11 +109,3 @@ type Zeroer interface {
 // ErrNoZero is in the chain of the error of a Zero on a file system that
 // cannot.
 var ErrNoZero = errors.New("file system cannot zero a range by itself")
-
-// Puncher is a File that can make a part of itself a hole.
-type Puncher interface {
-	// Punch makes the n bytes at off read as zeroes and gives their room back;
-	// the size stays. Durable after Sync. done is false where the file system
-	// cannot do it, and nothing happened.
-	Punch(off, n int64) (done bool, err error)
-}

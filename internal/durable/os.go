@@ -266,23 +266,14 @@ func (f *osFile) Allocate(off, n int64) error {
 
 // Zero implements Zeroer with fallocate(2).
 func (f *osFile) Zero(off, n int64) error {
-	done, err := f.Punch(off, n)
-	if err == nil && !done {
-		err = Wrap("durable.Zero", f.f.Name(), ErrNoZero)
-	}
-	return err
-}
-
-// Punch implements Puncher with fallocate(2).
-func (f *osFile) Punch(off, n int64) (bool, error) {
 	err := error(unix.EINTR)
 	for errors.Is(err, unix.EINTR) {
 		err = unix.Fallocate(int(f.fd), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 	}
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		return false, nil
+		err = ErrNoZero
 	}
-	return err == nil, Wrap("durable.Punch", f.f.Name(), err)
+	return Wrap("durable.Zero", f.f.Name(), err)
 }
 
 // Size implements File.

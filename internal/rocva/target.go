@@ -155,7 +155,7 @@ func (t *target) openFile(fresh bool) (err error) {
 	if err == nil {
 		err = t.allocate()
 	}
-	if err == nil {
+	if err == nil && !t.stays {
 		err = t.fs.SyncDir(filepath.Dir(t.Path)) // before any cursor speaks of it
 	}
 	if err != nil {
@@ -348,6 +348,9 @@ func (t *target) forgetCursor() error {
 	if t.device {
 		return nil
 	}
+	if there, err := exists(t.fs, t.cursor()); err == nil && !there {
+		return nil // as beside a standby's disk: nothing to sync
+	}
 	if err := durable.Remove(t.fs, t.cursor()); err != nil {
 		return errs.E("rocva.Full", errs.Internal, t.cursor(), err)
 	}
@@ -371,11 +374,12 @@ func (t *target) openInPlace(size int64) (err error) {
 // no time however long it is.
 func (t *target) clear(r extent.Range) error {
 	r = r.Intersect(extent.Range{Len: t.disk.Size})
-	if p, ok := t.file.(durable.Puncher); ok && !t.device && !r.Empty() {
-		if done, err := p.Punch(r.Off, r.Len); err != nil {
-			return errs.E("rocva.Update", errs.Internal, t.name(), err)
-		} else if done {
+	if z, ok := t.file.(durable.Zeroer); ok && !t.device && !r.Empty() {
+		err := z.Zero(r.Off, r.Len)
+		if err == nil {
 			return nil
+		} else if !errors.Is(err, durable.ErrNoZero) {
+			return errs.E("rocva.Update", errs.Internal, t.name(), err)
 		}
 	}
 	zero := durable.AlignedBytes(int(min(r.Len, zeroPiece)))
