@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -79,7 +80,7 @@ func withService(cmd *cobra.Command, platform *providerFlags, do func(*recovery.
 // diskName is what the platform calls a disk of a VM it was given.
 func (f *providerFlags) diskName(disks []dr.VMDisk, place int) string {
 	if f.platform != "libvirt" {
-		return "disk" + strconv.Itoa(place)
+		return "disk" + strconv.Itoa(place) + "-dev" // the id of its device, see package qemu
 	}
 	prefix := func(bus string) string {
 		switch bus {
@@ -179,6 +180,11 @@ func launchBox(ctx context.Context, dir, name, socket string, args ...string) (r
 		return recovery.Process{}, errs.E(op, errs.Unavailable, path, err)
 	}
 	defer log.Close()
+	// What we were given by whoever started us, a lock perhaps, is not for a
+	// process that outlives us. Our own files are closed anyway.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
+		return recovery.Process{}, errs.E(op, errs.Unavailable, name, err)
+	}
 	cmd := exec.Command(exe, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives us and our terminal
