@@ -244,11 +244,12 @@ func lastOf(path string) string {
 	return strings.TrimSpace(string(b[max(0, len(b)-lastWords):]))
 }
 
-// endBox ends a process in order, and by force if it does not obey.
+// endBox ends a process in order, and by force if it does not obey, and waits
+// until the watchdog beside it has seen that.
 func endBox(ctx context.Context, p recovery.Process) error {
 	r, err := live.OpenProcess(p.PID, p.Start, nil)
 	if errs.Is(err, errs.NotFound) {
-		return nil
+		return awaitWatchdog(ctx, p)
 	}
 	if err != nil {
 		return err
@@ -261,10 +262,46 @@ func endBox(ctx context.Context, p recovery.Process) error {
 	defer t.Stop()
 	select {
 	case <-r.Gone():
-		return nil
 	case <-t.C:
-		return r.Kill(ctx)
+		if err := r.Kill(ctx); err != nil {
+			return err
+		}
 	case <-ctx.Done():
 		return errs.E("recover.end", errs.Canceled, "process "+strconv.Itoa(p.PID), context.Cause(ctx))
 	}
+	return awaitWatchdog(ctx, p)
+}
+
+// awaitWatchdog waits until no process watches p any more: a watchdog ends by
+// itself once it has taken the guests off what is gone.
+func awaitWatchdog(ctx context.Context, p recovery.Process) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, endLimit, errors.New("it did not end in time"))
+	defer cancel()
+	for {
+		pid := watchdogOf(p)
+		if pid == "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errs.E("recover.end", errs.Unavailable, "watchdog, process "+pid, context.Cause(ctx)).WithRemedy("repeat; it ends by itself once its guests are gone")
+		case <-time.After(launchPoll):
+		}
+	}
+}
+
+// watchdogOf finds the watchdog of a process by its command line, which names
+// number and start; empty: there is none.
+func watchdogOf(p recovery.Process) string {
+	want := fmt.Sprintf("--pid\x00%d\x00--start\x00%d\x00", p.PID, p.Start)
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return ""
+	}
+	for _, path := range all {
+		if b, err := os.ReadFile(path); err == nil && strings.Contains(string(b), "iofilter-watchdog\x00") && strings.Contains(string(b), want) {
+			return filepath.Base(filepath.Dir(path))
+		}
+	}
+	return ""
 }

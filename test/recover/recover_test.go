@@ -79,8 +79,8 @@ func TestDisasterAndZombie(t *testing.T) {
 	s.protected()
 	s.rows(3)
 	s.protected()
-	s.drva.Doom() // it will be fenced, and end
-	st := s.begin("disaster", "b", "--mode", quickMode, "--interval", "1s")
+	s.drva.Doom()                                      // it will be fenced, and end
+	st := s.begin("disaster", "b", "--interval", "1s") // instant: blocks come when they are asked for
 	if st.State != recovery.BeforeCommit || st.Fence == 0 || st.Fork.IsZero() {
 		t.Fatalf("%+v", st)
 	}
@@ -94,6 +94,9 @@ func TestDisasterAndZombie(t *testing.T) {
 		t.Errorf("the zombie was not told: %s", words)
 	}
 	s.killAllButDRVA()
+	if rec, err := readRun(s.path("b")); err != nil || !rec.Hydrated {
+		t.Errorf("the command ended before the disks were whole: %v", err)
+	}
 	first := s.judge(st)
 	// It comes back, and is refused before it does anything.
 	zombie, err := rig.Start(s.path("a"), "zombie", func(*rig.Process) {}, "drva", "--config", s.path("a/drva.json"))

@@ -310,7 +310,11 @@ func (s *site) remove() {
 		}
 		s.end(d)
 	}
-	if left := rig.ProcessesIn(s.t, s.dir); len(left) > 0 {
+	left := rig.ProcessesIn(s.t, s.dir)
+	for end := time.Now().Add(30 * time.Second); len(left) > 0 && time.Now().Before(end); left = rig.ProcessesIn(s.t, s.dir) {
+		time.Sleep(50 * time.Millisecond) // a watchdog ends by itself
+	}
+	if len(left) > 0 {
 		s.t.Errorf("processes left: %v", left)
 	}
 	if err := os.RemoveAll(s.dir); err != nil {
