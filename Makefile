@@ -25,7 +25,7 @@ NPM_STAMP     := test/emulators/node_modules/.package-lock.json
 export CGO_ENABLED = 0
 GOFLAGS_BUILD := -trimpath -ldflags=-s\ -w
 
-.PHONY: all build demo deps deps-demo emulators guest test test-kms kms-server check unit lint fmt race fuzz sim chaos bench clean help
+.PHONY: all build demo deps deps-demo emulators guest test test-kms kms-server check unit lint fmt race fuzz sim chaos recover-long bench clean help
 
 all: build
 
@@ -95,6 +95,9 @@ sim: ## the cut simulation at length: make sim HOLDFAST_SIM_N=1000000
 
 chaos: deps guest ## real guests under N faults (200) drawn from SEED: about 40 minutes
 	HOLDFAST_CHAOS_N=$(or $(N),200) HOLDFAST_CHAOS_SEED=$(SEED) $(GO) test -count=1 -timeout 4h -v ./test/chaos
+
+recover-long: ## recoveries killed at every single operation
+	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 60m -v -run TestKilledAnywhere ./internal/recovery
 
 fuzz: ## every decoder, FUZZTIME each (default 30s)
 	.ci/fuzz $(or $(FUZZTIME),30s)

@@ -64,11 +64,13 @@ type recoverFlags struct {
 	override []string
 	auto     string
 	evidence time.Duration
+	platform providerFlags
 }
 
 func (f *recoverFlags) add(cmd *cobra.Command) {
 	f.id.add(cmd)
 	f.timeline.add(cmd)
+	f.platform.add(cmd)
 	addOutputFlag(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.q.At, "at", "latest", "which checkpoint, as for restore --at")
@@ -99,6 +101,7 @@ func (f *recoverFlags) request(ctx context.Context, url string) (recovery.Reques
 	q := f.q
 	q.URL, q.Mode, q.Accelerator, q.Auto = url, recovery.Mode(f.mode), hypervisor.Accelerator(f.accel), recovery.Decision(f.auto)
 	q.Evidence = f.evidence
+	q.Platform = map[string]string{"platform": f.platform.platform, "libvirt": f.platform.libvirt}
 	var err error
 	if q.Access, err = f.id.access(); err != nil {
 		return q, err
@@ -402,7 +405,7 @@ func beginRun(cmd *cobra.Command, op recovery.Operation, url, dir string, f *rec
 	if err != nil {
 		return err
 	}
-	return withService(cmd, func(s *recovery.Service) error {
+	return withService(cmd, &f.platform, func(s *recovery.Service) error {
 		r, err := s.Begin(dir, op, q)
 		if err != nil {
 			return err

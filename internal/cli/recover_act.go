@@ -19,7 +19,11 @@ func actCommand(use, short, long, example string, act func(*recovery.Run, contex
 		Use: use, Short: short, Long: long, Example: example,
 		Args: exactArgs("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withService(cmd, func(s *recovery.Service) error {
+			platform, err := platformOf(args[0])
+			if err != nil {
+				return err
+			}
+			return withService(cmd, platform, func(s *recovery.Service) error {
 				r, err := s.Open(args[0])
 				if errs.Is(err, errs.Conflict) {
 					if err := ask(cmd.Context(), s, args[0]); err != nil {
@@ -122,7 +126,11 @@ disks which are still being filled, and starts VMs that ended with their host.
 		Example: "  holdfast recover resume /var/lib/dr/erp",
 		Args:    exactArgs("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withService(cmd, func(s *recovery.Service) error {
+			platform, err := platformOf(args[0])
+			if err != nil {
+				return err
+			}
+			return withService(cmd, platform, func(s *recovery.Service) error {
 				r, err := s.Open(args[0])
 				if err != nil {
 					return err
@@ -146,7 +154,11 @@ yet puts the source back in service.`,
 		Example: "  holdfast recover cancel /var/lib/dr/erp",
 		Args:    exactArgs("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withService(cmd, func(s *recovery.Service) error { return s.Cancel(cmd.Context(), args[0]) })
+			platform, err := platformOf(args[0])
+			if err != nil {
+				return err
+			}
+			return withService(cmd, platform, func(s *recovery.Service) error { return s.Cancel(cmd.Context(), args[0]) })
 		},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -19,7 +20,6 @@ import (
 	"holdfast/internal/control"
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
-	"holdfast/internal/hypervisor/qemu"
 	"holdfast/internal/iofilter/live"
 	"holdfast/internal/journal"
 	"holdfast/internal/recovery"
@@ -38,12 +38,12 @@ const (
 
 // withService makes the service of a command, and closes what it is made of. VMs
 // that it started go on.
-func withService(cmd *cobra.Command, do func(*recovery.Service) error) (err error) {
+func withService(cmd *cobra.Command, platform *providerFlags, do func(*recovery.Service) error) (err error) {
 	log, err := logger(cmd)
 	if err != nil {
 		return err
 	}
-	p, err := qemu.New(qemu.Options{Log: log})
+	p, err := platform.open(cmd.Context(), log)
 	if err != nil {
 		return err
 	}
@@ -60,18 +60,53 @@ func withService(cmd *cobra.Command, do func(*recovery.Service) error) (err erro
 		Site: &recovery.Site{
 			Identity: func(access map[string]string) map[string]string { return access },
 			Platform: func(monitors []string) any {
+				if platform.platform == "libvirt" {
+					return platformConfig{Libvirt: platform.libvirt}
+				}
 				c := platformConfig{}
 				for _, m := range monitors {
 					c.QMP = append(c.QMP, monitorConfig{Socket: m})
 				}
 				return c
 			},
-			DiskName: func(place int) string { return "disk" + strconv.Itoa(place) },
+			DiskName: platform.diskName,
 			Launch:   launchBox,
 			End:      endBox,
 		},
 	})
 	return do(s)
+}
+
+// diskName is what the platform calls a disk of a VM it was given.
+func (f *providerFlags) diskName(disks []dr.VMDisk, place int) string {
+	if f.platform != "libvirt" {
+		return "disk" + strconv.Itoa(place) + "-dev" // the id of its device, see package qemu
+	}
+	prefix := func(bus string) string {
+		switch bus {
+		case "virtio":
+			return "vd"
+		case "ide":
+			return "hd"
+		}
+		return "sd"
+	}
+	n := 0
+	for _, d := range disks[:place] {
+		if prefix(d.Bus) == prefix(disks[place].Bus) {
+			n++
+		}
+	}
+	return prefix(disks[place].Bus) + string(rune('a'+n%26))
+}
+
+// platformOf is what runs the VMs of the recovery in dir.
+func platformOf(dir string) (*providerFlags, error) {
+	req, err := recovery.ReadRequest(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &providerFlags{platform: req.Platform["platform"], libvirt: req.Platform["libvirt"]}, nil
 }
 
 // openSource reaches the site that protects the domain now.
@@ -145,6 +180,11 @@ func launchBox(ctx context.Context, dir, name, socket string, args ...string) (r
 		return recovery.Process{}, errs.E(op, errs.Unavailable, path, err)
 	}
 	defer log.Close()
+	// What we were given by whoever started us, a lock perhaps, is not for a
+	// process that outlives us. Our own files are closed anyway.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
+		return recovery.Process{}, errs.E(op, errs.Unavailable, name, err)
+	}
 	cmd := exec.Command(exe, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it outlives us and our terminal
@@ -204,11 +244,12 @@ func lastOf(path string) string {
 	return strings.TrimSpace(string(b[max(0, len(b)-lastWords):]))
 }
 
-// endBox ends a process in order, and by force if it does not obey.
+// endBox ends a process in order, and by force if it does not obey, and waits
+// until the watchdog beside it has seen that.
 func endBox(ctx context.Context, p recovery.Process) error {
 	r, err := live.OpenProcess(p.PID, p.Start, nil)
 	if errs.Is(err, errs.NotFound) {
-		return nil
+		return awaitWatchdog(ctx, p)
 	}
 	if err != nil {
 		return err
@@ -221,10 +262,46 @@ func endBox(ctx context.Context, p recovery.Process) error {
 	defer t.Stop()
 	select {
 	case <-r.Gone():
-		return nil
 	case <-t.C:
-		return r.Kill(ctx)
+		if err := r.Kill(ctx); err != nil {
+			return err
+		}
 	case <-ctx.Done():
 		return errs.E("recover.end", errs.Canceled, "process "+strconv.Itoa(p.PID), context.Cause(ctx))
 	}
+	return awaitWatchdog(ctx, p)
+}
+
+// awaitWatchdog waits until no process watches p any more: a watchdog ends by
+// itself once it has taken the guests off what is gone.
+func awaitWatchdog(ctx context.Context, p recovery.Process) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, endLimit, errors.New("it did not end in time"))
+	defer cancel()
+	for {
+		pid := watchdogOf(p)
+		if pid == "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errs.E("recover.end", errs.Unavailable, "watchdog, process "+pid, context.Cause(ctx)).WithRemedy("repeat; it ends by itself once its guests are gone")
+		case <-time.After(launchPoll):
+		}
+	}
+}
+
+// watchdogOf finds the watchdog of a process by its command line, which names
+// number and start; empty: there is none.
+func watchdogOf(p recovery.Process) string {
+	want := fmt.Sprintf("--pid\x00%d\x00--start\x00%d\x00", p.PID, p.Start)
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return ""
+	}
+	for _, path := range all {
+		if b, err := os.ReadFile(path); err == nil && strings.Contains(string(b), "iofilter-watchdog\x00") && strings.Contains(string(b), want) {
+			return filepath.Base(filepath.Dir(path))
+		}
+	}
+	return ""
 }

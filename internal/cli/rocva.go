@@ -22,8 +22,8 @@ func newRocVACommand() *cobra.Command {
 needs the container and one recipient's secret, nothing of the protected site.
 
 "rocva full" is the same work as "restore". "rocva warm" keeps disks that follow
-the domain, "rocva failover" hands them over. "rocva boot" starts the VMs whose
-disks one of them left in a directory, by QEMU alone or by libvirt. "rocva update" makes
+the domain, "rocva failover" hands them over. "rocva boot" starts the VMs whose disks
+one of them left in a directory, by QEMU alone or by libvirt. "rocva update" makes
 disks that are there hold a checkpoint, by what differs; "rocva unshipped" keeps
 before what they hold beyond it.`,
 	}

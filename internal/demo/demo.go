@@ -30,6 +30,7 @@ type Options struct {
 	MaxRun   time.Duration // latest; 0: 25 s
 	Ack      string        // ack rule of the hosts; empty: async
 	Out      io.Writer     // what happens, for people; nil: nobody
+	Second   bool          // the second act as well: test, failover, failback
 	// Inspect, if not nil, is called between disaster and recovery: tests look
 	// at more checkpoints than the newest there.
 	Inspect func(ctx context.Context, l *Loss) error
@@ -64,6 +65,7 @@ type Result struct {
 	BytesIn    int64 // received by the DRVA
 	BytesOut   int64 // written to the store
 	BytesBack  int64 // read from the store by the recovery
+	Second     *Second
 }
 
 // limits of the phases: generous, because emulated guests on a busy machine
@@ -118,7 +120,10 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	if err := r.recover(ctx, loss); err != nil {
 		return nil, err
 	}
-	return &r.res, r.judge()
+	if err := r.judge(); err != nil || !opts.Second {
+		return &r.res, err
+	}
+	return &r.res, r.second(ctx, loss)
 }
 
 func newRun(opts Options) (*run, error) {

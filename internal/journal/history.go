@@ -64,13 +64,16 @@ type objectRef struct {
 // History is a timeline as its container tells it: what the newest manifest
 // says, and behind its anchor the accepted journal objects and their
 // checkpoints. It keeps about 32 bytes an object behind the anchor and 250
-// bytes a checkpoint (disk lists that do not change are kept once), and the
-// manifest; footers and content stay in the store. Safe for concurrent use.
+// bytes a checkpoint (disk lists that do not change are kept once), the
+// manifest, and maxEnds of footers; other footers and content stay in the store.
+// Safe for concurrent use.
 type History struct {
 	c        *Container
 	timeline dr.TimelineID
 	progress func(HistoryProgress)
 	base     *forkBase // where the branch began; nil for a first timeline
+
+	ends lru[dr.ObjectNumber, *loaded] // of the newest objects
 
 	extending sync.Mutex // one Extend at a time
 
@@ -181,6 +184,7 @@ func (h *History) take(l *loaded) {
 		h.loseLocked(l.number, l.key, err)
 	}
 	h.objects = append(h.objects, ref)
+	h.keepEnds(l)
 	if l.footer == nil {
 		return
 	}

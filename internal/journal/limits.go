@@ -141,6 +141,9 @@ const (
 	// disk, 2.4 MiB of hashes. It is what a resync of the largest disk holds.
 	MaxHashRange = 1 << 14
 
+	// maxEnds bounds the footers that a History keeps, in bytes as estimated: of
+	// some 80 full objects, minutes of a busy domain.
+	maxEnds = 8 << 20
 	// maxHashFooters and maxHashParts bound what a HashCache keeps, in bytes as
 	// estimated: the footers of some 700 full objects, and the four largest
 	// parts of an index.

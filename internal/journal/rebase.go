@@ -47,7 +47,7 @@ func (c *Container) openBranch(ctx context.Context, t dr.TimelineID, progress fu
 	if err != nil {
 		return nil, err
 	}
-	h := &History{c: c, timeline: t, progress: progress, chain: newChain(Window)}
+	h := &History{c: c, timeline: t, progress: progress, chain: newChain(Window), ends: lru[dr.ObjectNumber, *loaded]{most: maxEnds}}
 	if b := v.Branch; b != nil {
 		if above = append(above, t); slices.Contains(above, v.Parent) || len(above) >= maxDepth {
 			return nil, errs.New(op, errs.Corrupt, headKey(t), "the timelines it falls through to go in a circle, or too deep")

@@ -240,7 +240,7 @@ func (v *resolver) tail(ctx context.Context, h *History, limit dr.Seq, last dr.O
 				prints = append(prints, ref.print)
 			}
 		}
-		loads, err := h.c.loadAll(ctx, h.timeline, batch)
+		loads, err := h.loadEnds(ctx, batch)
 		if err != nil {
 			return err
 		}

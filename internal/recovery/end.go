@@ -25,7 +25,7 @@ type Site struct {
 	// Platform is the host component's platform block for VMs with these monitors.
 	Platform func(monitors []string) any
 	// DiskName is what the platform calls a VM's disk by its place.
-	DiskName func(place int) string
+	DiskName func(disks []dr.VMDisk, place int) string
 	// Launch returns the process of the product that answers on socket. If nobody
 	// does, it starts one with args, which outlives this process, its log in dir.
 	Launch func(ctx context.Context, dir, name, socket string, args ...string) (Process, error)
@@ -145,7 +145,7 @@ func (r *Run) entries() (entries []live.Entry, monitors []string) {
 			for _, have := range rec.Disks {
 				if have.ID == d.ID {
 					e.Disks = append(e.Disks, live.EntryDisk{
-						ID: d.ID, Name: r.s.opts.Site.DiskName(i), Path: r.diskPath(&have),
+						ID: d.ID, Name: r.s.opts.Site.DiskName(v.Config.Disks, i), Path: r.diskPath(&have),
 						Socket: r.protectPath("s", d.ID.String()[:13]+".sock"), Unseen: true,
 					})
 				}

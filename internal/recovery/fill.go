@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
 	"holdfast/internal/nbd"
@@ -52,7 +54,7 @@ func (r *Run) instant(ctx context.Context) error {
 		return r.change(func(rec *Record) { rec.Hydrated = true })
 	}
 	set, err := ondemand.Open(ctx, r.container, r.image, targets, ondemand.Options{
-		FS: r.s.opts.FS, Logger: r.s.log, StallLimit: r.s.opts.StallLimit, Rate: rec.Request.Rate,
+		Prefetch: r.traces(ctx), FS: r.s.opts.FS, Logger: r.s.log, StallLimit: r.s.opts.StallLimit, Rate: rec.Request.Rate,
 	})
 	if err != nil {
 		return err
@@ -63,6 +65,37 @@ func (r *Run) instant(ctx context.Context) error {
 	}
 	r.setFill(f)
 	return nil
+}
+
+// traces are what the VMs read when they booted before, as far as that is known:
+// it only makes boots faster.
+func (r *Run) traces(ctx context.Context) (out []ondemand.Trace) {
+	for _, v := range r.Record().VMs {
+		b, err := r.container.Trace(ctx, v.Source)
+		if err != nil || len(b) == 0 {
+			continue
+		}
+		if t, err := ondemand.DecodeTrace(b); err == nil {
+			out = append(out, t)
+		} else {
+			r.s.log.Warn("a boot trace cannot be read", "vm", v.Config.Name, "err", err)
+		}
+	}
+	return out
+}
+
+// keepTraces stores what the VMs read in this boot, for the next one. Where the
+// store lets us only read there is none.
+func (r *Run) keepTraces(ctx context.Context, set *ondemand.Set) {
+	rec := r.Record()
+	for _, v := range rec.VMs {
+		t := set.Trace(func(id dr.DiskID) bool {
+			return slices.ContainsFunc(rec.Disks, func(d DiskRecord) bool { return d.Source == id && d.VM == v.Config.ID })
+		})
+		if err := r.container.PutTrace(ctx, rec.Parent, v.Source, rec.Checkpoint.Seq, t.Encode()); err != nil && !errs.Is(err, errs.Exists) {
+			r.s.log.Debug("no boot trace is kept", "vm", v.Config.Name, "err", err)
+		}
+	}
 }
 
 // serve starts the NBD server and the filling.
@@ -168,6 +201,7 @@ func (r *Run) settle(ctx context.Context, filled error) error {
 		return err
 	}
 	fetched := f.set.Progress().Fetched
+	r.keepTraces(ctx, f.set)
 	if err := f.set.Finish(ctx); err != nil {
 		return err
 	}

@@ -34,8 +34,6 @@ const (
 	maxShot = 32 << 20
 	// undoLimit bounds what is undone after a run's context has ended.
 	undoLimit = 2 * time.Minute
-	// stopLimit is how long a guest may take to shut down when a run ends it.
-	stopLimit = 60 * time.Second
 	// shutdownLimit is how long guests of the source may take in a planned
 	// migration.
 	shutdownLimit = 5 * time.Minute

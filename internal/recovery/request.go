@@ -58,6 +58,7 @@ type Request struct {
 	Networks  map[string]hypervisor.Network `json:"networks,omitempty"`
 	Overrides map[string]Override           `json:"overrides,omitempty"` // by recorded name or id
 
+	Platform    map[string]string      `json:"platform,omitempty"` // what runs the VMs, for who makes the Provider
 	Accelerator hypervisor.Accelerator `json:"accelerator,omitempty"`
 	ExitOnReset bool                   `json:"exit_on_reset,omitempty"`
 	NoBoot      bool                   `json:"no_boot,omitempty"` // Clone: disks alone

@@ -199,7 +199,6 @@ func killedAt(t *testing.T, sc *scenario, k int, loss durabletest.Loss, seed uin
 	r, err := s.Open(runDir)
 	begun := err == nil
 	if begun && seed%2 == 0 && undoable(r.Record()) {
-		undone = true
 		if err = undo(t.Context(), r); err == nil {
 			err = w.gone()
 		}

@@ -424,3 +424,13 @@ func (s *Service) List(ctx context.Context, parent string) ([]*Status, error) {
 	slices.SortStableFunc(out, func(a, b *Status) int { return cmp.Compare(a.Created.UnixNano(), b.Created.UnixNano()) })
 	return out, all
 }
+
+// ReadRequest returns what was asked of the run in dir. Kinds as of Service.Open,
+// without Conflict.
+func ReadRequest(dir string) (*Request, error) {
+	rec, err := readRecord(durable.OS{}, dir)
+	if err != nil {
+		return nil, err
+	}
+	return &rec.Request, nil
+}

@@ -88,7 +88,7 @@ func TestBlocksAreComparedWithTheirHashes(t *testing.T) {
 		targets, err := pickTargets(durable.OS{}, w.img, w.targets(t.TempDir()))
 		check(t, err)
 		check(t, targets[0].openFile(true))
-		r := &run{c: w.c, img: w.img, opts: Options{SkipHashes: skip}, byDisk: map[uint16]*target{0: targets[0]}}
+		r := &run{c: w.c, img: w.img, opts: Options{SkipHashes: skip}, byDisk: map[uint16]*target{0: targets[0]}, openObject: w.c.OpenSized}
 		o, err := w.c.OpenRef(t.Context(), w.img.Objects[0].Ref)
 		check(t, err)
 		e, err := o.Entry(w.img.Objects[0].Frames[0].Frame)

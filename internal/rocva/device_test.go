@@ -32,7 +32,7 @@ func TestDeviceIsZeroedFirst(t *testing.T) {
 		t.Fatal("a device that is too small was written to")
 	}
 	check(t, ts[0].openDevice(t.Context(), size))
-	r := &run{c: w.c, img: w.img, fs: durable.OS{}, opts: Options{Parallel: 2, SaveEvery: cursorEvery}, targets: ts, byDisk: map[uint16]*target{0: ts[0]},
+	r := &run{c: w.c, img: w.img, fs: durable.OS{}, opts: Options{Parallel: 2, SaveEvery: cursorEvery}, targets: ts, byDisk: map[uint16]*target{0: ts[0]}, openObject: w.c.OpenSized,
 		done: make([]bool, len(w.img.Objects))}
 	check(t, r.fetch(t.Context()))
 	check(t, ts[0].sync())

@@ -1,5 +1,7 @@
-// Package rocva builds disks from a domain's journal. Today it rehydrates in
-// full: every disk of a checkpoint becomes a raw file or block device.
+// Package rocva builds disks from a domain's journal. [Full] rehydrates in
+// full: every disk of a checkpoint becomes a raw file or block device. [Update]
+// makes disks that are there hold a checkpoint, by what differs. Packages below
+// it keep a standby, read on demand, and keep what a site had not published.
 //
 // # Order and durability
 //
@@ -29,6 +31,23 @@
 //
 // A block device is written in place, after all of it was zeroed, and has no
 // cursor: an interrupted run begins anew.
+//
+// # Updates
+//
+// An update writes into a disk that somebody had, so its cursor is there first:
+// it says from which checkpoint to which, and what the disk was written to
+// besides. Then the disk loses its name, and the rest is as above.
+//
+//	             PATH   PATH.partial  PATH.cursor
+//	begun        base   -             -
+//	marked       base   -             base, wanted, nothing done
+//	under way    -      a mixture     base, wanted, these objects are done
+//	all synced   -      wanted        complete
+//	finished     wanted -             -
+//
+// Zeroes that no frame gives are written before anything is fetched, and again
+// by whoever goes on. A mark of another pair of checkpoints says only that the
+// disk is a mixture: it is compared then.
 //
 // Full owns the goroutines it starts and ends them before it returns.
 package rocva

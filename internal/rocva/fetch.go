@@ -44,7 +44,7 @@ func (f *fetcher) object(ctx context.Context, i int) error {
 // open opens an object. Its own footer says where what is taken lies; it must
 // be the footer that the checkpoint was resolved with.
 func (f *fetcher) open(ctx context.Context, io *journal.ImageObject) (*frame.Object, error) {
-	o, err := f.r.c.OpenSized(ctx, io.Ref, io.Size)
+	o, err := f.r.openObject(ctx, io.Ref, io.Size)
 	if err != nil {
 		return nil, err
 	}

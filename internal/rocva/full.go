@@ -15,6 +15,7 @@ import (
 	"holdfast/internal/dr"
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
+	"holdfast/internal/index"
 	"holdfast/internal/journal"
 	"holdfast/internal/rocva/frame"
 )
@@ -75,6 +76,9 @@ type run struct {
 	log     *slog.Logger
 	started time.Time
 
+	// openObject opens an object of the image.
+	openObject func(ctx context.Context, id index.ObjectID, size int64) (*journal.Object, error)
+
 	gap    int64              // how many unwanted bytes are read along
 	hashes *journal.HashCache // of comparisons
 
@@ -104,7 +108,7 @@ func Full(ctx context.Context, c *journal.Container, img *journal.Image, targets
 	if err != nil {
 		return Result{}, err
 	}
-	r := &run{c: c, img: img, opts: opts, fs: opts.FS, targets: ts, byDisk: make(map[uint16]*target), gap: frame.GapSize,
+	r := &run{c: c, img: img, opts: opts, fs: opts.FS, targets: ts, byDisk: make(map[uint16]*target), gap: frame.GapSize, openObject: c.OpenSized,
 		log: opts.Logger.With("checkpoint", uint64(img.Checkpoint.ID)), started: time.Now()}
 	for _, t := range ts {
 		r.byDisk[uint16(t.index)] = t

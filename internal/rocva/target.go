@@ -155,7 +155,7 @@ func (t *target) openFile(fresh bool) (err error) {
 	if err == nil {
 		err = t.allocate()
 	}
-	if err == nil {
+	if err == nil && !t.stays {
 		err = t.fs.SyncDir(filepath.Dir(t.Path)) // before any cursor speaks of it
 	}
 	if err != nil {
@@ -347,6 +347,9 @@ func (t *target) tidy() error {
 func (t *target) forgetCursor() error {
 	if t.device {
 		return nil
+	}
+	if there, err := exists(t.fs, t.cursor()); err == nil && !there {
+		return nil // as beside a standby's disk: nothing to sync
 	}
 	if err := durable.Remove(t.fs, t.cursor()); err != nil {
 		return errs.E("rocva.Full", errs.Internal, t.cursor(), err)

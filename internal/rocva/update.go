@@ -78,7 +78,7 @@ func Update(ctx context.Context, c *journal.Container, plan Plan, opts Options) 
 		return UpdateResult{}, err
 	}
 	u := &update{plan: plan}
-	u.run = run{c: c, opts: opts, fs: opts.FS, byDisk: make(map[uint16]*target), gap: updateGap,
+	u.run = run{c: c, opts: opts, fs: opts.FS, byDisk: make(map[uint16]*target), gap: updateGap, openObject: plan.History.Open,
 		log: opts.Logger.With("checkpoint", uint64(plan.Checkpoint.ID)), started: time.Now()}
 	err := u.pick()
 	if err != nil {

@@ -25,6 +25,8 @@ func journalStages() []journalStage {
 		{requestFigures, (*bench).requests},
 		{amplificationFigures, (*bench).amplification},
 		{manyFigures, (*bench).manyObjects},
+		{[]string{warmFigure}, (*bench).warmFailover},
+		{[]string{failbackFigure}, (*bench).failback},
 	}
 }
 

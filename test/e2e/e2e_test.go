@@ -83,7 +83,7 @@ func TestDisaster(t *testing.T) {
 			binary, image := setUp(t)
 			checked := 0
 			res, err := demo.Run(t.Context(), demo.Options{
-				Binary: binary, Image: image, Interval: c.interval, Ack: c.ack,
+				Binary: binary, Image: image, Interval: c.interval, Ack: c.ack, Second: c.ack == "sync",
 				MinRun: 10 * time.Second, MaxRun: 18 * time.Second, Out: &writer{t: t},
 				Inspect: func(ctx context.Context, l *demo.Loss) error {
 					checked = checkEvery(ctx, t, l, c.sample)

@@ -3,6 +3,4 @@
 // tested, moved, lost, rolled back and moved home again; each time what was
 // acknowledged before the checkpoint must be there, and nothing else may be left
 // behind.
-//
-// HOLDFAST_RECOVER_LONG=1 (make recover-long) runs what does not fit `make test`.
 package recover

@@ -42,8 +42,6 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func long() bool { return os.Getenv("HOLDFAST_RECOVER_LONG") != "" }
-
 type drvaStatus struct {
 	drva.Status
 	Address string `json:"address"`
@@ -80,6 +78,7 @@ func newSite(t *testing.T, url string) *site {
 	s.provider, err = qemu.New(qemu.Options{DieWithParent: true})
 	must(t, err)
 	s.bootGuest()
+	s.rows(2)
 	return s
 }
 
@@ -311,7 +310,11 @@ func (s *site) remove() {
 		}
 		s.end(d)
 	}
-	if left := rig.ProcessesIn(s.t, s.dir); len(left) > 0 {
+	left := rig.ProcessesIn(s.t, s.dir)
+	for end := time.Now().Add(30 * time.Second); len(left) > 0 && time.Now().Before(end); left = rig.ProcessesIn(s.t, s.dir) {
+		time.Sleep(50 * time.Millisecond) // a watchdog ends by itself
+	}
+	if len(left) > 0 {
 		s.t.Errorf("processes left: %v", left)
 	}
 	if err := os.RemoveAll(s.dir); err != nil {

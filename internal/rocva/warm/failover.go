@@ -29,7 +29,7 @@ type Handover struct {
 // journal.History.Find: "latest" takes in what was published until now; an
 // older point rewrites what differs; AsIs takes where the standby stands. The
 // standby is the VMs' when it returns, durably; when it has an error they may
-// not be booted, the standby goes on following, and it may be called again.
+// not be booted, and it may be called again.
 //
 // Kinds: as Find and rocva.Update; Conflict for AsIs when the disks are in the
 // middle of two checkpoints, and nothing was applied yet.
@@ -43,12 +43,12 @@ func (s *Standby) FailoverTo(ctx context.Context, spec string) (*Handover, error
 			return nil, err
 		}
 	}
-	was := s.state.Handed
 	h, err := handOver(s.fs, s.dir, s.state)
 	if err != nil {
 		return nil, err
 	}
-	if !was {
+	if !s.over {
+		s.over = true
 		close(s.finished)
 		s.tellAt()
 		s.log.Info("the standby was handed over", "checkpoint", uint64(s.state.Checkpoint.ID))
@@ -67,7 +67,7 @@ func (s *Standby) bring(ctx context.Context, spec string) error {
 		return err
 	}
 	s.vms = nil
-	if err := s.follow(ctx, cp); err != nil {
+	if err := s.follow(ctx, cp, true); err != nil {
 		return err
 	}
 	if s.vms == nil { // it stood there: its configurations may be a little old

@@ -53,7 +53,8 @@ type Standby struct {
 	listed   time.Time // when hist was last extended
 	vms      map[dr.VMID]dr.VMConfig
 	vmsRead  time.Time
-	finished chan struct{} // closed when the disks are handed over
+	over     bool
+	finished chan struct{} // closed when the disks are handed over, and over is set
 
 	mu     sync.Mutex // guards status
 	status Status
@@ -114,7 +115,7 @@ func (s *Standby) begin(ctx context.Context) error {
 			WithRemedy("use another directory")
 	}
 	if st.Handed && s.opts.Again {
-		st.Handed = false
+		st.Handed, st.At, st.Checkpoint = false, journal.PointRef{}, journal.CheckpointInfo{}
 		for i := range st.Disks {
 			st.Disks[i].At = journal.PointRef{}
 		}
@@ -122,7 +123,7 @@ func (s *Standby) begin(ctx context.Context) error {
 			return err
 		}
 	}
-	if st.Handed {
+	if s.over = st.Handed; s.over {
 		close(s.finished)
 	}
 	s.tell(func(v *Status) {
@@ -194,7 +195,7 @@ func (s *Standby) step(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	return s.follow(ctx, cp)
+	return s.follow(ctx, cp, false)
 }
 
 // look reads what was published. With all, by listing, whatever the next name
@@ -220,12 +221,13 @@ func (s *Standby) look(ctx context.Context, all bool) (err error) {
 
 // follow brings the disks to cp, unless they stand there. What was under way
 // is brought to its end first, if it can be: with less effort, since then it is
-// known what differs.
-func (s *Standby) follow(ctx context.Context, cp journal.CheckpointInfo) error {
+// known what differs. With hand the disks are handed over at cp, if there is
+// anything to do.
+func (s *Standby) follow(ctx context.Context, cp journal.CheckpointInfo, hand bool) error {
 	s.tell(func(v *Status) { v.newest(cp) })
 	if to := s.state.To; !to.IsZero() && to != s.hist.Ref(cp) {
 		if under, err := s.hist.At(to); err == nil {
-			if err := s.apply(ctx, under); err != nil {
+			if err := s.apply(ctx, under, false); err != nil {
 				return err
 			}
 		}
@@ -233,7 +235,7 @@ func (s *Standby) follow(ctx context.Context, cp journal.CheckpointInfo) error {
 	if s.state.To.IsZero() && s.state.At == s.hist.Ref(cp) && s.whole(cp) {
 		return nil
 	}
-	return s.apply(ctx, cp)
+	return s.apply(ctx, cp, hand)
 }
 
 // whole reports whether all of the checkpoint's disks hold what At says.
@@ -245,8 +247,10 @@ func (s *Standby) whole(cp journal.CheckpointInfo) bool {
 }
 
 // apply makes the disks hold cp: what is about to happen is durable before the
-// first byte, and that it has happened after the last.
-func (s *Standby) apply(ctx context.Context, cp journal.CheckpointInfo) error {
+// first byte, and that it has happened after the last; together with that the
+// disks are not the standby's any more, if hand says so: a failover waits for
+// every sync.
+func (s *Standby) apply(ctx context.Context, cp journal.CheckpointInfo, hand bool) error {
 	to := s.hist.Ref(cp)
 	img, err := s.outline(ctx, cp)
 	if err != nil {
@@ -281,8 +285,9 @@ func (s *Standby) apply(ctx context.Context, cp journal.CheckpointInfo) error {
 		return s.stale(err)
 	}
 	s.stand(cp, img, targets)
+	s.state.Handed = hand
 	if err := writeState(s.fs, s.dir, s.state); err != nil {
-		s.state.At, s.state.To = plan.Base, to // what the file says
+		s.state.At, s.state.To, s.state.Handed = plan.Base, to, false // what the file says, or may say: FailoverTo writes it again
 		return err
 	}
 	s.tell(func(v *Status) { v.applied(&res) })

@@ -102,6 +102,12 @@ func TestFollowsAgain(t *testing.T) {
 	s.publish()
 	w, err = Open(t.Context(), s.c, dir, Options{Place: place, Again: true, Poll: time.Millisecond})
 	check(t, err)
+	if v := w.Status(); v.State != Beginning || v.Checkpoint != 0 {
+		t.Fatalf("disks that were handed over stand at a checkpoint: %+v", v)
+	}
+	if _, err := w.FailoverTo(t.Context(), AsIs); !errs.Is(err, errs.Conflict) {
+		t.Fatalf("as they are: %v", err)
+	}
 	check(t, w.step(t.Context()))
 	s.same(durable.OS{}, dir, s.cp, ".partial", "again")
 	check(t, w.Close())
@@ -210,7 +216,12 @@ func TestPowerLoss(t *testing.T) {
 		}
 		defer w.Close()
 		for _, spec := range []string{"#1", "#2", "#3"} {
-			if err := w.bring(t.Context(), spec); err != nil {
+			if err := w.look(t.Context(), true); err != nil {
+				return err
+			}
+			cp, err := w.hist.Find(spec)
+			check(t, err)
+			if err := w.follow(t.Context(), cp, false); err != nil {
 				return err
 			}
 		}
