@@ -98,14 +98,14 @@ func (r *run) begins(op string, l *Loss, dir string, more ...string) []string {
 
 // rehearse is a test: it boots, is looked at, and leaves nothing.
 func (r *run) rehearse(ctx context.Context, l *Loss, dir string, s *Second) error {
-	out, err := r.holdfast(ctx, r.begins("test", l, dir, "--look-after", "1s")...)
-	if err != nil {
+	if _, err := r.holdfast(ctx, r.begins("test", l, dir, "--look-after", "1s")...); err != nil {
 		return err
 	}
 	if _, err := r.talkAll(ctx, dir, 0); err != nil {
 		return err
 	}
-	if out, err = r.holdfast(ctx, "cleanup", dir); err != nil {
+	out, err := r.holdfast(ctx, "cleanup", dir)
+	if err != nil {
 		return err
 	}
 	s.TestRead = out.Bytes
