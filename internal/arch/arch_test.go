@@ -49,7 +49,7 @@ var thirdParty = map[string][]string{
 	"kms":        {"github.com/Azure/azure-sdk-for-go"},
 	"maintain":   {"golang.org/x/sync", "golang.org/x/sys"},
 	"nbd":        {"golang.org/x/sys"},
-	"hypervisor": {"github.com/digitalocean/go-libvirt", "golang.org/x/sys"},
+	"hypervisor": {"github.com/digitalocean/go-libvirt", "golang.org/x/sys", "libvirt.org/go/libvirtxml"},
 	"replog":     {"golang.org/x/sys"},
 	"journal":    {"golang.org/x/crypto", "filippo.io/age", "golang.org/x/sync", "golang.org/x/sys"},
 	"iofilter":   {"golang.org/x/sync", "golang.org/x/sys"},

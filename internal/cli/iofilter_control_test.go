@@ -54,7 +54,7 @@ func runHost(t *testing.T) string {
 			}
 		}
 	})
-	for until := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for until := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		var s iofilter.Status
 		if control.CallLocal(t.Context(), socket, "/status", nil, &s) == nil && len(s.Disks) == 1 && s.Disks[0].Clients == 0 && s.Link.Error != "" {
 			return socket
@@ -142,7 +142,7 @@ func (l *lines) Write(p []byte) (int, error) {
 
 func (l *lines) await(t *testing.T, word string) {
 	t.Helper()
-	for until := time.Now().Add(30 * time.Second); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
+	for until := time.Now().Add(2 * time.Minute); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
 		l.mu.Lock()
 		found := strings.Contains(l.all.String(), word)
 		l.mu.Unlock()

@@ -128,12 +128,14 @@ func (h *hostProcess) awaitManager(ctx context.Context) (*live.Manager, error) {
 	return nil, notConnected(h.cfg.Name)
 }
 
-// protectRequest is the body of a local /protect or /unprotect call.
+// protectRequest is the body of a local /protect, /unprotect or /resize call.
 type protectRequest struct {
 	VM      string   `json:"vm"`
 	Skip    []string `json:"skip,omitempty"`
 	Capture string   `json:"capture,omitempty"`
 	Release bool     `json:"release,omitempty"`
+	Disk    string   `json:"disk,omitempty"` // of /resize, as Size
+	Size    int64    `json:"size,omitempty"` // bytes
 }
 
 // liveCalls adds the local calls of a host component with a platform.
@@ -156,6 +158,9 @@ func (h *hostProcess) liveCalls(to map[string]control.Handler) {
 	})
 	to["/unprotect"] = call(func(ctx context.Context, m *live.Manager, r *protectRequest) (live.Report, error) {
 		return m.Unprotect(ctx, r.VM, iofilter.UnprotectOptions{Release: r.Release})
+	})
+	to["/resize"] = call(func(ctx context.Context, m *live.Manager, r *protectRequest) (live.Report, error) {
+		return m.Resize(ctx, r.VM, r.Disk, r.Size)
 	})
 }
 
@@ -218,6 +223,37 @@ or UUID: its guest goes on with its own disks alone. Its recovery points stay.`,
 	}
 	addOutputFlag(cmd)
 	cmd.Flags().BoolVar(&r.Release, "release", false, "hand it over: the domain keeps the VM, and another host goes on")
+	return cmd
+}
+
+func newResizeCommand() *cobra.Command {
+	var r protectRequest
+	cmd := &cobra.Command{
+		Use:   "resize SOCKET VM DISK SIZE",
+		Short: "Grow a disk of a protected, running VM, without a restart of it",
+		Long: `Has the host component that answers on SOCKET grow a raw disk of a VM that it
+protects, as it is named in "holdfast status". The VM stands still for some
+milliseconds, in which the image and the host component get the new size: no write
+is lost, and none passes unseen. What was added is copied.
+
+QEMU refuses to grow a disk with a host component in its path otherwise. A disk that
+is captured by a mirror, is no raw image, or was attached by libvirt's block copy is
+unprotected, resized, and protected again.`,
+		Example: "  holdfast resize /run/holdfast/iofilter.sock erp1 vdb 200GiB",
+		Args:    exactArgs("SOCKET", "VM", "DISK", "SIZE"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			r.VM, r.Disk = args[1], args[2]
+			if r.Size, err = parseSize("SIZE", args[3]); err != nil {
+				return err
+			}
+			var rep live.Report
+			if err := control.CallLocal(cmd.Context(), args[0], "/resize", r, &rep); err != nil {
+				return err
+			}
+			return print(cmd, rep, func(w io.Writer) { printProtection(w, &rep, "resized") })
+		},
+	}
+	addOutputFlag(cmd)
 	return cmd
 }
 

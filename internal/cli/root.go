@@ -119,7 +119,7 @@ The history:        retention, gc, pin, tag, timeline`,
 	root.AddCommand(
 		newKeyCommand(), newStoreCommand(), newDomainCommand(), newCertCommand(),
 		newDRVACommand(), newIOFilterCommand(), newSeedCommand(), newStatusCommand(), newEventsCommand(),
-		newPauseCommand(), newResumeCommand(), newSyncCommand(), newProtectCommand(), newUnprotectCommand(), newWatchdogCommand(), newBandwidthCommand(), newCheckpointCommand(),
+		newPauseCommand(), newResumeCommand(), newSyncCommand(), newProtectCommand(), newUnprotectCommand(), newResizeCommand(), newWatchdogCommand(), newBandwidthCommand(), newCheckpointCommand(),
 		newCheckpointsCommand(), newInspectCommand(), newFsckCommand(), newRestoreCommand(), newMountCommand(), newRocVACommand(),
 		newRetentionCommand(), newGCCommand(), newPinCommand(), newTagCommand(), newTimelineCommand(),
 		newDemoCommand(),

@@ -524,3 +524,21 @@ func TestCompressionFollowsTheBacklog(t *testing.T) {
 		t.Error("the zero value is not fastest")
 	}
 }
+
+// A checkpoint that a clock dated ahead, as one does that is set back
+// afterwards, is one, and ages.
+func TestRPOOfAClockThatWasSetBack(t *testing.T) {
+	var r runStatus
+	now := time.Now()
+	if got := r.rpo(now); got >= 0 {
+		t.Errorf("%v without a checkpoint", got)
+	}
+	r.sawGroup(now.Add(time.Hour).Round(0), now)
+	if got := r.rpo(now.Add(5 * time.Second)); got != 5 {
+		t.Errorf("%v s, 5 s after one that is dated ahead", got)
+	}
+	r.sawGroup(now.Add(-2*time.Second), now)
+	if got := r.rpo(now.Add(5 * time.Second)); got != 7 {
+		t.Errorf("%v s, 5 s after one that was 2 s old", got)
+	}
+}

@@ -28,7 +28,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds every wait of a test; it is never a proof.
-const patience = 30 * time.Second
+const patience = 3 * time.Minute
 
 func seeded(t *testing.T) *rand.Rand {
 	t.Helper()

@@ -25,7 +25,9 @@ type runStatus struct {
 	published           uint64 // checkpoints
 	objects             uint64
 	raw, stored         uint64
-	lastGroup           time.Time // the newest group checkpoint the container holds, or an equal one
+	lastGroup           time.Time     // the newest group checkpoint the container holds, or an equal one
+	groupSeen           time.Time     // when that was noted
+	groupAge            time.Duration // and how old it was then
 	lastPublished       *dr.Checkpoint
 	rate                rate
 	errors              []TimedError
@@ -168,9 +170,7 @@ func (s *Server) Status() Status {
 	r := &s.run
 	st.Checkpoints = Checkpoints{Taken: r.cut, Group: r.group, Partial: r.partial, Published: r.published,
 		Missing: r.missing, LastPublished: r.lastPublished, LastGroup: r.lastGroup}
-	if !r.lastGroup.IsZero() {
-		st.RPO = now.Sub(r.lastGroup).Seconds()
-	}
+	st.RPO = r.rpo(now)
 	st.BytesRaw, st.BytesStored, st.Objects = r.raw, r.stored, r.objects
 	st.Errors = append([]TimedError{}, r.errors...)
 	st.RPOTarget, st.RPOState = s.cfg.RPOTarget.Seconds(), r.meeting
@@ -259,7 +259,7 @@ func (s *Server) skipped(cp, shown *dr.Checkpoint) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.run.lastPublished; p != nil && p.ID == shown.ID && cp.Scope == dr.Group {
-		s.run.lastGroup = cp.Time
+		s.run.sawGroup(cp.Time, time.Now())
 	}
 }
 
@@ -267,8 +267,24 @@ func (s *Server) skipped(cp, shown *dr.Checkpoint) {
 func (r *runStatus) shows(cp *dr.Checkpoint) {
 	r.lastPublished = cp
 	if cp.Scope == dr.Group {
-		r.lastGroup = cp.Time
+		r.sawGroup(cp.Time, time.Now())
 	}
+}
+
+// sawGroup notes the time of the newest group checkpoint. Caller holds
+// Server.mu.
+func (r *runStatus) sawGroup(at, now time.Time) {
+	r.lastGroup, r.groupSeen, r.groupAge = at, now, max(0, now.Sub(at))
+}
+
+// rpo is how old the newest group checkpoint is, in seconds; negative: there is
+// none. It goes on by the monotonic clock, so that an alarm is neither raised
+// nor lowered because somebody sets the clock. Caller holds Server.mu.
+func (r *runStatus) rpo(now time.Time) float64 {
+	if r.lastGroup.IsZero() {
+		return -1
+	}
+	return (r.groupAge + now.Sub(r.groupSeen)).Seconds()
 }
 
 // settled counts a published object.

@@ -62,6 +62,16 @@ type LiveVM interface {
 	// process behind the export must be dead: what it still did to the disk
 	// afterwards would be lost or mixed. Kinds as Attach.
 	FailOpen(ctx context.Context, disk string) (Switch, error)
+	// Resize gives a raw disk more bytes while its VM runs. With an export in its
+	// path, which a names, the VM stands still while its own image grows, serve
+	// makes the export serve the new size, and the disk is attached to it again:
+	// no write is lost, and none passes the export by. Nothing is connected to the
+	// export when serve is called, once; without an export a is zero, and serve is
+	// called when the image has grown. On error the disk is as it was, except that
+	// it is detached, grown, when serve failed or the export could not be attached
+	// again. Kinds as Attach, besides: Invalid (fewer bytes than the disk has, or
+	// a disk that cannot grow this way).
+	Resize(ctx context.Context, disk string, size int64, a Attachment, serve func(context.Context) error) (Switch, error)
 	// Freeze asks the guest's agent to flush and freeze its file systems and
 	// returns how many there are. The driver thaws by itself after limit
 	// (0: DefaultFreezeLimit), whatever its caller does. A Freeze that fails

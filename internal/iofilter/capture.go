@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/dr"
@@ -24,6 +25,8 @@ type disk struct {
 	dirty   *dirtyMap // set under out.mu, cleared by the cursor under the range lock
 	keep    *keeper   // of its sidecar; nil: it has none
 
+	wrote atomic.Bool // a client has, since the first of those there are
+
 	work sync.Mutex // held while the cursor reads the primary, which must not be closed then
 
 	// Guarded by out.mu.
@@ -38,7 +41,7 @@ type disk struct {
 	attachable bool // it is served: clients says something
 	shown      shown
 	progress   syncProgress
-	calm       chan struct{} // closed by restateLocked when there is nothing to copy; nil: nobody waits
+	calm       chan struct{} // closed by restateLocked when there is nothing to copy, or nothing will be; nil: nobody waits
 	seen       watched       // its image, while nobody has it open
 	away       bool          // its primary cannot be reached: nothing of it is copied
 	readError  error         // why the primary could not be read; nil: it could
@@ -71,6 +74,9 @@ func (t *tap) Submit(op *nbd.Op) {
 	c := claim{lo: roundDown(op.Offset), hi: roundUp(op.Offset + op.Length), op: op, via: t}
 	if o := t.disk.out; o.ack != dr.Async || o.sampling() {
 		c.at = o.now()
+	}
+	if !t.disk.wrote.Load() {
+		t.disk.wrote.Store(true)
 	}
 	op.Intercept(t)
 	// Write path, step 2: range lock, then (after the primary) widening,

@@ -101,7 +101,7 @@ type Disk struct {
 	// component had it last; no sidecar is believed, and all of it is copied.
 	Unseen bool `json:"-"`
 	// Held: the disk is not in its guest's path yet, so that somebody may write
-	// to it unseen; it is not copied before Filter.Sync is called for it.
+	// to it unseen; it is not copied before Filter.Vouch is called for it.
 	Held bool `json:"-"`
 }
 

@@ -61,35 +61,37 @@ const (
 )
 
 // Sync sends the content of disks anew, besides what is written; their next
-// recovery points come when it has ended. Disks that are held are let go. Errors:
-// NotFound; Invalid; Unavailable (another process is taking over: repeat).
+// recovery points come when it has ended. Disks that are held stay so, and are
+// sent once they are let go. Errors: NotFound; Invalid; Unavailable (another
+// process is taking over: repeat).
 func (f *Filter) Sync(t Target, mode SyncMode) error {
-	const op = "iofilter.Sync"
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.syncLocked("iofilter.Sync", t, mode)
+}
+
+func (f *Filter) syncLocked(op string, t Target, mode SyncMode) error {
 	if err := f.staysLocked(op); err != nil {
 		return err
 	}
 	if _, err := f.findLocked(op, t); err != nil {
 		return err
 	}
-	f.renewAll(t)
 	switch mode {
-	case SyncBitmap:
-		f.out.letGo(t)
-	case SyncFull:
-		f.out.forceSync(t, false)
-	case SyncHash:
-		f.out.forceSync(t, true)
+	case SyncBitmap: // as it does by itself
+	case SyncFull, SyncHash:
+		f.renewLocked(t, func(*disk) bool { return true })
+		f.out.forceSync(t, mode == SyncHash)
 	default:
 		return errs.New(op, errs.Invalid, string(mode), "no such mode of sync").WithRemedy("choose bitmap, hash or full")
 	}
 	return nil
 }
 
-// Hold is said before disks are taken out of their guests' paths for a while:
-// from its return on no checkpoint counts on them, since what the guests write
-// then is in no record. Sync lets them go. Error: NotFound.
+// Hold is said before disks are taken out of their guests' paths for a while, or
+// when they are found to be: from its return on no checkpoint counts on them,
+// since what the guests write then is in no record, until Vouch is said. Error:
+// NotFound.
 func (f *Filter) Hold(t Target) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -98,6 +100,22 @@ func (f *Filter) Hold(t Target) error {
 	}
 	f.out.hold(t)
 	return nil
+}
+
+// Vouch is said when all that is written to disks passes the host component from
+// now on, or nobody writes to them: those that were held are let go, and all of
+// them is compared. Then they are synced in a mode, those too that were not held.
+// Errors as of Sync.
+func (f *Filter) Vouch(t Target, mode SyncMode) error {
+	const op = "iofilter.Vouch"
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.staysLocked(op); err != nil {
+		return err
+	}
+	f.renewLocked(t, (*disk).held)
+	f.out.letGo(t)
+	return f.syncLocked(op, t, mode)
 }
 
 func (o *outlet) hold(t Target) {
@@ -113,17 +131,36 @@ func (o *outlet) hold(t Target) {
 	o.restateLocked()
 }
 
-// letGo has disks copied that were held.
+func (d *disk) held() bool {
+	d.out.mu.Lock()
+	defer d.out.mu.Unlock()
+	return d.member.held
+}
+
+// letGo has disks copied that were held: all of them, since what was written
+// unseen is not marked; by comparison, unless no copy was ever begun.
 func (o *outlet) letGo(t Target) {
 	o.mu.Lock()
-	defer o.unlock()
+	var free []*disk
 	for _, d := range o.disks {
-		if t.matches(d) && d.member.held {
-			d.member.held = false
-			d.progress.begin(d.dirty.Count(), o.now())
+		if !t.matches(d) || !d.member.held {
+			continue
 		}
+		d.member.held = false
+		if d.dirty.Count() < d.dirty.Chunks() {
+			d.dirty.SetAll()
+			d.compare = true
+			o.bypassLocked(d)
+		}
+		d.progress.begin(d.dirty.Count(), o.now())
+		free = append(free, d)
 	}
 	o.restateLocked()
+	o.unlock()
+	// After the marks: what is marked no round closes.
+	for _, d := range free {
+		d.keep.openAll()
+	}
 	signal(o.syncKick)
 }
 
@@ -136,7 +173,6 @@ func (o *outlet) forceSync(t Target, compare bool) {
 		if t.matches(d) && d.member.leave == nil {
 			d.dirty.SetAll()
 			d.forced, d.compare = true, compare
-			d.member.held = false
 			o.oweLocked(d)
 			forced = append(forced, d)
 		}

@@ -146,6 +146,9 @@ const (
 	// every few seconds. strayEvery is how often it is looked at until then.
 	strayCalm  = 15 * time.Second
 	strayEvery = time.Second
+	// maxVouching bounds the answers to rounds that wait for a look: a DRVA gives
+	// each up after seconds.
+	maxVouching = 16
 
 	// drainLimit is how long a stopping host waits for the DRVA to have
 	// everything.

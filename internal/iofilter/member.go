@@ -79,7 +79,13 @@ func (m *membership) lostStream() {
 // asideLocked reports whether d's writes stay outside the stream, whatever the
 // host's mode.
 func (d *disk) asideLocked() bool {
-	return d.member.owed || d.member.held || d.seen.strayed || d.member.paused != "" || d.member.retired
+	return d.member.owed || d.member.retired || d.barredLocked()
+}
+
+// barredLocked reports whether d stands aside until somebody says otherwise, so
+// that to wait for its copy may be to wait for ever.
+func (d *disk) barredLocked() bool {
+	return d.member.held || d.seen.strayed || d.member.paused != ""
 }
 
 // diskLocked returns the disk with an index, or nil.

@@ -143,7 +143,7 @@ func TestPauseFile(t *testing.T) {
 	}
 	stop()
 	legacy.Disks[1].Paused = true // as if it had been, in a version that writes no file
-	f, stop = r.again(legacy)
+	_, stop = r.again(legacy)
 	stop()
 	f, stop = r.again(nil)
 	if got := pausedDisks(f); !slices.Equal(got, []int{1}) {

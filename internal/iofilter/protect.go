@@ -243,7 +243,7 @@ func (d *disk) used() int {
 }
 
 // awaitComplete waits until the DRVA has, or is about to get, all of the disk,
-// or until ctx ends.
+// or its copy is not being made any more, or ctx ends.
 func (d *disk) awaitComplete(ctx context.Context) {
 	d.out.mu.Lock()
 	calm := make(chan struct{})

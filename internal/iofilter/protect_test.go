@@ -358,7 +358,7 @@ func TestHeldDiskIsNotCopied(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.Close()
-		if err := r.Sync(Target{Disks: []dr.DiskID{id}}, SyncBitmap); err != nil {
+		if err := r.Vouch(Target{Disks: []dr.DiskID{id}}, SyncBitmap); err != nil {
 			t.Fatal(err)
 		}
 		r.synced()
@@ -375,6 +375,12 @@ func TestHeldDiskIsNotCopied(t *testing.T) {
 // TestHold: a disk that is about to be written behind our back counts for no
 // checkpoint until it has been compared.
 func TestHold(t *testing.T) {
+	for _, mode := range []SyncMode{SyncBitmap, SyncHash, SyncFull} {
+		t.Run(string(mode), func(t *testing.T) { hold(t, mode) })
+	}
+}
+
+func hold(t *testing.T, mode SyncMode) {
 	r := runFilter(t)
 	vm := r.vm("a", 4<<20)
 	if err := r.Protect(t.Context(), vm); err != nil {
@@ -401,7 +407,13 @@ func TestHold(t *testing.T) {
 	if err := os.WriteFile(vm.Disks[0].Path, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Sync(target, SyncFull); err != nil {
+	if err := r.Sync(target, mode); err != nil { // a person's word is not enough
+		t.Fatal(err)
+	}
+	if d, _ := r.disk(id); d.Cause != causeHeld {
+		t.Errorf("a sync let it go: %+v", d)
+	}
+	if err := r.Vouch(target, mode); err != nil {
 		t.Fatal(err)
 	}
 	r.synced()
@@ -410,5 +422,32 @@ func TestHold(t *testing.T) {
 	}
 	if err := r.Hold(Target{Disks: []dr.DiskID{{UUID: dr.NewUUID()}}}); !errs.Is(err, errs.NotFound) {
 		t.Errorf("a disk nobody knows: %v", err)
+	}
+}
+
+// TestReleaseOfWhatCannotBeCompleted: a disk that is paused, or held because its
+// guest goes on without the host component, is let go of at once, and not as
+// complete.
+func TestReleaseOfWhatCannotBeCompleted(t *testing.T) {
+	for name, bar := range map[string]func(*Filter, Target) error{
+		"held": (*Filter).Hold, "paused": (*Filter).Pause, "nothing": func(*Filter, Target) error { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := runFilter(t)
+			vm := r.vm("a", 1<<20)
+			if err := r.Protect(t.Context(), vm); err != nil {
+				t.Fatal(err)
+			}
+			r.synced()
+			if err := bar(r.Filter, Target{VM: vm.Config.ID}); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			u, err := r.Unprotect(ctx, vm.Config.ID, nil, UnprotectOptions{Release: true})
+			if err != nil || ctx.Err() != nil || u.Clean != (name == "nothing") {
+				t.Errorf("%+v, %v; waited in vain: %v", u, err, ctx.Err() != nil)
+			}
+		})
 	}
 }

@@ -199,7 +199,7 @@ func (o *outlet) restateLocked() {
 		o.shown = shown{s, cause, o.tellLocked(e)}
 	}
 	for _, d := range o.disks {
-		if d.calm != nil && !d.unsynced && d.dirty.Count() == 0 {
+		if d.calm != nil && (!d.unsynced && d.dirty.Count() == 0 || d.barredLocked()) {
 			close(d.calm)
 			d.calm = nil
 		}

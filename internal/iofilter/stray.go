@@ -3,6 +3,7 @@ package iofilter
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"holdfast/internal/wire"
@@ -88,6 +89,7 @@ func (o *outlet) judgeLocked(looks []look) (strayed []*disk) {
 // strayLocked takes d for different from its copy, and its writes for unseen.
 func (o *outlet) strayLocked(d *disk) {
 	d.seen.strayed = true
+	signal(o.doubt) // the vigil looks more often from now on
 	d.dirty.SetAll()
 	d.compare = true
 	o.oweLocked(d)
@@ -111,15 +113,20 @@ func (o *outlet) lookNow() bool {
 	o.mu.Lock()
 	looks := o.looksLocked()
 	o.mu.Unlock()
+	return o.lookAt(looks)
+}
+
+// lookAt takes the looks and draws the consequences.
+func (o *outlet) lookAt(looks []look) (strayed bool) {
 	take(looks)
 	o.mu.Lock()
-	strayed := o.judgeLocked(looks)
+	all := o.judgeLocked(looks)
 	o.unlock()
 	// After the marks: what is marked no round closes.
-	for _, d := range strayed {
+	for _, d := range all {
 		d.keep.openAll()
 	}
-	return len(strayed) > 0
+	return len(all) > 0
 }
 
 // vouchLocked gives an answer to a round: a yes goes past the vigil, if there
@@ -127,6 +134,9 @@ func (o *outlet) lookNow() bool {
 func (o *outlet) vouchLocked(c wire.Confirm) error {
 	if !c.OK || len(o.looksLocked()) == 0 {
 		return o.answerLocked(c)
+	}
+	if len(o.vouching) == maxVouching { // a file system hangs: the first is given up by now
+		o.vouching = slices.Delete(o.vouching, 0, 1)
 	}
 	o.vouching = append(o.vouching, c)
 	signal(o.doubt)
@@ -170,34 +180,22 @@ func (o *outlet) vigil(ctx context.Context) {
 // arrived notes a client of the disk, which is looked at a last time: what was
 // written unseen before is to be compared.
 func (d *disk) arrived() {
+	d.lookNow()
 	o := d.out
 	o.mu.Lock()
-	l := look{d: d, was: d.seen.modified}
-	watched := d.watchableLocked()
-	o.mu.Unlock()
-	strayed := false
-	if watched {
-		looks := []look{l}
-		take(looks)
-		o.mu.Lock()
-		strayed = len(o.judgeLocked(looks)) > 0
-		o.unlock()
+	defer o.unlock()
+	if d.clients == 0 {
+		d.wrote.Store(false)
 	}
-	o.mu.Lock()
 	d.clients++
-	d.seen.modified = 0
 	if d.seen.strayed {
 		o.foundLocked(d)
 	}
 	o.restateLocked()
-	o.unlock()
-	if strayed {
-		d.keep.openAll()
-	}
 }
 
-// departed notes that a client has gone. The image is watched from the last one
-// on.
+// departed notes that a client has gone. From the last one on the image is
+// watched, as the clients left it; if they wrote nothing, as they found it.
 func (d *disk) departed() {
 	o := d.out
 	o.mu.Lock()
@@ -205,12 +203,28 @@ func (d *disk) departed() {
 	last := d.clients == 0
 	o.restateLocked()
 	o.unlock()
-	if last {
+	switch {
+	case !last:
+	case d.wrote.Load():
 		d.renew()
+	default:
+		d.lookNow()
 	}
 }
 
-// renew takes the image as it is for as it should be; a sync of it is about to
+// lookNow looks at the disk, if it is to be looked at.
+func (d *disk) lookNow() {
+	o := d.out
+	o.mu.Lock()
+	looks := []look{{d: d, was: d.seen.modified}}
+	watched := d.watchableLocked()
+	o.mu.Unlock()
+	if watched {
+		o.lookAt(looks)
+	}
+}
+
+// renew takes the image as it is for as it should be: a sync of it is about to
 // begin, or its last client has gone.
 func (d *disk) renew() {
 	if d.seen.image == "" {
@@ -220,21 +234,15 @@ func (d *disk) renew() {
 	o := d.out
 	o.mu.Lock()
 	defer o.unlock()
-	if d.clients == 0 {
-		d.seen.modified, d.seen.strayed = now, false
-	}
+	d.seen.modified, d.seen.strayed = now, false
 	o.restateLocked()
 }
 
-// renewAll is renew for what a sync is asked for.
-func (f *Filter) renewAll(t Target) {
-	var all []*disk
+// renewLocked is renew for the disks of a target that match.
+func (f *Filter) renewLocked(t Target, match func(*disk) bool) {
 	for _, p := range f.ports {
-		if t.matches(p.disk) {
-			all = append(all, p.disk)
+		if t.matches(p.disk) && match(p.disk) {
+			p.disk.renew()
 		}
-	}
-	for _, d := range all {
-		d.renew()
 	}
 }

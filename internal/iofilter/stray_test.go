@@ -163,8 +163,26 @@ func TestStrayedBeforeItsGuestComes(t *testing.T) {
 	})
 }
 
+// TestAClientThatOnlyReads: its coming and going does not hide what others write
+// meanwhile.
+func TestAClientThatOnlyReads(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStrays(t)
+		defer s.end()
+		leave := s.o.disks[0].enter()
+		s.outside(0, 4096, 1)
+		leave()
+		if s.status().Disks[0].Cause != causeStray {
+			t.Errorf("%+v", s.status().Disks[0])
+		}
+		time.Sleep(strayCalm + 2*strayEvery)
+		s.settle(time.Minute)
+		s.sameImages()
+	})
+}
+
 // TestHeldOrSyncedIsNotWatched: a disk that is held is known to be written; who
-// asks for a sync takes it as it is.
+// asks for it to be compared takes it as it is.
 func TestHeldOrSyncedIsNotWatched(t *testing.T) {
 	r := runFilter(t, 1<<20)
 	r.synced()
@@ -199,7 +217,7 @@ func TestHeldOrSyncedIsNotWatched(t *testing.T) {
 	if got, _ := r.disk(d.ID); got.Cause != causeHeld {
 		t.Errorf("held: %+v", got)
 	}
-	if err := r.Sync(one, SyncHash); err != nil {
+	if err := r.Vouch(one, SyncBitmap); err != nil {
 		t.Fatal(err)
 	}
 	r.synced()
@@ -209,6 +227,12 @@ func TestHeldOrSyncedIsNotWatched(t *testing.T) {
 	touch(2)
 	if ask() {
 		t.Error("confirmed, although it was written past a real Filter")
+	}
+	if err := r.Sync(one, SyncBitmap); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := r.disk(d.ID); got.Cause != causeStray {
+		t.Errorf("a sync of what is known to have changed hides what is not: %+v", got)
 	}
 	if err := r.Sync(one, SyncHash); err != nil {
 		t.Fatal(err)

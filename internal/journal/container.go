@@ -167,8 +167,11 @@ func Open(ctx context.Context, st store.Store, id Identity) (*Container, error) 
 	c := newContainer(st, d, digest, keys)
 	h, err := c.readHead(ctx, d.Timeline)
 	if err != nil {
-		return nil, errs.E(op, errs.Internal, headKey(d.Timeline), err).
-			WithRemedy("restore the object from another copy of the container, or from the store's own versions")
+		e := errs.E(op, errs.Internal, headKey(d.Timeline), err)
+		if errs.Is(err, errs.Corrupt) || errs.Is(err, errs.NotFound) {
+			e = e.WithRemedy("restore the object from another copy of the container, or from the store's own versions")
+		}
+		return nil, e
 	}
 	if h.Container != digestText(digest) {
 		return nil, errs.New(op, errs.Corrupt, keyDomain, "the domain object is not the one this container was made with").

@@ -310,3 +310,29 @@ func quote(b []byte) []byte {
 	}
 	return q
 }
+
+// headless is a store that refuses to hand out where a timeline begins.
+type headless struct {
+	store.Store
+	why error
+}
+
+func (s headless) ReadRange(ctx context.Context, key string, p []byte, off int64) (int, error) {
+	if strings.HasSuffix(key, "/"+headName) {
+		return 0, s.why
+	}
+	return s.Store.ReadRange(ctx, key, p, off)
+}
+
+// Nobody is told to restore an object that the store merely does not hand out.
+func TestOpenPassesTheStoresRemedyOn(t *testing.T) {
+	st := mem.New()
+	must[*Container](t)(Create(t.Context(), st, CreateOptions{Name: "d", Recipients: []Recipient{testKey.Recipient()}}))
+	for kind, want := range map[errs.Kind]string{errs.Denied: "set the clock", errs.NotFound: "restore the object"} {
+		why := errs.New("store", kind, "head", "no").WithRemedy("set the clock")
+		_, err := Open(t.Context(), headless{st, why}, testKey.Identity())
+		if got := errs.RemedyOf(err); !errs.Is(err, kind) || !strings.Contains(got, want) {
+			t.Errorf("%v: %v, remedy %q", kind, err, got)
+		}
+	}
+}

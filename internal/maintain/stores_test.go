@@ -75,7 +75,7 @@ func backs(t *testing.T, open opener, asked *atomic.Int64) func(*clock) backing 
 		if err != nil {
 			t.Fatal(err)
 		}
-		st := retry.New(driver, retry.Options{First: 5 * time.Millisecond, Most: 100 * time.Millisecond, Elapsed: 20 * time.Second})
+		st := retry.New(driver, retry.Options{First: 5 * time.Millisecond, Most: 100 * time.Millisecond, Elapsed: 2 * time.Minute})
 		return &dated{Store: &counted{st, asked}, clock: c}
 	}
 }

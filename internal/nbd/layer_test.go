@@ -46,12 +46,12 @@ func (g *gateLayer) waitHeld(t *testing.T, n int64) {
 	await(t, fmt.Sprintf("%d operations held", n), func() bool { return g.held.Load() >= n })
 }
 
-// await waits for a condition, for at most ten seconds.
+// await waits for a condition, for at most a minute.
 func await(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	limit := time.After(10 * time.Second)
+	limit := time.After(time.Minute)
 	for !cond() {
 		select {
 		case <-tick.C:

@@ -68,7 +68,7 @@ func loopDevice(t *testing.T, dir string, r *rig) string {
 		cleanUp(t, tool(t, "fusermount3"), "-u", at)
 		select {
 		case <-exited:
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			fuse.Process.Kill()
 			<-exited
 			t.Errorf("nbdfuse did not end: %s", &log)

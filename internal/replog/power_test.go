@@ -111,7 +111,7 @@ func loseLog(t *testing.T, d *power.Disk, lying bool) dr.Seq {
 		t.Fatal(err)
 	}
 	defer func() { _ = child.Process.Kill(); _ = child.Wait() }() // it may be gone already
-	limit := time.AfterFunc(20*time.Second, func() { _ = child.Process.Kill() })
+	limit := time.AfterFunc(time.Minute, func() { _ = child.Process.Kill() })
 	defer limit.Stop()
 	var acked dr.Seq
 	count := 0

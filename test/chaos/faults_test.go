@@ -328,14 +328,26 @@ func (c *chaos) setDRVA(ahead time.Duration, do func() error) error {
 // it is set right.
 func (c *chaos) nearClock(ctx context.Context) error {
 	return c.setDRVA(c.jump(time.Second, nearMost), func() error {
-		return errors.Join(c.l.goesOn(ctx), c.s.nextPoint(ctx))
+		return errors.Join(c.saneRPO(ctx), c.l.goesOn(ctx), c.s.nextPoint(ctx), c.saneRPO(ctx))
 	})
+}
+
+// saneRPO demands that the DRVA tells an RPO that may be true.
+func (c *chaos) saneRPO(ctx context.Context) error {
+	var st rig.DRVAStatus
+	if err := control.CallLocal(ctx, c.s.Path("drva.sock"), "/status", nil, &st); err != nil {
+		return err
+	}
+	if st.RPO < 0 || st.RPO > protectLimit.Seconds() {
+		return fmt.Errorf("the DRVA tells an RPO of %v s", st.RPO)
+	}
+	return nil
 }
 
 // farClock sets the DRVA's clock so that the store does not talk to it.
 func (c *chaos) farClock(ctx context.Context) error {
 	return c.setDRVA(c.jump(farLeast, farMost), func() error {
-		return errors.Join(c.wait(ctx, storeMost), c.l.goesOn(ctx))
+		return errors.Join(c.saneRPO(ctx), c.wait(ctx, storeMost), c.l.goesOn(ctx), c.saneRPO(ctx))
 	})
 }
 

@@ -104,7 +104,7 @@ func TestDisaster(t *testing.T) {
 					t.Errorf("guest %d: recovered %d, promised %d", i+1, res.Recovered[i], res.Promised[i])
 				}
 			}
-			if limit := c.interval + 5*time.Second; res.RPO > limit {
+			if limit := c.interval + 15*time.Second; res.RPO > limit {
 				t.Errorf("RPO %v, over %v", res.RPO, limit)
 			}
 		})

@@ -33,8 +33,8 @@ const (
 	downMost  = 800 * time.Millisecond // a killed process stays away at most so long
 	pauseMost = 3 * time.Second
 	apartMost = 1500 * time.Millisecond // between events that meet in their effects
-	calmLimit = 45 * time.Second        // for the next recoverable checkpoint
-	fenceWait = 30 * time.Second        // for a zombie to notice
+	calmLimit = 3 * time.Minute         // for the next recoverable checkpoint
+	fenceWait = 2 * time.Minute         // for a zombie to notice
 )
 
 // exitFenced is the exit code of an appliance that was replaced.

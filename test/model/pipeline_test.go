@@ -17,7 +17,7 @@ import (
 const (
 	// defaultRuns has every kind of event under every ack rule.
 	defaultRuns   = 3
-	quiesceLimit  = 90 * time.Second
+	quiesceLimit  = 3 * time.Minute
 	guestsMayWait = 2 * time.Second
 )
 

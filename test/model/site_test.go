@@ -30,8 +30,8 @@ const (
 	logQuota = 512 << 20
 	interval = "1s" // between checkpoints
 
-	startLimit = 30 * time.Second
-	stopLimit  = 20 * time.Second
+	startLimit = 2 * time.Minute
+	stopLimit  = 2 * time.Minute
 )
 
 // appliance is one DRVA: a process with a log of its own.

@@ -25,7 +25,7 @@ const (
 	lossMost      = 1500 * time.Millisecond // of writing before the loss
 	// drainLimit is for a DRVA that came back alone: it waits 10 s for its
 	// hosts before it gives them up and goes on.
-	drainLimit = 40 * time.Second
+	drainLimit = 3 * time.Minute
 )
 
 // way is how a site is lost.

@@ -22,7 +22,7 @@ const (
 	powerMiB = 640       // the DRVA's disk
 	quota    = 256 << 20 // of its log
 	enough   = 2000      // acknowledged writes before the plug is pulled
-	limit    = 90 * time.Second
+	limit    = 4 * time.Minute
 )
 
 // TestMain lets the test binary serve as the product's.

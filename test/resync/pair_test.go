@@ -31,7 +31,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	patience = time.Minute // bounds every wait; never a proof
+	patience = 3 * time.Minute // bounds every wait; never a proof
 	diskSize = 24<<20 + 1536
 )
 

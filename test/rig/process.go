@@ -29,9 +29,9 @@ const (
 	// pollEvery is how often a status socket is asked.
 	pollEvery = 20 * time.Millisecond
 	// writeWait is how long a process with FailWrites may go without a write.
-	writeWait = 5 * time.Second
+	writeWait = time.Minute
 	// quitWait is how long a command may take to end once it is told to.
-	quitWait = 10 * time.Second
+	quitWait = time.Minute
 )
 
 // Main turns the test binary into the product when it was started as such; it

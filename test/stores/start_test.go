@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds the wait for what must happen, however busy the machine is.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()

@@ -38,7 +38,7 @@ type wild struct {
 }
 
 // TestTakeOversAndPausesAtRandom: while writers write, processes follow each
-// other, and people pause and resume before, during and after; when all are
+// other, and people pause, resume and sync before, during and after; when all are
 // quiet, what is recovered from the newest point is the disk. HOLDFAST_SEED and
 // HOLDFAST_TAKEOVER_N make it another, or a longer, run.
 func TestTakeOversAndPausesAtRandom(t *testing.T) {
@@ -83,6 +83,9 @@ func (w *wild) step(host *rig.Process) *rig.Process {
 		w.call("/pause")
 		w.nap(100)
 	}
+	if w.rng.IntN(3) == 0 { // and it is not over when the next one comes
+		w.ask("/sync", map[string]string{"mode": []string{"bitmap", "hash", "full"}[w.rng.IntN(3)]})
+	}
 	host.Doom()
 	w.log = append(w.log, "takeover")
 	next := w.host("--takeover")
@@ -104,21 +107,27 @@ func (w *wild) nap(most int) {
 	time.Sleep(time.Duration(w.rng.IntN(most*1000)) * time.Microsecond)
 }
 
-// call asks whoever answers, again while nobody does; what is answered holds.
-func (w *wild) call(path string) {
+// ask asks whoever answers, again while nobody does.
+func (w *wild) ask(path string, body any) {
 	w.T.Helper()
 	w.log = append(w.log, path)
 	until := time.Now().Add(patience)
 	for {
-		err := control.CallLocal(w.T.Context(), w.Path("host.sock"), path, nil, &struct{}{})
+		err := control.CallLocal(w.T.Context(), w.Path("host.sock"), path, body, &struct{}{})
 		if err == nil {
-			break
+			return
 		}
 		if !errs.Is(err, errs.Unavailable) || time.Now().After(until) {
 			w.T.Fatal(path, err)
 		}
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// call pauses or resumes; what is answered holds.
+func (w *wild) call(path string) {
+	w.T.Helper()
+	w.ask(path, nil)
 	paused := path == "/pause"
 	w.await("it is so", func(st *iofilter.Status) bool {
 		return len(st.Disks) == 1 && (st.Disks[0].State == iofilter.PausedUser) == paused

@@ -26,7 +26,7 @@ const (
 	quota   = 512 << 20
 	bucket  = "wan"
 	look    = 50 * time.Millisecond
-	limit   = 2 * time.Minute
+	limit   = 4 * time.Minute
 	// calm is the RPO at which a link has caught up: the interval, and the time
 	// an object takes.
 	calm = 3.0

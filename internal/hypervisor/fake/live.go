@@ -291,6 +291,52 @@ func (h *liveHandle) FailOpen(ctx context.Context, disk string) (hypervisor.Swit
 	return h.let(ctx, "fake.FailOpen", disk)
 }
 
+// Resize changes a disk's size.
+func (h *liveHandle) Resize(ctx context.Context, disk string, size int64, a hypervisor.Attachment, serve func(context.Context) error) (hypervisor.Switch, error) {
+	const op = "fake.Resize"
+	if err := h.p.usable(ctx, op, disk); err != nil {
+		return hypervisor.Switch{}, err
+	}
+	d, err := h.grow(op, disk, size, a)
+	if err != nil {
+		return hypervisor.Switch{}, err
+	}
+	if err := serve(ctx); err != nil {
+		return hypervisor.Switch{}, errs.E(op, errs.Internal, disk, err)
+	}
+	if a.Socket != "" {
+		if _, err := h.Attach(ctx, disk, a); err != nil {
+			return hypervisor.Switch{}, err
+		}
+	}
+	h.vm.Change(hypervisor.ChangedDisks, d.Name, func(*hypervisor.VMInfo) {})
+	return hypervisor.Switch{Pause: h.vm.stalls, Route: "fake"}, nil
+}
+
+// grow takes a disk out of its export's path and changes its size.
+func (h *liveHandle) grow(op, disk string, size int64, a hypervisor.Attachment) (hypervisor.LiveDisk, error) {
+	h.p.host.mu.Lock()
+	defer h.p.host.mu.Unlock()
+	d, err := h.findLocked(op, disk)
+	switch {
+	case err != nil:
+		return d, err
+	case h.vm.broken != nil:
+		return d, errs.E(op, errs.Internal, disk, h.vm.broken)
+	case size < d.Size || d.Format != "raw":
+		return d, errs.New(op, errs.Invalid, disk, "cannot get this size")
+	case h.vm.attached[disk] != a:
+		return d, errs.New(op, errs.Conflict, disk, "something else is attached")
+	}
+	delete(h.vm.attached, disk)
+	for i := range h.vm.info.Disks {
+		if h.vm.info.Disks[i].Name == disk {
+			h.vm.info.Disks[i].Size, h.vm.info.Config.Disks[i].Size = size, size
+		}
+	}
+	return d, nil
+}
+
 func (h *liveHandle) let(ctx context.Context, op, disk string) (hypervisor.Switch, error) {
 	if err := h.p.usable(ctx, op, disk); err != nil {
 		return hypervisor.Switch{}, err

@@ -22,8 +22,11 @@ type LiveRig struct {
 	VM       string               // name of the running VM
 	Disk     string               // a disk of it that can be captured
 	Captures []hypervisor.Capture // the ways that suit Disk
+	Fixed    bool                 // an attached export cannot follow a disk that grows
 	// Export serves the content of Disk as Prepare named it, until the test ends.
 	Export func(t *testing.T, src hypervisor.Source, c hypervisor.Capture) Export
+	// Follow has an export serve its image's new size; nil: it does so by itself.
+	Follow func(t *testing.T, e Export)
 	// Load is a guest that writes to Disk all the while; nil: none.
 	Load *Load
 	// Provoke makes each kind of change that the platform can tell of.
@@ -71,6 +74,7 @@ func RunPlatform(t *testing.T, rig LiveRig) {
 		{"DeadExport", deadExport},
 		{"FailOpen", failOpen},
 		{"Restart", restart},
+		{"Resize", resize},
 		{"Freeze", freeze},
 		{"FreezeEndsByItself", freezeEndsByItself},
 		{"Verify", verify},
@@ -365,6 +369,73 @@ func restart(b *liveBench) {
 		b.goesOn()
 	}
 }
+
+// resize grows a disk by itself, in an export's path, and where the export does
+// not follow.
+func resize(b *liveBench) {
+	vm := b.vm()
+	first := b.disk(vm)
+	asked := 0
+	serve := func(context.Context) error { asked++; return nil }
+	if first.Format != "raw" {
+		_, err := vm.Resize(b.ctx, b.Disk, first.Size+growBy, hypervisor.Attachment{}, serve)
+		b.kind(err, errs.Invalid, "Resize of a disk that is not raw")
+		return
+	}
+	grown := first
+	grow := func(a hypervisor.Attachment, serve func(context.Context) error) error {
+		b.Helper()
+		grown.Size += growBy
+		sw, err := vm.Resize(b.ctx, b.Disk, grown.Size, a, serve)
+		if err == nil {
+			b.switched(sw)
+		}
+		return err
+	}
+	_, err := vm.Resize(b.ctx, b.Disk, first.Size-growBy, hypervisor.Attachment{}, serve)
+	b.kind(err, errs.Invalid, "Resize to fewer bytes")
+	_, err = vm.Resize(b.ctx, "no such disk", first.Size+growBy, hypervisor.Attachment{}, serve)
+	b.kind(err, errs.NotFound, "Resize of an unknown disk")
+	b.ok(grow(hypervisor.Attachment{}, serve), "Resize")
+	b.alone(vm, grown)
+	b.goesOn()
+
+	e := b.attach(vm, hypervisor.InPath)
+	_, err = vm.Resize(b.ctx, b.Disk, grown.Size+growBy, hypervisor.Attachment{}, serve)
+	b.kind(err, errs.Conflict, "Resize that does not know of the export")
+	if b.Fixed {
+		b.kind(grow(e.Attachment, serve), errs.Invalid, "Resize of an attached disk that cannot grow")
+		grown.Size -= growBy
+		_, err = vm.Detach(b.ctx, b.Disk)
+		b.ok(err, "Detach")
+		b.alone(vm, grown)
+		return
+	}
+	follow := func(ctx context.Context) error {
+		if b.Follow != nil {
+			b.Follow(b.T, e)
+		}
+		return serve(ctx)
+	}
+	for range 3 {
+		b.goesOn()
+		b.ok(grow(e.Attachment, follow), "Resize of an attached disk")
+		if d := b.disk(vm); !d.Attached || d.Size != grown.Size || d.Socket != e.Socket {
+			b.Fatalf("after Resize: %+v, want attached, of %d bytes", d, grown.Size)
+		}
+	}
+	if asked != 4 {
+		b.Errorf("the export was asked to follow %d times, want 4", asked)
+	}
+	b.goesOn()
+	refusal := errs.New("test", errs.Unavailable, "", "the export does not follow")
+	b.kind(grow(e.Attachment, func(context.Context) error { return refusal }), errs.Unavailable, "Resize an export does not follow")
+	b.alone(vm, grown)
+	b.goesOn()
+}
+
+// growBy is how much a disk grows at a time, bytes.
+const growBy = 1 << 20
 
 func freeze(b *liveBench) {
 	vm := b.vm()

@@ -14,7 +14,7 @@ import (
 
 const (
 	// patience bounds every wait of the suite: ample for a loaded machine.
-	patience = 60 * time.Second
+	patience = 3 * time.Minute
 	// deafLimit is how long the suite waits for a guest that will not obey.
 	deafLimit = 300 * time.Millisecond
 )

@@ -40,7 +40,12 @@ func (v *liveVM) begin(ctx context.Context, op, disk string) (*change, error) {
 		done()
 		return nil, errs.New(op, errs.NotFound, v.name+" "+disk, "the VM has no such disk")
 	}
-	return &change{liveVM: v, op: op, w: w, x: x, rec: w.Metadata.Protection.find(disk), done: done}, nil
+	c := &change{liveVM: v, op: op, w: w, x: x, rec: w.Metadata.Protection.find(disk), done: done}
+	if err := c.unhalt(ctx); err != nil { // a driver died in the middle of a resize
+		done()
+		return nil, err
+	}
+	return c, nil
 }
 
 func (c *change) refuse(kind errs.Kind, format string, args ...any) *errs.Error {

@@ -45,7 +45,9 @@
 //	</holdfast:protection>
 //
 // It is written before the first step and removed after the last, so that a
-// driver that finds it knows what another one was about.
+// driver that finds it knows what another one was about. While a disk grows its
+// record says halted="true" besides: the VM stands still because of a driver, and
+// whoever finds that, and is not that driver, lets it go on.
 //
 // # Names inside QEMU
 //
@@ -54,8 +56,23 @@
 // the two of libvirt are made again over the local file, so that whatever
 // libvirt does next works on what the guest uses.
 //
+// # VMs that we start
+//
+// A [Provider] starts transient VMs. [RunURI] names the part of their metadata in
+// which a later process finds what it has to know; run.go draws it. A disk that
+// is on an export now and moves to an image later is described as that image, and
+// the export is a node of QEMU's, holdfast-DISK, that is put beneath libvirt's
+// format node before the guest runs and taken out by SwitchDisk. [Platform]
+// leaves such disks alone until then.
+//
+//	Start       create, paused ─▶ exports in front ─▶ metadata "started" ─▶ resume
+//	Adopt       "started": taken over    "starting": ended    neither: its directory goes
+//	SwitchDisk  reopen on the image ─▶ drop the export ─▶ metadata
+//
 // # Concurrency
 //
-// One goroutine keeps the connection, hears events and looks at every VM from
-// time to time; all else runs on its caller. Changes to one VM take turns.
+// In a Platform, one goroutine keeps the connection, hears events and looks at every VM from
+// time to time; all else runs on its caller. Changes to one VM take turns. In a
+// Provider, one goroutine hears events, and each VM that ends has one until
+// libvirt has let go of it.
 package libvirt

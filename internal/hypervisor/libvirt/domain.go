@@ -121,9 +121,13 @@ func (d *domain) firmware(os *libvirtxml.DomainOS) error {
 	if err != nil {
 		return err
 	}
+	d.uefi(os, fw)
+	return nil
+}
+
+func (d *domain) uefi(os *libvirtxml.DomainOS, fw hypervisor.Firmware) {
 	os.Loader = &libvirtxml.DomainLoader{Path: fw.Code, Readonly: "yes", Type: "pflash"}
 	os.NVRam = &libvirtxml.DomainNVRam{Template: fw.Vars, NVRam: filepath.Join(d.dir, "uefi-vars.fd")}
-	return nil
 }
 
 // disks adds every disk, in boot order, and the controllers they need. It

@@ -105,6 +105,17 @@ func TestDomainRefused(t *testing.T) {
 	}
 }
 
+// TestUEFI: the variable store is the run's own.
+func TestUEFI(t *testing.T) {
+	var os libvirtxml.DomainOS
+	(&domain{dir: "/work/run"}).uefi(&os, hypervisor.Firmware{Code: "/fw/CODE.fd", Vars: "/fw/VARS.fd"})
+	text, err := (&libvirtxml.Domain{Type: "qemu", OS: &os}).Marshal()
+	if err != nil || !strings.Contains(text, `<loader readonly="yes" type="pflash">/fw/CODE.fd</loader>`) ||
+		!strings.Contains(text, `<nvram template="/fw/VARS.fd">/work/run/uefi-vars.fd</nvram>`) {
+		t.Errorf("%v: %s", err, text)
+	}
+}
+
 // TestNowhere: cards of isolated networks share no port, and none is anybody's.
 func TestNowhere(t *testing.T) {
 	seen := map[string]bool{}

@@ -23,7 +23,7 @@ import (
 )
 
 // patience bounds every wait here: ample for a loaded machine.
-const patience = 2 * time.Minute
+const patience = 6 * time.Minute
 
 func TestMain(m *testing.M) {
 	if words := os.Getenv(orphanRole); words != "" {
@@ -258,6 +258,7 @@ func TestPlatform(t *testing.T) {
 				Reopen:   func(t *testing.T) hypervisor.Platform { return r.connect(opt) },
 				VM:       r.guest.Name, Disk: "vda",
 				Captures: []hypervisor.Capture{hypervisor.InPath, hypervisor.Mirror},
+				Fixed:    opt.Route == libvirt.RouteCopy,
 				Export: func(t *testing.T, src hypervisor.Source, c hypervisor.Capture) hypervisortest.Export {
 					path := src.Path
 					if c == hypervisor.Mirror {

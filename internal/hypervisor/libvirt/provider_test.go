@@ -155,30 +155,6 @@ func TestBuses(t *testing.T) {
 	}
 }
 
-// TestUEFI starts a VM with UEFI firmware; no guest here boots by it, so that it
-// comes up is all there is to see.
-func TestUEFI(t *testing.T) {
-	p := openProvider(t, libvirttest.Start(t))
-	if !p.Capabilities().UEFI {
-		t.Fatal("no UEFI firmware is installed (run 'make deps')")
-	}
-	s := spec(t, hypervisortest.Worker, "virtio")
-	s.Config.Machine, s.Config.Firmware, s.Config.MemoryMiB, s.WorkDir = "q35", "uefi", 128, t.TempDir()
-	vm, err := p.Start(t.Context(), s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if vars, err := filepath.Glob(filepath.Join(s.WorkDir, "*", "uefi-vars.fd")); err != nil || len(vars) != 1 {
-		t.Errorf("variable stores %q, %v", vars, err)
-	}
-	if err := vm.Kill(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if left, err := os.ReadDir(s.WorkDir); err != nil || len(left) != 0 {
-		t.Errorf("the run left %v, %v", left, err)
-	}
-}
-
 // TestNameIsTaken: a VM of somebody else's with the same name is left alone.
 func TestNameIsTaken(t *testing.T) {
 	site := libvirttest.Start(t)

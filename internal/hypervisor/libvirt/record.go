@@ -31,9 +31,10 @@ type record struct {
 	Route  string `xml:"route,attr"`
 	Socket string `xml:"socket,attr"`
 	Export string `xml:"export,attr"`
-	Format string `xml:"format,attr"` // original driver type
-	Size   int64  `xml:"size,attr"`   // bytes
-	Type   string `xml:"type,attr"`   // original type of the disk
+	Format string `xml:"format,attr"`           // original driver type
+	Size   int64  `xml:"size,attr"`             // bytes
+	Type   string `xml:"type,attr"`             // original type of the disk
+	Halted bool   `xml:"halted,attr,omitempty"` // a driver stopped the VM, and is to let it go on
 	policy
 	Source string `xml:",innerxml"` // original <source>, whole
 }
@@ -71,6 +72,19 @@ func (p *protection) find(disk string) *record {
 		}
 	}
 	return nil
+}
+
+// halted names a disk for whose sake a driver stopped the VM, or none. p may be
+// nil.
+func (p *protection) halted() string {
+	if p != nil {
+		for _, r := range p.Disks {
+			if r.Halted {
+				return r.Name
+			}
+		}
+	}
+	return ""
 }
 
 // with returns p with r in place of the record of its disk; p may be nil.

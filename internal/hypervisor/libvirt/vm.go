@@ -109,10 +109,24 @@ func (w *view) standing(x *diskXML) standing {
 // Info is what the VM is now.
 func (v *liveVM) Info(ctx context.Context) (hypervisor.VMInfo, error) {
 	w, err := v.look(ctx)
+	if err == nil && w.Metadata.Protection.halted() != "" {
+		w, err = v.unhalted(ctx, w)
+	}
 	if err != nil {
 		return hypervisor.VMInfo{}, err
 	}
 	return v.info(ctx, w)
+}
+
+// unhalted has a VM go on that a driver stopped which is gone, and looks again.
+// It waits for one that is at work.
+func (v *liveVM) unhalted(ctx context.Context, w *view) (*view, error) {
+	c, err := v.begin(ctx, "libvirt.Info", w.Metadata.Protection.halted())
+	if err != nil {
+		return nil, err
+	}
+	c.done()
+	return v.look(ctx)
 }
 
 // info completes a view with the sizes of its disks.

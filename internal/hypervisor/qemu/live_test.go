@@ -3,6 +3,7 @@ package qemu_test
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"log/slog"
@@ -40,8 +41,16 @@ func rigOf(t *testing.T, g *liveGuest, disk string, captures ...hypervisor.Captu
 		Export:   exportOf,
 		Provoke:  provoke(g),
 		Load:     &hypervisortest.Load{Written: g.Written, Verify: g.verify},
+		Follow:   func(t *testing.T, e hypervisortest.Export) { follow(t, e, g.images[0]) },
 		PowerOff: g.waitEnd,
 	}
+}
+
+// follow starts an export of image again, which measures it anew.
+func follow(t *testing.T, e hypervisortest.Export, image string) {
+	t.Helper()
+	e.Kill()
+	exportOn(t, e.Socket, "file", image, "")
 }
 
 // provoke makes the changes QEMU itself can make.
@@ -149,7 +158,7 @@ func figures(t *testing.T, what string, all []time.Duration) {
 	t.Helper()
 	slices.Sort(all)
 	if n := len(all); n > 0 {
-		t.Logf("%s: n=%d min %v median %v p90 %v max %v", what, n, all[0], all[n/2], all[n*9/10], all[n-1])
+		t.Logf("%s: n=%d min %v median %v p99 %v max %v", what, n, all[0], all[n/2], all[(n*99+99)/100-1], all[n-1])
 	}
 }
 
@@ -186,6 +195,89 @@ func TestAttachAndDetachUnderLoad(t *testing.T) {
 			g.verify(t)
 		})
 	}
+}
+
+// TestResizeLetsNoWritePass has the export write to a file of its own, so that
+// what the guest writes to its own image while the disk grows has passed the
+// export by. The twin lets the guest run in the middle, and is caught.
+func TestResizeLetsNoWritePass(t *testing.T) {
+	for name, meddle := range map[string]bool{"standing still": false, "running": true} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+			defer cancel()
+			g := startGuest(t, "raw", 1, stops...)
+			_, vm := liveVM(ctx, t, g)
+			other := image(t, t.TempDir(), "other", "raw")
+			e := export(t, "file", other, "")
+			if _, err := vm.Attach(ctx, "d0", e.Attachment); err != nil {
+				t.Fatal(err)
+			}
+			before := ownContent(t, g)
+			size := int64(liveSize)
+			for range 3 {
+				g.goesOn(ctx, t)
+				size += 1 << 20
+				sw, err := vm.Resize(ctx, "d0", size, e.Attachment, func(ctx context.Context) error {
+					if meddle {
+						g.say("cont")
+						g.goesOn(ctx, t)
+					}
+					if err := os.Truncate(other, size); err != nil {
+						return err
+					}
+					follow(t, e, other)
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Logf("pause %v", sw.Pause)
+			}
+			g.goesOn(ctx, t)
+			if passed := ownContent(t, g) != before; passed != meddle {
+				t.Errorf("writes passed the export by: %v, want %v", passed, meddle)
+			}
+		})
+	}
+}
+
+// TestResizeCutShort takes a driver's connection away while it holds the VM, as
+// its end does; the next one has the VM go on, on its own image.
+func TestResizeCutShort(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	g := startGuest(t, "raw", 1, stops...)
+	p, vm := liveVM(ctx, t, g)
+	e, _ := attach(ctx, t, vm, "d0", hypervisor.InPath)
+	var next hypervisor.Platform
+	_, err := vm.Resize(ctx, "d0", liveSize+1<<20, e.Attachment, func(context.Context) error {
+		go p.Close() // hangs up at once, and waits for Resize
+		next = g.platform(t)
+		g.goesOn(ctx, t)
+		return nil
+	})
+	if err == nil {
+		t.Fatal("Resize by a driver that was closed succeeded")
+	}
+	t.Cleanup(func() { next.Close() })
+	if vm, err = next.VM(ctx, "web"); err != nil {
+		t.Fatal(err)
+	}
+	info, err := vm.Info(ctx)
+	if err != nil || info.Disks[0].Attached || info.Disks[0].Size != liveSize+1<<20 {
+		t.Fatalf("after a resize that was cut short: %+v, %v", info.Disks, err)
+	}
+	g.verify(t)
+}
+
+// ownContent sums up what the guest's own image holds, in its first size.
+func ownContent(t *testing.T, g *liveGuest) [sha256.Size]byte {
+	t.Helper()
+	b, err := os.ReadFile(g.images[0])
+	if err != nil || len(b) < liveSize {
+		t.Fatalf("%d bytes, %v", len(b), err)
+	}
+	return sha256.Sum256(b[:liveSize])
 }
 
 // TestFailOpen kills the export in the middle of the load, with errors that

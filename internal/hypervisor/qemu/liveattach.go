@@ -21,6 +21,7 @@ const (
 	routeMirror  = "mirror"   // a job writes to the export as well
 	routeImage   = "image"    // qom-set, with the image handed to a storage daemon
 	routeStandIn = "stand-in" // another server in the dead one's place, then qom-set
+	routeResize  = "resize"   // to the own image, which grows, and back
 	routeNone    = "none"     // there was nothing to do
 )
 

@@ -133,6 +133,9 @@ func (v *LiveVM) scan(ctx context.Context, q *qmp) (*scan, error) {
 	if err := s.blockGraph(ctx, q); err != nil {
 		return nil, err
 	}
+	if err := v.unhalt(ctx, q, s); err != nil {
+		return nil, err
+	}
 	var backends []blockBackend
 	if err := q.execute(ctx, "query-block", nil, &backends); err != nil {
 		return nil, err

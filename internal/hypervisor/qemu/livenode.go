@@ -20,6 +20,8 @@ import (
 //	                       opened as such before a storage daemon has closed it
 //	holdfast-own-N         that image, opened after the detach
 //	holdfast-mirror-N      the job of a mirror
+//	holdfast-halt-0        nothing: it says that the VM stands still because a driver
+//	                       has stopped it, and is to go on when that driver is gone
 const (
 	nodePrefix = "holdfast-"
 	nbdRole    = "nbd"
@@ -28,6 +30,7 @@ const (
 	ownRole    = "own"
 	mirrorRole = "mirror"
 	imageRole  = "img."
+	haltNode   = nodePrefix + "halt-0"
 )
 
 func nodeName(role string, slot int) string { return fmt.Sprintf("%s%s-%d", nodePrefix, role, slot) }

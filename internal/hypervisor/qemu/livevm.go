@@ -27,6 +27,7 @@ type LiveVM struct {
 	cards   map[string]*dr.NIC      // guarded by turn; by qom path; nil: no network card
 	servers map[string]*imageServer // guarded by turn; by disk
 	reads   *readServer             // guarded by turn; nil: none
+	halting bool                    // guarded by turn; the VM stands still because of us
 
 	stalled bool // owned by watch: it was told that the VM waits because of an I/O error
 

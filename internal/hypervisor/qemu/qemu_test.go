@@ -24,7 +24,7 @@ import (
 )
 
 // patience bounds every wait here: ample for a loaded machine.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // roleVar makes the test program play a parent that dies; see TestDieWithParent.
 const orphanRole = "HOLDFAST_QEMU_TEST_ORPHAN" // and the parent of one that is kept

@@ -127,7 +127,7 @@ func (b *box) Reconfigure(c dr.VMConfig) error {
 	return b.call("reconfigure %s", c.Name)
 }
 
-func (b *box) Sync(t iofilter.Target, mode iofilter.SyncMode) error {
+func (b *box) Vouch(t iofilter.Target, mode iofilter.SyncMode) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if mode == iofilter.SyncHash && !b.hashes {

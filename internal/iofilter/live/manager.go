@@ -24,7 +24,7 @@ type Host interface {
 	Reach(ctx context.Context, disk dr.DiskID, s iofilter.Source) error
 	Hold(t iofilter.Target) error
 	Reconfigure(c dr.VMConfig) error
-	Sync(t iofilter.Target, mode iofilter.SyncMode) error
+	Vouch(t iofilter.Target, mode iofilter.SyncMode) error
 	Status() iofilter.Status
 }
 
@@ -495,7 +495,7 @@ func (m *Manager) seen(vm dr.VMID, disk string) error {
 func (m *Manager) idle(e *Entry) (all error) {
 	for i := range e.Disks {
 		if d := &e.Disks[i]; d.Unseen && !d.exported() { // an export's content is out of reach then
-			all = errors.Join(all, m.cfg.Host.Sync(d.target(e.Config.ID), iofilter.SyncBitmap))
+			all = errors.Join(all, m.cfg.Host.Vouch(d.target(e.Config.ID), iofilter.SyncBitmap))
 		}
 	}
 	return all
@@ -515,7 +515,7 @@ func (m *Manager) compare(e *Entry, d *EntryDisk) error {
 // copies begins a sync of a disk that is attached, and takes the note that it
 // is written unseen out of the record.
 func (m *Manager) copies(vm dr.VMID, d *EntryDisk, mode iofilter.SyncMode) error {
-	if err := m.cfg.Host.Sync(d.target(vm), mode); err != nil {
+	if err := m.cfg.Host.Vouch(d.target(vm), mode); err != nil {
 		return err
 	}
 	return m.seen(vm, d.Name)

@@ -369,7 +369,7 @@ func TestServerLost(t *testing.T) {
 	if _, err := Open(t.Context(), s.URL(bucket(st), ""), Options{Getenv: env(envKey, azurite.Key)}); !errs.Is(err, errs.Unavailable) {
 		t.Errorf("open while the server is gone: %v", err)
 	}
-	repeated := retry.New(st, retry.Options{First: 10 * time.Millisecond, Most: 100 * time.Millisecond, Elapsed: 30 * time.Second})
+	repeated := retry.New(st, retry.Options{First: 10 * time.Millisecond, Most: 100 * time.Millisecond, Elapsed: 3 * time.Minute})
 	created := make(chan error, 1)
 	go func() { created <- repeated.Create(t.Context(), "new", []byte("while gone")) }()
 	if err := s.Restart(t.Context()); err != nil {

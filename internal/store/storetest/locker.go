@@ -18,7 +18,7 @@ const (
 	// nearLock is long enough for a refusal to be seen before it runs out.
 	nearLock = 2 * time.Second
 	// patience bounds the wait for a lock to run out, by the store's clock.
-	patience = 30 * time.Second
+	patience = 2 * time.Minute
 )
 
 // RunLocker checks the locks of a driver or wrapper. open returns a new, empty

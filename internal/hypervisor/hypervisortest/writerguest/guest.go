@@ -26,9 +26,14 @@ func Args(dir, serial string, disks int) []string {
 	return []string{
 		"-accel", "tcg", "-cpu", "max", "-m", "192", "-M", "pc", "-nodefaults", "-nographic", "-no-reboot", "-S",
 		"-kernel", kernel, "-initrd", initrd,
-		"-append", fmt.Sprintf("console=ttyS0 quiet loglevel=0 panic=-1 mitigations=off nokaslr random.trust_cpu=on tsc=reliable no_timer_check cryptomgr.notests disks=%d", disks),
+		"-append", Append(disks),
 		"-chardev", "socket,id=serial,server=on,wait=off,path=" + serial, "-serial", "chardev:serial",
 	}
+}
+
+// Append is the kernel's command line of a guest that writes to disks disks.
+func Append(disks int) string {
+	return fmt.Sprintf("console=ttyS0 quiet loglevel=0 panic=-1 mitigations=off nokaslr random.trust_cpu=on tsc=reliable no_timer_check cryptomgr.notests disks=%d", disks)
 }
 
 // Guest follows one guest's serial port. Safe for concurrent use.

@@ -14,6 +14,9 @@ type Guest struct {
 	Agent   bool   // it has the guest agent's channel
 	Network string // of libvirt's, for its only card; "": no card
 	MiB     int    // memory; 0: 128
+	Kernel  string // paths of a kernel and its initial RAM file system, to boot instead of a disk; "": boot the disk
+	Initrd  string
+	Append  string // the kernel's command line
 }
 
 // Disk is a disk of a Guest.
@@ -32,10 +35,14 @@ func (g Guest) XML() string {
 	if g.MiB == 0 {
 		g.MiB = 128
 	}
+	boot := ""
+	if g.Kernel != "" {
+		boot = fmt.Sprintf("<kernel>%s</kernel><initrd>%s</initrd><cmdline>%s</cmdline>", g.Kernel, g.Initrd, g.Append)
+	}
 	fmt.Fprintf(&b, `<domain type='qemu'><name>%s</name><memory unit='MiB'>%d</memory><vcpu>1</vcpu>
-<os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features><cpu mode='maximum'/>
+<os><type arch='x86_64' machine='pc'>hvm</type>%s</os><features><acpi/></features><cpu mode='maximum'/>
 <iothreads>1</iothreads><devices><emulator>/usr/bin/qemu-system-x86_64</emulator><memballoon model='none'/>
-`, g.Name, g.MiB)
+`, g.Name, g.MiB, boot)
 	for i, d := range g.Disks {
 		typ, attr, prefix := "file", "file", "vd"
 		if d.Block {

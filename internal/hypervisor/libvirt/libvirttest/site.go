@@ -21,7 +21,7 @@ import (
 )
 
 // patience bounds every wait here: ample for a loaded machine.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // Site is one libvirt daemon and what it runs. Not safe for concurrent use.
 type Site struct {
