@@ -31,7 +31,7 @@ func fioText(jobError, ios, short, runtime string) []byte {
 }
 
 func TestParseFio(t *testing.T) {
-	l, err := parseFio(fioText("0", "2", "0", "1000"), time.Second)
+	l, err := parseFio(fioText("0", "2", "0", "1000"), time.Second, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestParseFio(t *testing.T) {
 		"not JSON":     []byte("fio: connected"),
 		"no latencies": bytes.ReplaceAll(fioText("0", "2", "0", "1000"), []byte("99.9"), []byte("98.9")),
 	} {
-		if _, err := parseFio(text, time.Second); err == nil {
+		if _, err := parseFio(text, time.Second, false); err == nil {
 			t.Errorf("%s: report accepted", name)
 		}
 	}

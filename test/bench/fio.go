@@ -63,7 +63,7 @@ func runFio(ctx context.Context, s *spawner, w workload, socket string, size int
 	if err != nil {
 		return load{}, err
 	}
-	l, err := parseFio(out, d)
+	l, err := parseFio(out, d, w.rw == randread.rw)
 	if err != nil {
 		return load{}, fmt.Errorf("fio %s: %w", w.name, err)
 	}
@@ -72,7 +72,7 @@ func runFio(ctx context.Context, s *spawner, w workload, socket string, size int
 
 // parseFio reads fio's report and refuses one that does not prove d worth of
 // successful I/O: fio ends normally when its server fails every request.
-func parseFio(out []byte, d time.Duration) (load, error) {
+func parseFio(out []byte, d time.Duration, reads bool) (load, error) {
 	var rep fioReport
 	if err := json.Unmarshal(out, &rep); err != nil {
 		return load{}, fmt.Errorf("report: %w", err)
@@ -87,8 +87,12 @@ func parseFio(out []byte, d time.Duration) (load, error) {
 	if n := j.Read.ShortIOs + j.Read.DropIOs + j.Write.ShortIOs + j.Write.DropIOs; n != 0 {
 		return load{}, fmt.Errorf("%d requests were short or dropped", n)
 	}
-	if j.Write.TotalIOs == 0 || j.Write.IOBytes == 0 {
-		return load{}, fmt.Errorf("wrote nothing")
+	did := j.Write
+	if reads {
+		did = j.Read
+	}
+	if did.TotalIOs == 0 || did.IOBytes == 0 {
+		return load{}, fmt.Errorf("did nothing")
 	}
 	ran := time.Duration(max(j.Write.Runtime, j.Read.Runtime)) * time.Millisecond
 	if ran < d*9/10 {
@@ -102,8 +106,10 @@ func parseFio(out []byte, d time.Duration) (load, error) {
 		MBs:        (j.Read.Bps + j.Write.Bps) / 1e6,
 	}
 	var err error
-	if l.Write, err = j.Write.latency(); err != nil {
-		return load{}, err
+	if j.Write.TotalIOs > 0 {
+		if l.Write, err = j.Write.latency(); err != nil {
+			return load{}, err
+		}
 	}
 	if j.Read.TotalIOs > 0 {
 		r, err := j.Read.latency()

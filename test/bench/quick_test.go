@@ -27,7 +27,8 @@ func TestMain(m *testing.M) {
 // quickFigures are measured by TestQuick: each kind of target and of figure
 // once.
 const quickFigures = "^(passthrough_vs_nbdkit_qd1|passthrough_direct_vs_qemunbd_qd1|protected_vs_passthrough_qd1|" +
-	"mirror_p50_over_qemu_direct|shipped_over_changed|rehydrate_vs_nbdcopy|allocs_per_request|attach_ms|failopen_ms)$"
+	"mirror_p50_over_qemu_direct|shipped_over_changed|rehydrate_vs_nbdcopy|allocs_per_request|attach_ms|failopen_ms|" +
+	"hydrated_read_vs_local)$"
 
 // TestQuick runs the bench once, small and short, with real processes: the
 // figures mean nothing, but all of them are there, and every protected run was
@@ -73,7 +74,7 @@ func checkResults(t *testing.T, out string) {
 			t.Errorf("%s is %g", *f.Name, *f.Value)
 		}
 	}
-	const want = 9
+	const want = 10
 	if len(seen) != want {
 		t.Errorf("%d figures, want %d: %v", len(seen), want, seen)
 	}

@@ -67,6 +67,9 @@ func (b *bench) all(ctx context.Context) error {
 	if err := b.liveStage(ctx); err != nil {
 		return err
 	}
+	if err := b.instantStage(ctx); err != nil {
+		return err
+	}
 	if !b.wantsDisks() {
 		return nil
 	}

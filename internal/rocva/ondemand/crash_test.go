@@ -142,15 +142,6 @@ func itoa(n int) string {
 	return itoa(n/10) + itoa(n%10)
 }
 
-// current is what a guest reads.
-func (o *oracle) current() []byte {
-	out := make([]byte, 0, len(o.image))
-	for _, h := range o.past {
-		out = append(out, h[h.now()].b...)
-	}
-	return out
-}
-
 // checkWritten: every block that differs from the checkpoint is told as
 // written; exact says that nothing else is.
 func (o *oracle) checkWritten(s *Set, id dr.DiskID, got []byte, exact bool) error {
@@ -185,14 +176,14 @@ func script(w *world, fs durable.FS, boot string, o *oracle, rng *rand.Rand) err
 	for i := range 10 {
 		off := rng.Int64N(size/sector) * sector
 		n := min(1+rng.Int64N(40)*sector+sector-1, size-off) / sector * sector
-		switch {
-		case i == 4 || i == 8:
+		switch i {
+		case 4, 8:
 			acked := o.flush()
 			if err := do(dev, req{Kind: nbd.Flush}); err != nil {
 				return err
 			}
 			acked()
-		case i == 6:
+		case 6:
 			if err := do(dev, req{Kind: nbd.Read, Offset: off, Length: n, Data: make([]byte, n)}); err != nil {
 				return err
 			}

@@ -382,7 +382,7 @@ func (d *disk) finishWrite(err error) error {
 
 // zero zeroes a range of PATH.
 func (d *disk) zero(r extent.Range) error {
-	err := error(durable.ErrNoZero)
+	err := durable.ErrNoZero
 	if z, ok := d.file.(durable.Zeroer); ok {
 		err = z.Zero(r.Off, r.Len)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -24,8 +25,8 @@ func (s *Set) Run(ctx context.Context) error {
 	defer cancel(nil)
 	defer context.AfterFunc(s.ctx, func() { cancel(errClosed) })()
 	for _, t := range s.opts.Prefetch {
-		if err := s.prefetch(ctx, t); err != nil {
-			return errs.E(op, errs.Internal, "", err)
+		if s.prefetch(ctx, t); ctx.Err() != nil {
+			return errs.E(op, errs.Canceled, "", context.Cause(ctx))
 		}
 	}
 	for {
@@ -42,16 +43,20 @@ func (s *Set) Run(ctx context.Context) error {
 		case err != nil:
 			return frame.Explain(op, s.fetch.img, errs.E(op, errs.Internal, "", err))
 		case left == before:
-			// All that is left is being fetched for guests just now.
-			s.fetch.guest.wait(ctx, yieldMost)
+			// All that is left is being fetched by others just now.
+			select {
+			case <-time.After(retryFirst):
+			case <-ctx.Done():
+			}
 		}
 	}
 }
 
 var errClosed = errors.New("the disks were closed")
 
-// prefetch fetches what a trace names, in about its order.
-func (s *Set) prefetch(ctx context.Context, t Trace) error {
+// prefetch fetches what a trace names, in about its order. What cannot be
+// fetched is told by hydration, which goes over it again.
+func (s *Set) prefetch(ctx context.Context, t Trace) {
 	for batch := range slices.Chunk(t.Chunks, prefetchBatch) {
 		byDisk := map[*disk][]want{}
 		for _, c := range batch {
@@ -65,12 +70,11 @@ func (s *Set) prefetch(ctx context.Context, t Trace) error {
 				return s.fetch.background(gctx, d, list, int64(len(list))*dr.ChunkSize)
 			})
 		}
-		// What is damaged is told by hydration, which goes over it again.
-		if err := g.Wait(); err != nil && ctx.Err() != nil {
-			return err
+		_ = g.Wait() // see above
+		if ctx.Err() != nil {
+			return
 		}
 	}
-	return nil
 }
 
 // hydrate goes over all objects once and fetches what is absent. It returns the

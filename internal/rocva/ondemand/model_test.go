@@ -48,15 +48,6 @@ type model struct {
 	bad     error     // guarded by mu; the first thing that was not as it should be
 }
 
-func (m *model) fail(err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.bad == nil {
-		m.bad = err
-	}
-	m.stop = true
-}
-
 // client works on the stripes of its number until the model stops.
 func (m *model) client(n int, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, uint64(n)))

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/dr"
@@ -128,16 +129,16 @@ type recorder struct {
 	begun time.Time               // guarded by mu
 	seen  map[TraceChunk]struct{} // guarded by mu
 	list  []TraceChunk            // guarded by mu
-	over  bool                    // guarded by mu
+	over  atomic.Bool             // set once
 }
 
 // note adds the chunks of a read.
 func (r *recorder) note(disk dr.DiskID, first, last uint32) {
+	if r.over.Load() {
+		return // without the lock: every read comes by here
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.over {
-		return
-	}
 	now := time.Now()
 	if r.begun.IsZero() {
 		r.begun, r.seen = now, map[TraceChunk]struct{}{}
@@ -149,8 +150,8 @@ func (r *recorder) note(disk dr.DiskID, first, last uint32) {
 			r.list = append(r.list, k)
 		}
 	}
-	if r.over = now.Sub(r.begun) >= traceFor || len(r.list) == maxTrace; r.over {
-		r.seen = nil
+	if now.Sub(r.begun) >= traceFor || len(r.list) == maxTrace {
+		r.over.Store(true)
 	}
 }
 
