@@ -5,8 +5,13 @@
 // Nouns: a [Provider] runs VMs on one host or site; a [VM] is one run of one
 // virtual machine, from start to its end, never started twice; a [Source] says
 // where a disk's bytes are; a [Network] says what stands behind a network card.
-// Drivers live beneath this package (qemu is the embedded one, fake is scripted
-// for tests) and all answer to the same suite in hypervisortest.
+// Drivers live beneath this package (qemu is the embedded one, libvirt has a
+// daemon run VMs, fake is scripted for tests) and all answer to the same suite in
+// hypervisortest.
+//
+// A VM that is kept outlives the provider that started it, and its process: the
+// work directory is how the next one finds it. A VM may begin on an export and
+// move to the image behind it when that is complete.
 //
 // States of a VM and the moves between them:
 //

@@ -57,7 +57,7 @@ type rig struct {
 // newRig defines the guest and connects to its site.
 func newRig(t *testing.T, opt libvirt.Options, disk libvirttest.Disk) *rig {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience+time.Duration(rounds(t, 0))*5*time.Second) // of the whole test
 	t.Cleanup(cancel)
 	image, err := ledger.BuildImage(ctx)
 	if err != nil {

@@ -120,3 +120,30 @@ func TestTail(t *testing.T) {
 		t.Errorf("kept %d bytes, ending %q", len(s), s[max(0, len(s)-10):])
 	}
 }
+
+// TestKeptCommandLine: what a VM that is kept, seen and logged has besides.
+func TestKeptCommandLine(t *testing.T) {
+	spec := everything()
+	spec.Keep, spec.WorkDir, spec.Serial, spec.SerialLog, spec.Screen = true, "/work", true, "/work/console, of=web.log", true
+	args, err := (&commandLine{spec: spec, dir: "/run/x"}).build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(args, " ")
+	for _, want := range []string{
+		"socket,id=adopt,server=on,wait=off,path=/run/x/adopt", "socket,id=monitor,server=on,wait=off,path=/run/x/monitor",
+		"mode=control,chardev=adopt", "mode=control,chardev=monitor",
+		"path=/run/x/serial,logappend=on,logfile=/work/console,, of=web.log", `{"driver":"VGA","id":"screen"}`,
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no %s in %s", want, all)
+		}
+	}
+	spec.Networks = map[string]hypervisor.Network{}
+	for _, n := range spec.Config.NICs {
+		spec.Networks[n.Network] = hypervisor.Network{Kind: hypervisor.Named, Name: "bubble"}
+	}
+	if _, err := (&commandLine{spec: spec, dir: "/run/x"}).build(); !errs.Is(err, errs.Unavailable) || errs.RemedyOf(err) == "" {
+		t.Errorf("a named network: %v, want kind unavailable and a remedy", err)
+	}
+}

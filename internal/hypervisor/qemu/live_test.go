@@ -41,16 +41,23 @@ func rigOf(t *testing.T, g *liveGuest, disk string, captures ...hypervisor.Captu
 		Export:   exportOf,
 		Provoke:  provoke(g),
 		Load:     &hypervisortest.Load{Written: g.Written, Verify: g.verify},
-		Follow:   func(t *testing.T, e hypervisortest.Export) { follow(t, e, g.images[0]) },
+		Follow:   follower(g.images[0]),
 		PowerOff: g.waitEnd,
 	}
 }
 
-// follow starts an export of image again, which measures it anew.
-func follow(t *testing.T, e hypervisortest.Export, image string) {
-	t.Helper()
-	e.Kill()
-	exportOn(t, e.Socket, "file", image, "")
+// follower starts an export of image again, each time it is asked, which measures
+// the image anew.
+func follower(image string) func(*testing.T, hypervisortest.Export) {
+	at := map[string]func(){} // what ends the server of a socket
+	return func(t *testing.T, e hypervisortest.Export) {
+		t.Helper()
+		if at[e.Socket] == nil {
+			at[e.Socket] = e.Kill
+		}
+		at[e.Socket]()
+		at[e.Socket] = exportOn(t, e.Socket, "file", image, "").Kill
+	}
 }
 
 // provoke makes the changes QEMU itself can make.
@@ -197,9 +204,10 @@ func TestAttachAndDetachUnderLoad(t *testing.T) {
 	}
 }
 
-// TestResizeLetsNoWritePass has the export write to a file of its own, so that
-// what the guest writes to its own image while the disk grows has passed the
-// export by. The twin lets the guest run in the middle, and is caught.
+// TestResizeLetsNoWritePass has the export keep what is written to it elsewhere,
+// so that what the guest writes to its own image while the disk grows has passed
+// the export by, and what it reads there is old. The twin lets the guest run in
+// the middle, and is caught.
 func TestResizeLetsNoWritePass(t *testing.T) {
 	for name, meddle := range map[string]bool{"standing still": false, "running": true} {
 		t.Run(name, func(t *testing.T) {
@@ -207,37 +215,55 @@ func TestResizeLetsNoWritePass(t *testing.T) {
 			defer cancel()
 			g := startGuest(t, "raw", 1, stops...)
 			_, vm := liveVM(ctx, t, g)
-			other := image(t, t.TempDir(), "other", "raw")
-			e := export(t, "file", other, "")
+			e := serveWith(t, "--filter=cow", "file", g.images[0])
 			if _, err := vm.Attach(ctx, "d0", e.Attachment); err != nil {
 				t.Fatal(err)
 			}
 			before := ownContent(t, g)
-			size := int64(liveSize)
-			for range 3 {
+			passed := func() bool { // the guest has noticed, or will
+				select {
+				case <-g.Over():
+					return true
+				default:
+					return ownContent(t, g) != before
+				}
+			}
+			for n := range int64(3) {
 				g.goesOn(ctx, t)
-				size += 1 << 20
-				sw, err := vm.Resize(ctx, "d0", size, e.Attachment, func(ctx context.Context) error {
+				sw, err := vm.Resize(ctx, "d0", liveSize+(n+1)<<20, e.Attachment, func(ctx context.Context) error {
 					if meddle {
 						g.say("cont")
-						g.goesOn(ctx, t)
+						await(ctx, t, passed)
 					}
-					if err := os.Truncate(other, size); err != nil {
-						return err
-					}
-					follow(t, e, other)
 					return nil
 				})
+				if meddle { // seen to have passed; a guest that noticed has ended, and Resize with it
+					return
+				}
 				if err != nil {
 					t.Fatal(err)
 				}
 				t.Logf("pause %v", sw.Pause)
 			}
 			g.goesOn(ctx, t)
-			if passed := ownContent(t, g) != before; passed != meddle {
-				t.Errorf("writes passed the export by: %v, want %v", passed, meddle)
+			if passed() {
+				t.Errorf("writes passed the export by, or old content was read: %s", g.Fatal())
 			}
 		})
+	}
+}
+
+// await waits for a condition.
+func await(ctx context.Context, t *testing.T, is func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !is() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal("waited in vain")
+		}
 	}
 }
 

@@ -107,7 +107,10 @@ func working(t *testing.T) (hypervisor.Spec, string) {
 }
 
 // serve exports an image, and nobody locks it.
-func serve(t *testing.T, image string) hypervisortest.Export {
+func serve(t *testing.T, image string) hypervisortest.Export { return serveWith(t, "file", image) }
+
+// serveWith exports what nbdkit is told to.
+func serveWith(t *testing.T, what ...string) hypervisortest.Export {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "hfnbd-")
 	if err != nil {
@@ -115,7 +118,7 @@ func serve(t *testing.T, image string) hypervisortest.Export {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	e := hypervisor.Attachment{Socket: filepath.Join(dir, "nbd"), Export: "vm/system"}
-	server := exec.Command("nbdkit", "-f", "-U", e.Socket, "-e", e.Export, "file", image)
+	server := exec.Command("nbdkit", append([]string{"-f", "-U", e.Socket, "-e", e.Export}, what...)...)
 	if err := server.Start(); err != nil {
 		t.Fatalf("%v (run 'make deps')", err)
 	}
