@@ -8,6 +8,12 @@
 // lock-step: guest 1's commit n causes guest 2's commit n, which causes guest
 // 1's n+1. What they acknowledged is seen from outside.
 //
+// The faults: processes of all sorts are killed or stopped, links and the store
+// are cut, disks (a primary, a sidecar's, the DRVA's) give errors or are full,
+// clocks are set. HOLDFAST_CHAOS_ONLY takes those with that word in their names.
+// Clocks are set for a process alone (rig.StartOnClock), disks are behind a
+// server that errs when told to (package power); needs root.
+//
 // After each fault is healed:
 //
 //   - the guests ran on: they commit again, having lost nothing acknowledged;
@@ -17,8 +23,9 @@
 //   - the newest checkpoint, and one drawn from all that are listed as
 //     recoverable, restore to disks with whole ledgers that are one instant of
 //     both guests and hold every commit acknowledged before them;
-//   - a host that tracked sent no more than it had to, plus a tenth.
+//   - a host that tracked sent no more than it had to, plus a tenth;
+//   - of every stretch of the history that retention keeps something of, there
+//     is a recoverable checkpoint still.
 //
-// At the end every listed checkpoint is listed still, and the container is
-// clean to the last byte.
+// At the end the container is clean to the last byte.
 package chaos
