@@ -16,7 +16,9 @@
 // after a start of the VM, a fail-open, or a detach for a resize the disk is
 // compared with the DRVA's copy, or sent whole, once it is attached again. The
 // record notes that before it can happen, and forgets it after the sync has
-// begun.
+// begun. From the moment it is known the Filter holds the disk: no checkpoint
+// counts on it until the Manager vouches for it again, which it does only with the
+// export in the path, or with the VM off.
 //
 // A [Watchdog] is a process of its own. It asks the host component every second
 // whether it lives; when it has not answered for a limit it kills it and has the
