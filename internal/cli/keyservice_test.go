@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -253,41 +252,42 @@ func TestApplianceNoticesARotation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	synctest.Test(t, func(t *testing.T) {
-		st := mem.New()
-		c, err := journal.Create(t.Context(), st, journal.CreateOptions{Name: "erp", Recipients: []journal.Recipient{key.Recipient()}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var log bytes.Buffer
-		k := newKeyWatch(c, slog.New(slog.NewTextHandler(&log, nil)))
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		go func() { _ = k.beside(func(ctx context.Context) error { <-ctx.Done(); return nil })(ctx) }()
-		synctest.Wait()
-		if s := k.status(); s.Generation != 1 || !s.Newer.IsZero() || log.Len() != 0 {
-			t.Errorf("before: %+v %s", s, &log)
-		}
-		if _, err := c.RotateDataKey(t.Context(), journal.RotateOptions{}); err != nil {
-			t.Error(err)
-		}
-		time.Sleep(3*keyWatchEvery + time.Second) // of the test's own clock
-		synctest.Wait()
-		if s := k.status(); s.Generation != 1 || s.Newer.IsZero() || strings.Count(log.String(), restartWords) != 1 {
-			t.Errorf("after: %+v %s", s, &log)
-		}
-		var shown bytes.Buffer
-		printDRVA(&shown, &drvaStatus{DataKey: k.status()})
-		if !strings.Contains(shown.String(), "generation 1, but there is a newer one") {
-			t.Errorf("%s", &shown)
-		}
-		again, err := journal.Open(t.Context(), st, key.Identity())
-		if err != nil {
-			t.Error(err)
-		} else if k := newKeyWatch(again, slog.New(slog.DiscardHandler)); k.generation != 2 {
-			t.Errorf("restarted under generation %d", k.generation)
-		} else if k.look(t.Context()); !k.status().Newer.IsZero() {
-			t.Error("a restarted appliance still warns")
-		}
-	})
+	st := mem.New()
+	c, err := journal.Create(t.Context(), st, journal.CreateOptions{Name: "erp", Recipients: []journal.Recipient{key.Recipient()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	k := newKeyWatch(c, slog.New(slog.NewTextHandler(&log, nil)))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	tick := make(chan time.Time) // who has received from it has done what came before
+	go k.run(ctx, tick)
+	tick <- time.Time{}
+	tick <- time.Time{}
+	if s := k.status(); s.Generation != 1 || !s.Newer.IsZero() || log.Len() != 0 {
+		t.Errorf("before: %+v %s", s, &log)
+	}
+	if _, err := c.RotateDataKey(t.Context(), journal.RotateOptions{}); err != nil {
+		t.Error(err)
+	}
+	for range 3 {
+		tick <- time.Time{}
+	}
+	if s := k.status(); s.Generation != 1 || s.Newer.IsZero() || strings.Count(log.String(), restartWords) != 1 {
+		t.Errorf("after: %+v %s", s, &log)
+	}
+	var shown bytes.Buffer
+	printDRVA(&shown, &drvaStatus{DataKey: k.status()})
+	if !strings.Contains(shown.String(), "generation 1, but there is a newer one") {
+		t.Errorf("%s", &shown)
+	}
+	again, err := journal.Open(t.Context(), st, key.Identity())
+	if err != nil {
+		t.Error(err)
+	} else if k := newKeyWatch(again, slog.New(slog.DiscardHandler)); k.generation != 2 {
+		t.Errorf("restarted under generation %d", k.generation)
+	} else if k.look(t.Context()); !k.status().Newer.IsZero() {
+		t.Error("a restarted appliance still warns")
+	}
 }

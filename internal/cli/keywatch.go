@@ -51,20 +51,21 @@ func (k *keyWatch) beside(main func(context.Context) error) func(context.Context
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		defer cancel()
-		wg.Go(func() { k.run(ctx) })
+		tick := time.NewTicker(keyWatchEvery)
+		defer tick.Stop()
+		wg.Go(func() { k.run(ctx, tick.C) })
 		return main(ctx)
 	}
 }
 
-func (k *keyWatch) run(ctx context.Context) {
-	tick := time.NewTicker(keyWatchEvery)
-	defer tick.Stop()
+// run looks at once, and whenever it is time.
+func (k *keyWatch) run(ctx context.Context, tick <-chan time.Time) {
 	for {
 		k.look(ctx)
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-tick:
 		}
 	}
 }
