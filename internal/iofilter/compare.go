@@ -145,6 +145,10 @@ func (c *cursor) answerFor(ctx context.Context, d *disk, chunk uint32) (*questio
 		o.mu.Unlock()
 		return nil, errNoAnswer
 	}
+	if !o.mayCompareLocked(d) { // not any more: something has bypassed the stream since mayGo
+		o.mu.Unlock()
+		return nil, nil
+	}
 	c.askLocked(d, chunk)
 	q := c.asked[0]
 	o.mu.Unlock()

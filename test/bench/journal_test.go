@@ -14,7 +14,7 @@ import (
 )
 
 // quickJournal matches the figures of the journal alone.
-const quickJournal = "^(merge_|index_|resolve_|maintain_4tib|publish_mb_s|emulator_|requests_per_day|(write|storage)_amplification|restore_from)"
+const quickJournal = "^(merge_|index_|resolve_|maintain_4tib|publish_mb_s|emulator_|requests_per_day|(write|storage)_amplification|restore_from|warm_failover_|failback_)"
 
 // TestQuickJournal measures every figure of the journal once, small: the
 // values mean nothing, but all of them are there, and what was restored was

@@ -313,6 +313,9 @@ func (c *change) leave(ctx context.Context) (sw hypervisor.Switch, err error) {
 	}
 	switch {
 	case !c.w.active || at == alone:
+		if c.w.active && r.Route == routeMirror { // the job ended by itself, its node stays
+			_, err = c.endMirror(ctx)
+		}
 		sw.Route = "definition" // that of the next start is all there is to change
 	case at == behind:
 		sw, err = c.slipOut(ctx)

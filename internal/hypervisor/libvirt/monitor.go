@@ -170,6 +170,9 @@ func (v *liveVM) addExport(ctx context.Context, r record, like blockNode, unmap 
 	if unmap {
 		o["discard"] = "unmap"
 	}
+	if err := v.drop(ctx, ownName(r.Name)); err != nil { // of a job that ended by itself while nobody looked
+		return err
+	}
 	err := v.qmp(ctx, "blockdev-add", o, nil)
 	if errs.Is(err, errs.Conflict) {
 		return errs.E("libvirt.Attach", errs.Unavailable, r.Socket, err)
