@@ -108,7 +108,7 @@ func (o *outlet) mayCompareLocked(d *disk) bool {
 	if !d.compare {
 		return true
 	}
-	if !o.link.up {
+	if !o.link.replayed { // a question must not overtake the records it rests on
 		return false
 	}
 	if o.hash.on && o.str.Sequenced() < d.bypass {

@@ -83,6 +83,7 @@ func (s *sender) next() step {
 		s.out = wire.AppendFrame(s.out, wire.TypeReplayEnd, nil)
 		l.replayed = true
 		o.tryLeaveLocked(o.now())
+		signal(o.syncKick) // what is asked from now on follows what was replayed
 	}
 	if l.replayed {
 		end = o.str.Next()
