@@ -175,6 +175,9 @@ func (s *system) failOpen(ctx context.Context, b *bench, g *liveGuest, t *liveTi
 	if _, err := g.vm.Attach(ctx, liveDevice, a); err != nil {
 		return err
 	}
+	if err := s.awaitStreaming(ctx); err != nil {
+		return err
+	}
 	if err := g.goesOn(ctx); err != nil {
 		return err
 	}
@@ -207,10 +210,9 @@ func (s *system) failOpen(ctx context.Context, b *bench, g *liveGuest, t *liveTi
 	if err := g.goesOn(ctx); err != nil {
 		return err
 	}
-	if err := s.restartBlind(ctx, b, func(*proc) error { return nil }); err != nil {
-		return err
-	}
-	return s.awaitSynced(ctx)
+	// The guest writes past the host component now, which protects its disk
+	// again once it is attached again: nothing to wait for before.
+	return s.restartBlind(ctx, b, func(*proc) error { return nil })
 }
 
 // restartBlind starts the host component again after a guest wrote around it:

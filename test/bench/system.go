@@ -211,6 +211,18 @@ func (s *system) awaitSynced(ctx context.Context) error {
 	})
 }
 
+// awaitStreaming waits until the disk's writes are streamed, with its client
+// writing on.
+func (s *system) awaitStreaming(ctx context.Context) error {
+	return await(ctx, syncedWithin, s.name+" to stream", func() (bool, error) {
+		if err := aliveAll([]*proc{s.drva, s.filter}); err != nil {
+			return false, err
+		}
+		st, err := s.filterState(ctx)
+		return err == nil && st.State == iofilter.Streaming, err
+	})
+}
+
 // drain waits until everything the disk holds is published in a checkpoint of
 // its own, and returns its id.
 func (s *system) drain(ctx context.Context) (dr.CheckpointID, error) {
