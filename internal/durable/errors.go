@@ -43,6 +43,10 @@ func classify(err error) (errs.Kind, string) {
 		return errs.Invalid, ""
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM):
 		return errs.Transient, "raise the limit of open files or memory"
+	case errors.Is(err, syscall.EBADMSG), errors.Is(err, syscall.EUCLEAN):
+		// ext4 and XFS say so of what their own checksums refute, as after a disk
+		// that gave errors: no file of ours was read.
+		return errs.Unavailable, "its file system is damaged: stop what uses it, unmount it, check it in full (fsck -f), and start again; what the check takes away counts as lost"
 	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV),
 		errors.Is(err, syscall.ESTALE):
 		return errs.Unavailable, "check the device and its cabling in the kernel log, then replace it or restart"

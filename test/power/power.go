@@ -52,11 +52,13 @@ func (d *Disk) Restore() string {
 }
 
 // Repair does what an operator does with a file system whose disk had errors:
-// unmount, check, mount. Whoever used it must have ended.
+// unmount, check, mount. Whoever used it must have ended. The check is a full one:
+// a disk that gave errors did not take the word that there were any either, and
+// the file system calls itself clean.
 func (d *Disk) Repair() {
 	d.t.Helper()
 	d.unmount()
-	d.command("sh", "-c", `e2fsck -p "$0" || [ $? = 1 ]`, d.device) // 1: there was something to repair
+	d.command("sh", "-c", `e2fsck -f -y "$0" || [ $? = 1 ]`, d.device) // 1: there was something to repair
 	d.mount(d.device, d.Path())
 }
 
