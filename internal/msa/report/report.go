@@ -1,0 +1,216 @@
+package report
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"holdfast/internal/errs"
+)
+
+// Bounds of one report. A run of 2,000 VMs has some 12,000 steps.
+const (
+	MaxSteps    = 50000
+	MaxDomains  = 1000
+	MaxMessages = 20      // warnings, and errors, of one step
+	MaxMessage  = 1024    // bytes of one
+	MaxOutput   = 4 << 10 // bytes kept of a script's output: its end
+	MaxNotes    = 8 << 10
+	// MaxHTML bounds the page, bytes; steps that do not fit are counted.
+	MaxHTML = 32 << 20
+	// MaxJSON bounds what Decode reads, bytes.
+	MaxJSON = 128 << 20
+)
+
+// Status is how a step, or a run, ended. Names are stable.
+type Status string
+
+// The statuses.
+const (
+	Inactive    Status = "inactive"
+	Running     Status = "running"
+	Success     Status = "success"
+	Warning     Status = "warning"
+	Error       Status = "error"
+	Skipped     Status = "skipped"
+	Cancelled   Status = "cancelled"
+	AlreadyDone Status = "already-done"
+)
+
+// Report is the report of one run.
+type Report struct {
+	Run       string    `json:"run"`
+	Plan      string    `json:"plan"`
+	Version   uint64    `json:"plan_version,omitempty"`
+	Operation string    `json:"operation"`
+	From      string    `json:"from,omitempty"`
+	To        string    `json:"to,omitempty"`
+	Status    Status    `json:"status"`
+	State     string    `json:"state,omitempty"` // of the plan, afterwards
+	By        string    `json:"by,omitempty"`
+	Agreed    string    `json:"agreed,omitempty"` // the second person
+	Began     time.Time `json:"began"`
+	Ended     time.Time `json:"ended,omitzero"` // zero: it goes on
+	Notes     string    `json:"notes,omitempty"`
+	Domains   []Domain  `json:"domains,omitempty"`
+	Steps     []Step    `json:"steps,omitempty"`
+	LeftOut   []string  `json:"left_out,omitempty"` // VMs, and why
+	Cut       int       `json:"cut,omitempty"`      // steps and messages that did not fit
+}
+
+// Domain is what a run came to for one domain.
+type Domain struct {
+	Name       string    `json:"name"`
+	Checkpoint uint64    `json:"checkpoint,omitempty"`
+	Time       time.Time `json:"checkpoint_time,omitzero"`
+	Kind       string    `json:"checkpoint_kind,omitempty"`
+	Tag        string    `json:"tag,omitempty"`
+	RPO        float64   `json:"rpo_seconds"` // age of the checkpoint when the run began, or when the source stopped
+	RTO        float64   `json:"rto_seconds"` // from the begin until its last VM was up; 0: it is not
+	VMs        int       `json:"vms"`
+	Up         int       `json:"vms_up"`
+}
+
+// Step is one step of a run.
+type Step struct {
+	Number   string    `json:"number"` // as "3.1.2"
+	Title    string    `json:"title"`
+	Group    string    `json:"group,omitempty"`
+	VM       string    `json:"vm,omitempty"`
+	Status   Status    `json:"status"`
+	Began    time.Time `json:"began,omitzero"`
+	Ended    time.Time `json:"ended,omitzero"`
+	Warnings []string  `json:"warnings,omitempty"`
+	Errors   []string  `json:"errors,omitempty"`
+	Output   string    `json:"output,omitempty"` // of a script: the end of it
+}
+
+// Took is how long a step took, or 0.
+func (s *Step) Took() time.Duration { return took(s.Began, s.Ended) }
+
+// Took is how long the run took, or 0.
+func (r *Report) Took() time.Duration { return took(r.Began, r.Ended) }
+
+func took(a, b time.Time) time.Duration {
+	if a.IsZero() || b.IsZero() {
+		return 0
+	}
+	return max(0, b.Sub(a))
+}
+
+// Warnings and Errors count those of all steps.
+func (r *Report) Warnings() (n int) {
+	for i := range r.Steps {
+		n += len(r.Steps[i].Warnings)
+	}
+	return n
+}
+
+// Errors counts the errors of all steps.
+func (r *Report) Errors() (n int) {
+	for i := range r.Steps {
+		n += len(r.Steps[i].Errors)
+	}
+	return n
+}
+
+// Bounded returns a copy in which everything keeps its bound; what does not fit is
+// counted in Cut. Text becomes valid UTF-8.
+func (r *Report) Bounded() *Report {
+	b := *r
+	b.Run, b.Plan, b.Operation, b.From, b.To, b.State = short(r.Run), short(r.Plan), short(r.Operation), short(r.From), short(r.To), short(r.State)
+	b.Status, b.By, b.Agreed, b.Notes = Status(short(string(r.Status))), short(r.By), short(r.Agreed), head(r.Notes, MaxNotes)
+	b.Domains = nil
+	for i, d := range r.Domains {
+		if i >= MaxDomains {
+			b.Cut += len(r.Domains) - i
+			break
+		}
+		d.Name, d.Kind, d.Tag = short(d.Name), short(d.Kind), short(d.Tag)
+		b.Domains = append(b.Domains, d)
+	}
+	b.LeftOut, b.Cut = messages(r.LeftOut, MaxSteps, b.Cut)
+	b.Steps = nil
+	for i, s := range r.Steps {
+		if i >= MaxSteps {
+			b.Cut += len(r.Steps) - i
+			break
+		}
+		s.Number, s.Title, s.Group, s.VM, s.Status = short(s.Number), short(s.Title), short(s.Group), short(s.VM), Status(short(string(s.Status)))
+		s.Output = tail(s.Output, MaxOutput)
+		s.Warnings, b.Cut = messages(s.Warnings, MaxMessages, b.Cut)
+		s.Errors, b.Cut = messages(s.Errors, MaxMessages, b.Cut)
+		b.Steps = append(b.Steps, s)
+	}
+	return &b
+}
+
+func messages(list []string, most, cut int) (kept []string, total int) {
+	if len(list) > most {
+		cut += len(list) - most
+		list = list[:most]
+	}
+	for _, m := range list {
+		kept = append(kept, short(m))
+	}
+	return kept, cut
+}
+
+func short(s string) string { return head(s, MaxMessage) }
+
+// head keeps the begin of s, and says so.
+func head(s string, most int) string {
+	s = strings.ToValidUTF8(s, "\ufffd")
+	if len(s) <= most {
+		return s
+	}
+	const more = "…"
+	s = s[:most-len(more)]
+	for len(s) > 0 && !utf8.ValidString(s) {
+		s = s[:len(s)-1]
+	}
+	return s + more
+}
+
+// tail keeps the end of s, and says so.
+func tail(s string, most int) string {
+	s = strings.ToValidUTF8(s, "\ufffd")
+	if len(s) <= most {
+		return s
+	}
+	const more = "…"
+	s = s[len(s)-most+len(more):]
+	for len(s) > 0 && !utf8.RuneStart(s[0]) {
+		s = s[1:]
+	}
+	return more + s
+}
+
+// JSON renders the bounded report, indented, with a line feed at its end.
+func (r *Report) JSON() ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetIndent("", "  ")
+	if err := e.Encode(r.Bounded()); err != nil {
+		return nil, errs.E("report.JSON", errs.Invalid, r.Run, err) // a time beyond year 9999
+	}
+	return b.Bytes(), nil
+}
+
+// Decode reads what JSON renders. Kinds: Invalid; Full, when there is more than
+// any report has.
+func Decode(b []byte) (*Report, error) {
+	const op = "report.Decode"
+	if len(b) > MaxJSON {
+		return nil, errs.New(op, errs.Full, "", "the report is larger than any may be")
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	var r Report
+	if err := d.Decode(&r); err != nil {
+		return nil, errs.E(op, errs.Invalid, "", err)
+	}
+	return r.Bounded(), nil
+}
