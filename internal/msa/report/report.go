@@ -10,18 +10,22 @@ import (
 	"holdfast/internal/errs"
 )
 
-// Bounds of one report. A run of 2,000 VMs has some 12,000 steps.
+// Bounds of one report. A run of 2,000 VMs has some 12,000 steps, with little to say in most.
 const (
 	MaxSteps    = 50000
 	MaxDomains  = 1000
+	MaxLeftOut  = 2000
 	MaxMessages = 20      // warnings, and errors, of one step
 	MaxMessage  = 1024    // bytes of one
 	MaxOutput   = 4 << 10 // bytes kept of a script's output: its end
 	MaxNotes    = 8 << 10
+	// MaxTotal bounds the text of all steps, bytes. The steps after that are counted.
+	MaxTotal = 16 << 20
 	// MaxHTML bounds the page, bytes; steps that do not fit are counted.
 	MaxHTML = 32 << 20
-	// MaxJSON bounds what Decode reads, bytes.
-	MaxJSON = 128 << 20
+	// MaxJSON bounds what Decode reads, bytes: MaxTotal, each byte of it escaped by
+	// six, with as much again for what is around it.
+	MaxJSON = 12 * MaxTotal
 )
 
 // Status is how a step, or a run, ended. Names are stable.
@@ -131,8 +135,9 @@ func (r *Report) Bounded() *Report {
 		d.Name, d.Kind, d.Tag = short(d.Name), short(d.Kind), short(d.Tag)
 		b.Domains = append(b.Domains, d)
 	}
-	b.LeftOut, b.Cut = messages(r.LeftOut, MaxSteps, b.Cut)
+	b.LeftOut, b.Cut = messages(r.LeftOut, MaxLeftOut, b.Cut)
 	b.Steps = nil
+	total := 0
 	for i, s := range r.Steps {
 		if i >= MaxSteps {
 			b.Cut += len(r.Steps) - i
@@ -142,9 +147,22 @@ func (r *Report) Bounded() *Report {
 		s.Output = tail(s.Output, MaxOutput)
 		s.Warnings, b.Cut = messages(s.Warnings, MaxMessages, b.Cut)
 		s.Errors, b.Cut = messages(s.Errors, MaxMessages, b.Cut)
+		if total += s.size(); total > MaxTotal {
+			b.Cut += len(r.Steps) - i
+			break
+		}
 		b.Steps = append(b.Steps, s)
 	}
 	return &b
+}
+
+// size is the bytes of a step's text.
+func (s *Step) size() int {
+	n := len(s.Number) + len(s.Title) + len(s.Group) + len(s.VM) + len(s.Output)
+	for _, m := range append(s.Warnings[:len(s.Warnings):len(s.Warnings)], s.Errors...) {
+		n += len(m)
+	}
+	return n
 }
 
 func messages(list []string, most, cut int) (kept []string, total int) {
