@@ -12,7 +12,8 @@ import (
 )
 
 // View is the world as a run finds it, in the run's direction: when the plan is
-// reversed, Protected is the site its domains were recovered to.
+// reversed, Protected is the site its domains were recovered to; VMs are there
+// under the names, or ids, by which domains and plan know them.
 type View struct {
 	Domains   map[site.Name]*site.ProtectedDomain
 	Protected *site.View // as it is, or as it was last seen
@@ -133,9 +134,10 @@ func (c *compiler) place(l *problem.List) {
 		return
 	}
 	from, to := c.v.Protected, c.v.Recovery
+	var there *mapping.Resolver
 	if back {
-		m = m.Reverse()
-		from, to = to, nil // placeholders stand at the old site, of which the VMs are known
+		there = mapping.NewResolver(m, from, to, c.v.Settings, &problem.List{})
+		m, from, to = m.Reverse(), c.v.Recovery, c.v.Protected
 	}
 	if len(c.p.TestNetworks) > 0 && c.use == mapping.Test {
 		m = c.p.withTestNetworks(m)
@@ -143,7 +145,7 @@ func (c *compiler) place(l *problem.List) {
 	r := mapping.NewResolver(m, from, to, c.v.Settings, l)
 	for _, mem := range c.members {
 		var found problem.List
-		p := r.Resolve(c.stands(mem), c.use, problem.For(&found, "VM "+string(mem.vm.Ref)))
+		p := r.Resolve(c.stands(mem, there), c.use, problem.For(&found, "VM "+string(mem.vm.Ref)))
 		if found.Blocked() && c.tolerant() {
 			c.book.LeftOut = append(c.book.LeftOut, LeftOut{mem.vm.Ref, found.All[0].String()})
 		} else {
@@ -154,14 +156,20 @@ func (c *compiler) place(l *problem.List) {
 }
 
 // stands is the VM as the mappings see it: of the way back, as it is at the
-// recovery site now.
-func (c *compiler) stands(m *member) *site.VM {
-	if c.story.has(PhasePlaceholders) {
-		if vm, _, _ := c.v.Recovery.VM(site.Ref(m.vm.ID.String())); vm != nil {
-			return vm
-		}
+// recovery site now or, if that is not known, as the mappings put it there.
+func (c *compiler) stands(m *member, there *mapping.Resolver) *site.VM {
+	if there == nil {
+		return m.vm
 	}
-	return m.vm
+	if vm, _, _ := c.v.Recovery.VM(site.Ref(m.vm.ID.String())); vm != nil {
+		return vm
+	}
+	p := there.Resolve(m.vm, mapping.Live, problem.For(&problem.List{}, ""))
+	vm := site.VM{ID: m.vm.ID, Ref: p.Name, Folder: p.Folder, Pool: p.Pool, Policy: p.Policy, CPUs: p.CPUs, MemoryMiB: p.MemoryMiB}
+	for _, n := range p.NICs {
+		vm.NICs = append(vm.NICs, site.VMNIC{MAC: n.MAC, Network: n.Network, Addresses: n.Config.Addresses})
+	}
+	return &vm
 }
 
 // withTestNetworks returns mappings in which the plan's own test networks hold.
@@ -205,9 +213,9 @@ func (c *compiler) build() {
 	}
 }
 
-// add adds a group, unless it is empty and nobody refers to it.
+// add adds a group, unless it is empty.
 func (c *compiler) add(row Row, name string, parallel int, steps []Step) {
-	if len(steps) == 0 && string(row.Phase) != c.book.Fence {
+	if len(steps) == 0 {
 		return
 	}
 	g := Group{Name: name, Phase: row.Phase, Title: row.Words, Parallel: parallel, Steps: steps}
