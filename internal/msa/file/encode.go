@@ -103,7 +103,16 @@ func encode(v reflect.Value) (*yaml.Node, error) {
 	}
 }
 
-func word(s string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s} }
+// word is text. What YAML takes for a merge, and YAML 1.1 for true or false, is
+// quoted.
+func word(s string) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
+	switch strings.ToLower(s) {
+	case "y", "n", "yes", "no", "on", "off", "<<":
+		n.Style = yaml.DoubleQuotedStyle
+	}
+	return n
+}
 
 // flat reports whether a list is of short words, which read best in one line.
 func flat(n *yaml.Node) bool {

@@ -17,12 +17,13 @@ const (
 	MaxLeftOut  = 2000
 	MaxMessages = 20      // warnings, and errors, of one step
 	MaxMessage  = 1024    // bytes of one
+	MaxName     = 255     // bytes of a domain's name, tag or kind of checkpoint
 	MaxOutput   = 4 << 10 // bytes kept of a script's output: its end
 	MaxNotes    = 8 << 10
 	// MaxTotal bounds the text of all steps, bytes. The steps after that are counted.
-	MaxTotal = 16 << 20
+	MaxTotal = 4 << 20
 	// MaxHTML bounds the page, bytes; steps that do not fit are counted.
-	MaxHTML = 32 << 20
+	MaxHTML = 16 << 20
 	// MaxJSON bounds what Decode reads, bytes: MaxTotal, each byte of it escaped by
 	// six, with as much again for what is around it.
 	MaxJSON = 12 * MaxTotal
@@ -132,7 +133,7 @@ func (r *Report) Bounded() *Report {
 			b.Cut += len(r.Domains) - i
 			break
 		}
-		d.Name, d.Kind, d.Tag = short(d.Name), short(d.Kind), short(d.Tag)
+		d.Name, d.Kind, d.Tag = head(d.Name, MaxName), head(d.Kind, MaxName), head(d.Tag, MaxName)
 		b.Domains = append(b.Domains, d)
 	}
 	b.LeftOut, b.Cut = messages(r.LeftOut, MaxLeftOut, b.Cut)
@@ -178,32 +179,41 @@ func messages(list []string, most, cut int) (kept []string, total int) {
 
 func short(s string) string { return head(s, MaxMessage) }
 
-// head keeps the begin of s, and says so.
+const more = "…" // stands where something was cut
+
+// head keeps the begin of s, and says so. Of a long text no more is looked at
+// than is kept.
 func head(s string, most int) string {
+	long := len(s) > most+utf8.UTFMax
+	if long {
+		s = s[:most+utf8.UTFMax]
+	}
 	s = strings.ToValidUTF8(s, "\ufffd")
-	if len(s) <= most {
+	if !long && len(s) <= most {
 		return s
 	}
-	const more = "…"
-	s = s[:most-len(more)]
-	for len(s) > 0 && !utf8.ValidString(s) {
-		s = s[:len(s)-1]
+	end := min(len(s), most-len(more))
+	for end > 0 && end < len(s) && !utf8.RuneStart(s[end]) {
+		end--
 	}
-	return s + more
+	return s[:end] + more
 }
 
 // tail keeps the end of s, and says so.
 func tail(s string, most int) string {
+	long := len(s) > most+utf8.UTFMax
+	if long {
+		s = s[len(s)-most-utf8.UTFMax:]
+	}
 	s = strings.ToValidUTF8(s, "\ufffd")
-	if len(s) <= most {
+	if !long && len(s) <= most {
 		return s
 	}
-	const more = "…"
-	s = s[len(s)-most+len(more):]
-	for len(s) > 0 && !utf8.RuneStart(s[0]) {
-		s = s[1:]
+	begin := max(0, len(s)-most+len(more))
+	for begin < len(s) && !utf8.RuneStart(s[begin]) {
+		begin++
 	}
-	return more + s
+	return more + s[begin:]
 }
 
 // JSON renders the bounded report, indented, with a line feed at its end.
