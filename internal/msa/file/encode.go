@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -103,12 +104,16 @@ func encode(v reflect.Value) (*yaml.Node, error) {
 	}
 }
 
-// word is text. What YAML takes for a merge, and YAML 1.1 for true or false, is
-// quoted.
+// word is text. What YAML takes for a merge, YAML 1.1 for true or false, and what
+// is more than plain words is quoted: the module writes some blocks that it does
+// not read.
 func word(s string) *yaml.Node {
 	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
 	switch strings.ToLower(s) {
 	case "y", "n", "yes", "no", "on", "off", "<<":
+		n.Style = yaml.DoubleQuotedStyle
+	}
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		n.Style = yaml.DoubleQuotedStyle
 	}
 	return n

@@ -29,6 +29,7 @@ const (
 	Yes       Way = ""          // back to where it came from
 	Different Way = "different" // back to ReverseTo
 	No        Way = "no"        // nothing: reprotect will ask
+	yes       Way = "yes"       // Yes, written out
 )
 
 // Pair maps a folder, pool or policy.
@@ -155,7 +156,7 @@ func (p Pair) check(c problem.Checker) {
 	c.NeedText("from", string(p.From), site.MaxRef)
 	c.NeedText("to", string(p.To), site.MaxRef)
 	c.Text("reverse_to", string(p.ReverseTo), site.MaxRef)
-	problem.OneOf(c, "reverse", p.Reverse, Yes, Different, No)
+	problem.OneOf(c, "reverse", p.Reverse, Yes, yes, Different, No)
 	if (p.Reverse == Different) != (p.ReverseTo != "") {
 		c.At("reverse_to").Block(problem.Contrary, "a different way back needs a place, and no other has one", "set reverse: different and reverse_to together")
 	}
@@ -164,13 +165,13 @@ func (p Pair) check(c problem.Checker) {
 // back is where a pair leads on the way back; "": nowhere.
 func (p Pair) back() site.Ref {
 	switch p.Reverse {
-	case Yes:
-		return p.From
 	case Different:
 		return p.ReverseTo
 	case No:
+		return ""
+	case Yes, yes:
 	}
-	return ""
+	return p.From
 }
 
 // twoBack finds places from which several ways lead back.

@@ -204,10 +204,13 @@ func TestEveryGapIsTold(t *testing.T) {
 func TestWayBack(t *testing.T) {
 	m := mappings()
 	m.Folders = append(m.Folders, Pair{From: "lab", To: "dr/lab", Reverse: Different, ReverseTo: "attic"}, Pair{From: "tmp", To: "dr/tmp", Reverse: No})
-	m.Rules[0].Network = "lan"
+	m.Rules[0].Network, m.Pools[0].Reverse = "lan", "yes"
 	b := m.Reverse()
 	if b.From != "b" || b.To != "a" || len(b.Folders) != 2 || b.Folders[1] != (Pair{From: "dr/lab", To: "attic"}) {
 		t.Errorf("%+v", b)
+	}
+	if len(b.Pools) != 1 || b.Pools[0] != (Pair{From: "cl-b", To: "cl-a"}) {
+		t.Errorf("%+v", b.Pools)
 	}
 	if b.Networks[0] != (NetworkPair{From: "lan-b", To: "lan", Test: "bubble-a", ReverseTest: "bubble"}) {
 		t.Errorf("%+v", b.Networks)
