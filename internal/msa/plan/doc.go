@@ -15,7 +15,7 @@
 //
 // The tables of states and of phases are values. Code walks them, tests walk them
 // against what was specified, and docs/operate/plans.md is drawn from them by
-// Markdown: there is no second place in which to say what is allowed. ADR 31.
+// Markdown: there is no second place in which to say what is allowed. ADR 32.
 //
 // # A runbook
 //

@@ -7,17 +7,19 @@ const (
 	MaxDomains = 250
 	// MaxVMs of one plan.
 	MaxVMs = 2000
-	// MaxCallouts of one plan, and of one VM before or after its start.
-	MaxCallouts   = 200
+	// MaxCallouts of one plan.
+	MaxCallouts = 200
+	// MaxVMCallouts is how many one VM has before, and after, its start.
 	MaxVMCallouts = 16
 	// MaxDepends is on how many VMs one may wait.
 	MaxDepends = 32
 	// MaxSuspended is how many VMs of the recovery site make room.
 	MaxSuspended = 2000
-	// MaxWords, MaxArgument and MaxEnvironment bound a command: words, bytes of one,
-	// variables. A kernel takes 128 KiB in all.
-	MaxWords       = 64
-	MaxArgument    = 4096
+	// MaxWords bounds a command's words; a kernel takes 128 KiB in all.
+	MaxWords = 64
+	// MaxArgument bounds one word, or the value of one variable, bytes.
+	MaxArgument = 4096
+	// MaxEnvironment bounds a command's variables.
 	MaxEnvironment = 64
 	// MaxPrompt bounds what a prompt says, bytes.
 	MaxPrompt = 2048
