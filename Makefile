@@ -13,9 +13,11 @@ VAULT         := $(BIN)/vault
 # What the demo needs: QEMU, and what builds the test guest's disk.
 DEMO_PACKAGES := qemu-system-x86 qemu-utils seabios e2fsprogs fdisk cpio zstd grub-pc-bin grub-common
 # What the tests need besides: the NBD peers and their tools.
-TEST_PACKAGES := qemu-block-extra nbdkit libnbd-bin python3-libnbd fio fuse3 $(LIBVIRT_PACKAGES)
+TEST_PACKAGES := qemu-block-extra nbdkit libnbd-bin python3-libnbd fio fuse3 $(LIBVIRT_PACKAGES) $(POSTGRES_PACKAGES)
 # A libvirt daemon, which tests start in namespaces of their own.
 LIBVIRT_PACKAGES := libvirt-daemon-system libvirt-clients dnsmasq-base iproute2
+# A PostgreSQL server, which tests of the manager start on a socket of their own.
+POSTGRES_PACKAGES := postgresql
 
 # What runs the emulators of the object stores; a Node.js that is there already, of whatever origin, does too.
 NODE_PACKAGES := $(if $(and $(shell command -v node),$(shell command -v npm)),,nodejs npm)

@@ -23,7 +23,7 @@ var floors = map[string]int{
 	"store": 2, "hypervisor": 2, "nbd": 2, "control": 2, "kms": 2,
 	"replog": 3, "journal": 3,
 	"iofilter": 4, "drva": 4, "rocva": 4, "maintain": 4,
-	"demo": 5, "recovery": 5,
+	"demo": 5, "recovery": 5, "msa": 5,
 	"cli":  6,
 	"arch": 7,
 }
@@ -56,6 +56,7 @@ var thirdParty = map[string][]string{
 	"drva":       {"golang.org/x/sync", "golang.org/x/sys"},
 	"rocva":      {"golang.org/x/sync", "golang.org/x/sys"},
 	"recovery":   {"golang.org/x/sync"},
+	"msa":        {"github.com/jackc/pgx", "golang.org/x/sync", "modernc.org/sqlite"},
 	"demo":       {"golang.org/x/sync", "golang.org/x/sys", "modernc.org/sqlite"},
 	"cli":        {"github.com/spf13", "github.com/vbauerster/mpb", "golang.org/x/sync", "golang.org/x/sys", "golang.org/x/term"},
 }
