@@ -93,9 +93,9 @@ func (m *model) stopped() bool {
 }
 
 // advance decides all that follows from what is known: which steps are skipped,
-// cancelled, timed out or begun, at most free of them to be executed; whether the
-// phase changes or the run ends. starved is set when more would be begun.
-func (m *model) advance(now int64, free int) (begin []*step, starved bool) {
+// cancelled, timed out or begun, each of these once grab has given it room; whether
+// the phase changes or the run ends. starved is set when more would be begun.
+func (m *model) advance(now int64, grab func() bool) (begin []*step, starved bool) {
 	m.interrupt = nil
 	for m.state == Active {
 		halted := m.phase == Forward && (m.cancelled || m.stopped())
@@ -107,7 +107,7 @@ func (m *model) advance(now int64, free int) (begin []*step, starved bool) {
 			if halted {
 				return nil, false
 			}
-			return m.begin(now, free)
+			return m.begin(now, grab)
 		}
 		m.next()
 	}
@@ -240,8 +240,8 @@ func (m *model) outcome() State {
 	return out
 }
 
-// begin picks the steps that may begin or go on, at most free of them.
-func (m *model) begin(now int64, free int) (out []*step, starved bool) {
+// begin picks the steps that may begin or go on, as long as there is room.
+func (m *model) begin(now int64, grab func() bool) (out []*step, starved bool) {
 	room := m.parallel
 	lowest := 0 // the lowest group with a step that has not ended
 	first := true
@@ -270,7 +270,7 @@ func (m *model) begin(now int64, free int) (out []*step, starved bool) {
 		default:
 			continue
 		}
-		if len(out) >= free {
+		if !grab() {
 			return out, true
 		}
 		m.set(st, Running, now, "")

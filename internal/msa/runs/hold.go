@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/db"
@@ -29,15 +30,19 @@ type held struct {
 // claimed is what a claim found.
 type claimed struct{ epoch, crashes int64 }
 
-// due lists runs that may be claimed, those that wait longest first.
-func dueRuns(ctx context.Context, tx *db.Tx, limit int) (out map[string]int64, err error) {
-	out = make(map[string]int64)
+// candidate is a run that may be claimed, and the epoch it had when it was seen.
+type candidate struct {
+	id    string
+	epoch int64
+}
+
+// dueRuns lists runs that may be claimed, those that wait longest first.
+func dueRuns(ctx context.Context, tx *db.Tx, limit int) (out []candidate, err error) {
 	err = tx.Rows(ctx, `SELECT id, epoch FROM runs WHERE state = 'active' AND due_at <= $1 AND lease_until <= $1 ORDER BY due_at, created_at LIMIT $2`,
 		[]any{tx.Now(), limit}, func(scan func(...any) error) error {
-			var id string
-			var epoch int64
-			err := scan(&id, &epoch)
-			out[id] = epoch
+			var c candidate
+			err := scan(&c.id, &c.epoch)
+			out = append(out, c)
 			return err
 		})
 	return out, err
@@ -70,14 +75,17 @@ func claim(ctx context.Context, d *db.DB, id string, seen int64, owner string, l
 // turn is what a pass is given and what it decided.
 type turn struct {
 	reports []report
-	free    int  // how many steps may be begun
-	leave   bool // let go of the run whatever is to be done: the worker stops
+	grab    func() bool // takes room for one more step; what is grabbed and not launched is the caller's to give back
+	leave   bool        // let go of the run whatever is to be done: the worker stops
 
+	grabbed   int
+	used      int // of those, in this try of the transaction
 	launches  []launch
 	starved   bool
 	interrupt []int // steps whose attempts are to be interrupted
-	due       int64 // when to look again
-	gone      bool  // ended, parked or let go of: it is no longer ours
+	due       int64 // when to look again, by the database's clock
+	wait      time.Duration
+	gone      bool // ended, parked or let go of: it is no longer ours
 }
 
 // pass enters reports and does all that follows, in one transaction. Kinds: Fenced
@@ -88,7 +96,7 @@ func (h *held) pass(ctx context.Context, t *turn) error {
 		delete(h.live, r.seq)
 	}
 	err := h.db.Tx(ctx, func(tx *db.Tx) error {
-		t.launches, t.starved, t.gone = nil, false, false
+		t.launches, t.starved, t.gone, t.used = nil, false, false, 0
 		m := h.model
 		h.model = nil // until it is known to be what the rows are
 		var pokes int64
@@ -136,11 +144,16 @@ func (h *held) decide(ctx context.Context, tx *db.Tx, m *model, t *turn) error {
 	if st := m.unknown(h.kinds); st != nil && !m.busy() {
 		m.park(fmt.Sprintf("this release does not know steps of kind %s version %d: %s", st.spec.Kind, st.spec.Version, st.spec.Name))
 	} else if !t.leave {
-		free := t.free
-		if st != nil {
-			free = 0 // what is under way ends first
-		}
-		begin, t.starved = m.advance(now, free)
+		begin, t.starved = m.advance(now, func() bool {
+			// What is under way ends before a run parks.
+			if st != nil || t.used == t.grabbed && !t.grab() {
+				return false
+			}
+			t.used++
+			t.grabbed = max(t.grabbed, t.used)
+			return true
+		})
+		t.starved = t.starved && st == nil
 	}
 	for _, st := range begin {
 		if h.kinds[Kind{st.spec.Kind, st.spec.Version}] == nil {
@@ -150,6 +163,10 @@ func (h *held) decide(ctx context.Context, tx *db.Tx, m *model, t *turn) error {
 		}
 	}
 	t.due, t.interrupt = m.due(), m.interrupt
+	t.wait = longestPause
+	if t.due < never {
+		t.wait = time.Duration(min(t.due-now, holdFor.Milliseconds())) * time.Millisecond
+	}
 	idle := !m.busy() && t.due > now+holdFor.Milliseconds()
 	t.gone = m.state != Active || t.leave && !m.busy() || idle && !t.starved
 	if m.state == Active {

@@ -1,0 +1,5 @@
+package runs
+
+const helperURL = "HOLDFAST_RUNS_URL"
+
+func helper() {}
