@@ -114,9 +114,8 @@ func Answer(ctx context.Context, tx *db.Tx, id string, seq int, answer, by strin
 		Input json.RawMessage `json:"input"`
 	}
 	var text string
-	var status Status
-	found, err := tx.Row(ctx, `SELECT s.spec, s.status FROM run_steps s JOIN run_prompts p ON p.run = s.run AND p.seq = s.seq WHERE s.run = $1 AND s.seq = $2`,
-		[]any{id, seq}, &text, &status)
+	found, err := tx.Row(ctx, `SELECT s.spec FROM run_steps s JOIN run_prompts p ON p.run = s.run AND p.seq = s.seq WHERE s.run = $1 AND s.seq = $2`,
+		[]any{id, seq}, &text)
 	switch {
 	case err != nil:
 		return err
@@ -139,7 +138,7 @@ func Answer(ctx context.Context, tx *db.Tx, id string, seq int, answer, by strin
 	if err != nil {
 		return err
 	}
-	if n == 0 || status != Running {
+	if n == 0 {
 		return errs.New(op, errs.Conflict, object, "the prompt is answered already, or its step has ended").WithRemedy("look at the run: somebody else was faster")
 	}
 	if _, err := tx.Exec(ctx, `UPDATE run_steps SET status = 'success', ended_at = $3, due_at = 0, note = $4 WHERE run = $1 AND seq = $2 AND status = 'running'`,

@@ -188,19 +188,16 @@ func (h *held) launch(m *model, st *step) launch {
 
 // save stores what has changed. The guard holds the run's row.
 func (h *held) save(ctx context.Context, tx *db.Tx, m *model, t *turn) error {
+	if err := saveRows(ctx, tx, m); err != nil { // a prompt's default before its step's end
+		return err
+	}
 	for _, st := range m.steps {
-		if st.fresh {
-			continue
-		}
 		if st.dirty {
 			if err := saveStep(ctx, tx, m.id, st); err != nil {
 				return err
 			}
 			st.dirty = false
 		}
-	}
-	if err := saveRows(ctx, tx, m); err != nil {
-		return err
 	}
 	owner, lease, due := h.owner, "lease_until", int64(0)
 	if t.gone {

@@ -12,8 +12,8 @@ type statements struct {
 	guard string
 	// renew extends all leases of an owner: $1 owner, $2 until when.
 	renew string
-	// answer enters the first answer of a prompt: $1 run, $2 seq, $3 answer,
-	// $4 by, $5 now.
+	// answer enters the first answer of a prompt whose step waits for one: $1 run,
+	// $2 seq, $3 answer, $4 by, $5 now.
 	answer string
 }
 
@@ -27,7 +27,8 @@ var sqlText = statements{
 	renew: `UPDATE runs SET lease_until = $2 WHERE owner = $1 AND state = 'active'
 		RETURNING id, epoch, pokes`,
 	answer: `UPDATE run_prompts SET answer = $3, answered_by = $4, answered_at = $5
-		WHERE run = $1 AND seq = $2 AND answered_at = 0`,
+		WHERE run = $1 AND seq = $2 AND answered_at = 0
+		AND EXISTS (SELECT 1 FROM run_steps s WHERE s.run = $1 AND s.seq = $2 AND s.status = 'running')`,
 }
 
 // stepColumns are the columns of run_steps that scanStep reads, in its order.

@@ -268,7 +268,7 @@ func (w *Worker) renewAll(ctx context.Context) error {
 // watch ends local work whose lease has lapsed, and looks between renewals whether
 // somebody poked a run, until ctx ends.
 func (w *Worker) watch(ctx context.Context) {
-	tick := time.NewTicker(max(time.Millisecond, w.opts.Lease/50))
+	tick := time.NewTicker(max(time.Millisecond, min(w.opts.Lease/50, w.opts.Poll)))
 	defer tick.Stop()
 	looked := w.clock.mono()
 	for {
@@ -278,19 +278,24 @@ func (w *Worker) watch(ctx context.Context) {
 		case <-tick.C:
 		}
 		now := w.clock.now()
-		w.mu.Lock()
-		n := len(w.held)
-		for _, d := range w.held {
-			if d.lease.lapsed(now) {
-				d.interrupt(errLapsed)
-			}
-		}
-		w.mu.Unlock()
-		if n > 0 && now.mono-looked >= w.opts.Poll {
+		if n := w.lookAtLeases(now); n > 0 && now.mono-looked >= w.opts.Poll {
 			looked = now.mono
 			w.lookForPokes(ctx)
 		}
 	}
+}
+
+// lookAtLeases interrupts the runs whose leases have lapsed; it returns how many runs
+// there are.
+func (w *Worker) lookAtLeases(now instant) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, d := range w.held {
+		if d.lease.lapsed(now) {
+			d.interrupt(errLapsed)
+		}
+	}
+	return len(w.held)
 }
 
 // lookForPokes tells drivers of cancels and answers. An error is not told: the
