@@ -27,7 +27,7 @@ NPM_STAMP     := test/emulators/node_modules/.package-lock.json
 export CGO_ENABLED = 0
 GOFLAGS_BUILD := -trimpath -ldflags=-s\ -w
 
-.PHONY: all build demo deps deps-demo emulators guest test test-kms kms-server check unit lint fmt race fuzz sim chaos recover-long bench clean help
+.PHONY: all build demo deps deps-demo emulators guest test test-kms kms-server check unit lint fmt race fuzz sim chaos recover-long runs-long bench clean help
 
 all: build
 
@@ -100,6 +100,9 @@ chaos: deps guest ## real guests under N faults (200) drawn from SEED: about 40 
 
 recover-long: ## recoveries killed at every single operation
 	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 60m -v -run TestKilledAnywhere ./internal/recovery
+
+runs-long: ## the step journal at length: N games (2000) of its model, 1000 steps one after the other
+	HOLDFAST_RUNS_GAMES=$(or $(N),2000) HOLDFAST_RUNS_SEED=$(SEED) HOLDFAST_RUNS_STEPS=1000 $(GO) test -count=1 -timeout 4h -v -run 'TestModel|TestSequence|TestKilledEverywhere' ./internal/msa/runs
 
 fuzz: ## every decoder, FUZZTIME each (default 30s)
 	.ci/fuzz $(or $(FUZZTIME),30s)

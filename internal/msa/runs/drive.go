@@ -144,7 +144,7 @@ func (d *driver) drain() {
 
 // await waits until there is something to do.
 func (d *driver) await(t *turn) {
-	wait := min(longestPause, max(t.wait, time.Millisecond))
+	wait := min(progressEvery, max(t.wait, time.Millisecond))
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {

@@ -367,12 +367,3 @@ func (h *held) progress(ctx context.Context, far map[int][2]int64) error {
 		return saveEvents(ctx, tx, h.id, events)
 	})
 }
-
-// release lets go of a run without doing anything of it, so that another owner need
-// not wait for the lease's end. What was under way counts as interrupted.
-func (h *held) release(ctx context.Context) error {
-	return h.db.Tx(ctx, func(tx *db.Tx) error {
-		_, err := tx.Exec(ctx, `UPDATE runs SET owner = '', lease_until = 0, due_at = 0 WHERE id = $1 AND owner = $2 AND epoch = $3`, h.id, h.owner, h.epoch)
-		return err
-	})
-}

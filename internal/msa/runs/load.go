@@ -41,6 +41,9 @@ func load(ctx context.Context, tx *db.Tx, id string) (*model, error) {
 		if err != nil {
 			return nil, err
 		}
+		if len(before) == 0 {
+			m.park("the run it was to go on from has been deleted: resume it to do all of its steps, or cancel it")
+		}
 		inherit(m.steps, before, m.rerunOf, tx.Now())
 	}
 	return m, nil

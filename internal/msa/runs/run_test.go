@@ -341,7 +341,7 @@ func TestStop(t *testing.T) {
 		hour.Lease = 300 * time.Millisecond
 		hour.Renew = 50 * time.Millisecond
 		_, stop = work(t, d, hour)
-		id = begin(t, d, Request{Snapshot: Snapshot{Steps: []Step{do("stubborn")}}})
+		begin(t, d, Request{Snapshot: Snapshot{Steps: []Step{do("stubborn")}}})
 		<-in
 		if err := stop(); !errs.Is(err, errs.Unavailable) {
 			t.Errorf("a step that does not end: %v", err)

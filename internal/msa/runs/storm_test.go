@@ -232,3 +232,33 @@ func TestPrune(t *testing.T) {
 		}
 	})
 }
+
+// TestRerunOfDeleted: what an earlier run had done cannot be told any more, so nothing is
+// done before an operator says so.
+func TestRerunOfDeleted(t *testing.T) {
+	d := open(t, dbtest.SQLite(t))
+	var calls atomic.Int64
+	o := quick(one(func(context.Context, *Call) (Result, error) { calls.Add(1); return Result{}, nil }))
+	s := Snapshot{Steps: []Step{do("a")}}
+	_, stop := work(t, d, o)
+	first := begin(t, d, Request{Snapshot: s})
+	ended(t, d, first)
+	stop()
+	again := begin(t, d, Request{RerunOf: first, Snapshot: s})
+	tx(t, d, func(ctx context.Context, x *db.Tx) error { _, err := Prune(ctx, x, never); return err })
+	work(t, d, o)
+	reaches(t, d, again, "parked", func(r Run) bool { return r.State == Parked })
+	if calls.Load() != 1 {
+		t.Errorf("%d calls", calls.Load())
+	}
+	tx(t, d, func(ctx context.Context, x *db.Tx) error { return Resume(ctx, x, again, "me") })
+	if r, _ := ended(t, d, again); r.State != Succeeded || calls.Load() != 2 {
+		t.Errorf("%s", dump(t, d))
+	}
+	if err := d.Tx(t.Context(), func(x *db.Tx) error {
+		_, _, err := Start(t.Context(), x, Request{Key: "z", Subject: "s", Operation: "o", By: "me", RerunOf: first, Snapshot: s})
+		return err
+	}); !errs.Is(err, errs.NotFound) {
+		t.Errorf("a rerun of nothing: %v", err)
+	}
+}

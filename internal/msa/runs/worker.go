@@ -236,7 +236,8 @@ func (w *Worker) renewAll(ctx context.Context) error {
 	if none {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, w.opts.Renew)
+	// Two may hang before the lease ends.
+	ctx, cancel := context.WithTimeout(ctx, w.opts.Lease/3)
 	defer cancel()
 	type row struct{ epoch, pokes int64 }
 	var ours map[string]row
