@@ -49,7 +49,9 @@ func TestKilledEverywhere(t *testing.T) {
 			t.Errorf("acts: %v", got)
 		}
 		points := h.marks(t, "died %")
-		if len(points) != len(want)*3+2 || died < len(points)/2 { // steps that run at once die together
+		// Of two steps that run at once the death of one may be the other's, behind its
+		// effect: then that is found and never comes to the point again.
+		if all := len(want)*3 + 2; len(points) < all-2 || len(points) > all || died < len(points)/2 {
 			t.Errorf("%d deaths at %d points: %q", died, len(points), points)
 		}
 		t.Logf("%d deaths, epoch %d", died, r.Epoch)
