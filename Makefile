@@ -13,9 +13,11 @@ VAULT         := $(BIN)/vault
 # What the demo needs: QEMU, and what builds the test guest's disk.
 DEMO_PACKAGES := qemu-system-x86 qemu-utils seabios e2fsprogs fdisk cpio zstd grub-pc-bin grub-common
 # What the tests need besides: the NBD peers and their tools.
-TEST_PACKAGES := qemu-block-extra nbdkit libnbd-bin python3-libnbd fio fuse3 $(LIBVIRT_PACKAGES)
+TEST_PACKAGES := qemu-block-extra nbdkit libnbd-bin python3-libnbd fio fuse3 $(LIBVIRT_PACKAGES) $(POSTGRES_PACKAGES)
 # A libvirt daemon, which tests start in namespaces of their own.
 LIBVIRT_PACKAGES := libvirt-daemon-system libvirt-clients dnsmasq-base iproute2
+# A PostgreSQL server, which tests of the manager start on a socket of their own.
+POSTGRES_PACKAGES := postgresql
 
 # What runs the emulators of the object stores; a Node.js that is there already, of whatever origin, does too.
 NODE_PACKAGES := $(if $(and $(shell command -v node),$(shell command -v npm)),,nodejs npm)
@@ -25,7 +27,7 @@ NPM_STAMP     := test/emulators/node_modules/.package-lock.json
 export CGO_ENABLED = 0
 GOFLAGS_BUILD := -trimpath -ldflags=-s\ -w
 
-.PHONY: all build demo deps deps-demo emulators guest test test-kms kms-server check unit lint fmt race fuzz sim chaos recover-long bench clean help
+.PHONY: all build demo deps deps-demo emulators guest test test-kms kms-server check unit lint fmt race fuzz sim chaos recover-long runs-long bench clean help
 
 all: build
 
@@ -98,6 +100,9 @@ chaos: deps guest ## real guests under N faults (200) drawn from SEED: about 40 
 
 recover-long: ## recoveries killed at every single operation
 	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 60m -v -run TestKilledAnywhere ./internal/recovery
+
+runs-long: ## the step journal at length: N games (2000) of its model, 1000 steps one after the other
+	HOLDFAST_RUNS_GAMES=$(or $(N),2000) HOLDFAST_RUNS_SEED=$(SEED) HOLDFAST_RUNS_STEPS=1000 $(GO) test -count=1 -timeout 4h -v -run 'TestModel|TestSequence|TestKilledEverywhere' ./internal/msa/runs
 
 fuzz: ## every decoder, FUZZTIME each (default 30s)
 	.ci/fuzz $(or $(FUZZTIME),30s)
