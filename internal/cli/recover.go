@@ -544,6 +544,9 @@ func printRun(w io.Writer, st *recovery.Status) {
 	if st.Interrupted {
 		fmt.Fprintf(w, "interrupted\tno process looks after it\n")
 	}
+	for _, d := range st.Down {
+		fmt.Fprintf(w, "down\t%s\n", d)
+	}
 	if st.Reminder != "" {
 		fmt.Fprintf(w, "reminder\t%s\n", st.Reminder)
 	}

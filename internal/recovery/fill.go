@@ -24,7 +24,8 @@ const nbdName = "nbd.sock"
 type filling struct {
 	set    *ondemand.Set
 	socket string
-	stop   context.CancelFunc // ends filling and serving
+	ctx    context.Context    // of filling and serving
+	stop   context.CancelFunc // ends it
 	ran    chan error         // room for one: what the Set's work came to
 	served chan error         // room for one: how serving ended
 	failed error              // of filling; the owner's, as all here
@@ -113,10 +114,19 @@ func (f *filling) serve(r *Run, rec *Record) error {
 		return err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	f.stop = stop
+	f.ctx, f.stop = ctx, stop
 	go func() { f.served <- srv.Serve(ctx, ln) }()
 	go func() { f.ran <- f.set.Run(ctx) }()
 	return nil
+}
+
+// again goes on filling after it was given up.
+func (f *filling) again() {
+	if f.failed == nil {
+		return
+	}
+	f.failed = nil
+	go func() { f.ran <- f.set.Run(f.ctx) }()
 }
 
 // where is where a VM finds a disk.
@@ -214,6 +224,9 @@ func (r *Run) settle(ctx context.Context, filled error) error {
 	}
 	if r.Record().Committed {
 		return r.launch(ctx)
+	}
+	if rec.Operation == Clone {
+		return r.unpin(ctx)
 	}
 	return nil
 }
