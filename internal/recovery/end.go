@@ -42,10 +42,7 @@ type Site struct {
 // counts from here on.
 
 // commit makes the recovery final.
-func (r *Run) commit(ctx context.Context) error {
-	if err := r.allRun(ctx); err != nil {
-		return err
-	}
+func (r *Run) commit(context.Context) error {
 	return r.change(func(rec *Record) { rec.Committed, rec.Decide = true, time.Time{} })
 }
 
@@ -63,6 +60,9 @@ func (r *Run) protect(ctx context.Context) error {
 	rec := r.Record()
 	if r.s.opts.Site == nil || rec.Request.NoProtect {
 		return nil
+	}
+	if err := r.boot(ctx); err != nil { // one that ended since
+		return err
 	}
 	if _, err := r.s.fs.Stat(r.protectPath("host.json")); errs.Is(err, errs.NotFound) { // it is written last
 		if err := r.configure(ctx); err != nil {

@@ -210,6 +210,11 @@ func (r *Run) Do(ctx context.Context, a Action) error { return r.DoWith(ctx, a, 
 
 // DoWith is Do with options.
 func (r *Run) DoWith(ctx context.Context, a Action, o ActOptions) error {
+	if a == Commit && r.Record().State == BeforeCommit {
+		if err := r.allRun(ctx); err != nil {
+			return err // nothing has begun
+		}
+	}
 	r.setFrees(a == Cleanup || a == Rollback || a == Unwind)
 	defer r.setFrees(false)
 	if err := r.begin(a, o); err != nil {

@@ -137,7 +137,7 @@ func (s *site) watch(dir string, p *rig.Process, base, k int, m moment, took tim
 		if err == nil && len(rec.Steps) > base+k {
 			switch {
 			case m == within:
-				time.Sleep(time.Duration(rng.Int64N(int64(took+time.Millisecond)))) // a moment drawn, not a proof
+				time.Sleep(time.Duration(rng.Int64N(int64(took + time.Millisecond)))) // a moment drawn, not a proof
 			case m == atEnd && rec.Steps[base+k].Status == recovery.Running:
 				goto wait
 			}
