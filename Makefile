@@ -96,8 +96,9 @@ sim: ## the cut simulation at length: make sim HOLDFAST_SIM_N=1000000
 chaos: deps guest ## real guests under N faults (200) drawn from SEED: about 40 minutes
 	HOLDFAST_CHAOS_N=$(or $(N),200) HOLDFAST_CHAOS_SEED=$(SEED) $(GO) test -count=1 -timeout 4h -v ./test/chaos
 
-recover-long: ## recoveries killed at every single operation
+recover-long: guest ## recoveries killed at every single operation, and all around them in every step
 	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 60m -v -run TestKilledAnywhere ./internal/recovery
+	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 60m -v -run 'TestKilled|TestCancelled|TestFullDisk' ./test/recover
 
 fuzz: ## every decoder, FUZZTIME each (default 30s)
 	.ci/fuzz $(or $(FUZZTIME),30s)

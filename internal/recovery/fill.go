@@ -201,6 +201,10 @@ func (r *Run) settle(ctx context.Context, filled error) error {
 			continue // it has ended: it finds its disk when it is started again
 		}
 		sw, err := vm.SwitchDisk(ctx, d.ID)
+		if err != nil && hasEnded(ctx, vm) {
+			r.s.log.Warn("the VM has ended: it finds its disk when it is started again", "run", r.dir, "vm", vm.Name())
+			continue
+		}
 		if err != nil {
 			return errs.E("recovery.switch", errs.Internal, vm.Name(), err)
 		}
@@ -229,6 +233,15 @@ func (r *Run) settle(ctx context.Context, filled error) error {
 		return r.unpin(ctx)
 	}
 	return nil
+}
+
+// hasEnded reports whether a VM that does not answer has ended, or does in a
+// moment.
+func hasEnded(ctx context.Context, vm hypervisor.VM) bool {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	_, err := vm.Wait(ctx)
+	return err == nil
 }
 
 // fillFailed notes that the background gave up. Guests go on: what is there is
