@@ -69,6 +69,11 @@ func (r *Run) onAct(ctx context.Context, body []byte) (any, error) {
 	case err := <-a.reply:
 		return struct{}{}, err
 	case <-ctx.Done():
+		select {
+		case err := <-a.reply: // the owner is done with it, and with the run
+			return struct{}{}, err
+		default:
+		}
 		return nil, errs.E("recovery.act", errs.Canceled, r.dir, context.Cause(ctx))
 	}
 }

@@ -65,7 +65,9 @@ func (c *chain) next(dir string, p *rig.Process) bool {
 					}
 					if n := c.strike(dir, p); n > 0 || c.victim == "qemu" && rec.BootedAt.IsZero() {
 						c.struck[name] = true
-						return n > 0
+						if n > 0 {
+							return true
+						}
 					}
 				}
 			}

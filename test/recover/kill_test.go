@@ -192,8 +192,8 @@ func (s *site) onlyNew(before map[string]bool, kinds ...string) {
 
 // what a recovery may leave in a container, see docs/operate/recover.md.
 var (
-	leftByTest     = []string{"pin/*", "meta/*", "meta/*/*", "meta/*/*/*", "t/*/meta/*", "t/*/trace/*"}
-	leftByDisaster = append([]string{"t/*", "t/*/epoch/*", "t/*/j/*", "t/*/j/*/*", "timeline/*"}, leftByTest...)
+	leftByTest     = []string{"pin/*", "t/*/trace/*", "t/*/meta/*", "t/*/meta/*/*"}
+	leftByDisaster = append([]string{"t/*/epoch/*", "t/*/j/*", "t/*/head", "t/*/dropped"}, leftByTest...)
 )
 
 // rest has a run that was killed go on until it rests, and returns its status.
@@ -422,7 +422,7 @@ func TestVMDies(t *testing.T) {
 	}
 	killAll(t, l.qemus("b"))
 	l.awaitStatus("b", "the owner sees that its VM died", func(st *recovery.Status) bool { return st.Owned && len(st.Down) == 1 })
-	if _, err := l.recover("cancel", l.path("b")); err == nil || !strings.Contains(err.Error(), "nothing is under way") {
+	if err := l.cancel("b"); err == nil || !strings.Contains(err.Error(), "nothing is under way") {
 		t.Errorf("nothing was cancelled: %v", err)
 	}
 	if st := l.rest("b"); len(st.Down) > 0 || !st.Owned || len(l.qemus("b")) != 1 {
