@@ -192,7 +192,7 @@ func (s *site) onlyNew(before map[string]bool, kinds ...string) {
 
 // what a recovery may leave in a container, see docs/operate/recover.md.
 var (
-	leftByTest     = []string{"pin/*", "t/*/trace/*", "t/*/meta/*", "t/*/meta/*/*"}
+	leftByTest     = []string{"pin/*", "meta/*/boot/*"}
 	leftByDisaster = append([]string{"t/*/epoch/*", "t/*/j/*", "t/*/head", "t/*/dropped"}, leftByTest...)
 )
 

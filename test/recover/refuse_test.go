@@ -256,7 +256,7 @@ func (l *light) cancelledAt(op string, k int, keyboard bool) recovery.State {
 	ended := rec.State
 	switch {
 	case rec.State == recovery.Clean && op == "test" && keyboard:
-	case rec.State == recovery.Incomplete && rec.Kind == "cancelled" && rec.Error != "", rec.State == recovery.Tested, rec.State == recovery.BeforeCommit:
+	case rec.State == recovery.Incomplete && rec.Kind == "canceled" && rec.Error != "", rec.State == recovery.Tested, rec.State == recovery.BeforeCommit:
 		if l.rng.IntN(2) == 0 {
 			l.rest("b")
 			rec, err := readRun(l.path("b"))
