@@ -299,6 +299,9 @@ func (r *Run) discard(context.Context) error {
 		}
 		r.setFill(nil)
 	}
+	if err := r.s.fs.Remove(r.path(nbdName)); err != nil && !errs.Is(err, errs.NotFound) { // of a process that was killed
+		return err
+	}
 	for _, name := range []string{"disks", "vms", "protect"} {
 		if name == "protect" && r.Record().Action != Cleanup {
 			continue
