@@ -98,8 +98,9 @@ sim: ## the cut simulation at length: make sim HOLDFAST_SIM_N=1000000
 chaos: deps guest ## real guests under N faults (200) drawn from SEED: about 40 minutes
 	HOLDFAST_CHAOS_N=$(or $(N),200) HOLDFAST_CHAOS_SEED=$(SEED) $(GO) test -count=1 -timeout 4h -v ./test/chaos
 
-recover-long: ## recoveries killed at every single operation
+recover-long: guest ## recoveries killed at every single operation, and all around them in every step
 	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 60m -v -run TestKilledAnywhere ./internal/recovery
+	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 60m -v -run 'TestKilled|TestCancelled|TestFullDisk' ./test/recover
 
 runs-long: ## the step journal at length: N games (2000) of its model, 1000 steps one after the other
 	HOLDFAST_RUNS_GAMES=$(or $(N),2000) HOLDFAST_RUNS_SEED=$(SEED) HOLDFAST_RUNS_STEPS=1000 $(GO) test -count=1 -timeout 4h -v -run 'TestModel|TestSequence|TestKilledEverywhere' ./internal/msa/runs

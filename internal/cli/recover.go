@@ -78,6 +78,7 @@ func (f *recoverFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.mode, "mode", string(recovery.Instant), "instant: boot at once; full: build the disks first")
 	fl.StringArrayVar(&f.groups, "group", nil, `VMs that start together, as "db1,db2"; groups start in the order given, the rest last`)
 	fl.IntVar(&f.q.Parallel, "parallel", 0, "VMs started at once (0: 4)")
+	fl.Int64Var(&f.q.Rate, "fill-rate", 0, "with --mode instant: what filling in the background may read, bytes per second (0: no bound)")
 	fl.StringArrayVar(&f.networks, "network", nil, `what a recorded network is here, as lan=isolated, lan=user or lan=NAME (default: isolated)`)
 	fl.StringArrayVar(&f.override, "override", nil, `change of a VM, as "erp1:cpus=2,memory=4096,name=erp1-dr,network.lan=dr"`)
 	fl.StringVar(&f.accel, "accel", "", "kvm or tcg; default: kvm where it was proved to work")
@@ -543,6 +544,9 @@ func printRun(w io.Writer, st *recovery.Status) {
 	}
 	if st.Interrupted {
 		fmt.Fprintf(w, "interrupted\tno process looks after it\n")
+	}
+	for _, d := range st.Down {
+		fmt.Fprintf(w, "down\t%s\n", d)
 	}
 	if st.Reminder != "" {
 		fmt.Fprintf(w, "reminder\t%s\n", st.Reminder)

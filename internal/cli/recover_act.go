@@ -26,14 +26,7 @@ func actCommand(use, short, long, example string, act func(*recovery.Run, contex
 			return withService(cmd, platform, func(s *recovery.Service) error {
 				r, err := s.Open(args[0])
 				if errs.Is(err, errs.Conflict) {
-					if err := ask(cmd.Context(), s, args[0]); err != nil {
-						return err
-					}
-					st, err := s.Status(cmd.Context(), args[0])
-					if err != nil {
-						return err
-					}
-					return print(cmd, st, func(w io.Writer) { printRun(w, st) })
+					return printAfter(cmd, s, args[0], ask(cmd.Context(), s, args[0]))
 				}
 				if err != nil {
 					return err
@@ -44,6 +37,18 @@ func actCommand(use, short, long, example string, act func(*recovery.Run, contex
 	}
 	addOutputFlag(cmd)
 	return cmd
+}
+
+// printAfter shows a run after its owner was asked for something.
+func printAfter(cmd *cobra.Command, s *recovery.Service, dir string, err error) error {
+	if err != nil {
+		return err
+	}
+	st, err := s.Status(cmd.Context(), dir)
+	if err != nil {
+		return err
+	}
+	return print(cmd, st, func(w io.Writer) { printRun(w, st) })
 }
 
 func newRecoverCommit() *cobra.Command {
@@ -121,7 +126,9 @@ func newRecoverResume() *cobra.Command {
 		Short: "Go on with a recovery that was interrupted or failed",
 		Long: `Goes on where a recovery stopped, whatever stopped it: steps that were done are not
 done again, VMs that run are found. Also serves again the disks of VMs that run on
-disks which are still being filled, and starts VMs that ended with their host.
+disks which are still being filled, starts again VMs, and boxes of the protection here,
+that have ended, and lets VMs go on that a disk error paused. A process that looks after
+the recovery is asked to do so.
 --at names the point to try next after a rollback.`,
 		Example: "  holdfast recover resume /var/lib/dr/erp",
 		Args:    exactArgs("DIR"),
@@ -132,6 +139,9 @@ disks which are still being filled, and starts VMs that ended with their host.
 			}
 			return withService(cmd, platform, func(s *recovery.Service) error {
 				r, err := s.Open(args[0])
+				if errs.Is(err, errs.Conflict) && at == "" {
+					return printAfter(cmd, s, args[0], s.Revive(cmd.Context(), args[0]))
+				}
 				if err != nil {
 					return err
 				}
@@ -174,11 +184,30 @@ func newRecoverStatus() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return print(cmd, st, func(w io.Writer) { printRun(w, st) })
+			if st.Unwatched() {
+				err = lookAt(cmd, args[0], &st)
+			}
+			return errors.Join(print(cmd, st, func(w io.Writer) { printRun(w, st) }), err)
 		},
 	}
 	addOutputFlag(cmd)
 	return cmd
+}
+
+// lookAt asks the hypervisor what has become of a run's VMs. On error *st is as it
+// was: what the record says.
+func lookAt(cmd *cobra.Command, dir string, st **recovery.Status) error {
+	platform, err := platformOf(dir)
+	if err != nil {
+		return err
+	}
+	return withService(cmd, platform, func(s *recovery.Service) error {
+		seen, err := s.Look(cmd.Context(), dir)
+		if err == nil {
+			*st = seen
+		}
+		return err
+	})
 }
 
 func newRecoverReport() *cobra.Command {

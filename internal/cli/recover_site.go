@@ -71,6 +71,7 @@ func withService(cmd *cobra.Command, platform *providerFlags, do func(*recovery.
 			},
 			DiskName: platform.diskName,
 			Launch:   launchBox,
+			Running:  boxesWith,
 			End:      endBox,
 		},
 	})
@@ -170,6 +171,12 @@ func launchBox(ctx context.Context, dir, name, socket string, args ...string) (r
 	if p, ok := boxAt(name, socket); ok {
 		return p, nil
 	}
+	if len(boxesWith(name, args...)) > 0 { // a command that died has just started it
+		err := awaitBox(ctx, filepath.Join(dir, name+".log"), name, socket, func() bool { return len(boxesWith(name, args...)) == 0 })
+		if p, ok := boxAt(name, socket); err == nil && ok {
+			return p, nil
+		}
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		return recovery.Process{}, errs.E(op, errs.Unavailable, "the holdfast binary", err)
@@ -196,25 +203,66 @@ func launchBox(ctx context.Context, dir, name, socket string, args ...string) (r
 		_ = cmd.Wait() // its log says why
 		close(ended)
 	}()
-	ctx, cancel := context.WithTimeoutCause(ctx, launchLimit, errors.New("it did not answer in time"))
-	defer cancel()
-	for {
-		var any struct{}
-		if err := control.CallLocal(ctx, socket, "/status", nil, &any); err == nil {
-			break
-		}
+	if err := awaitBox(ctx, path, name, socket, func() bool {
 		select {
 		case <-ended:
-			return recovery.Process{}, errs.New(op, errs.Unavailable, name, "it ended at once: "+lastOf(path)).WithRemedy("see " + path)
-		case <-ctx.Done():
-			return recovery.Process{}, errs.E(op, errs.Unavailable, name, context.Cause(ctx)).WithRemedy("see " + path)
-		case <-time.After(launchPoll):
+			return true
+		default:
+			return false
 		}
+	}); err != nil {
+		return recovery.Process{}, err
 	}
 	if p, ok := boxAt(name, socket); ok {
 		return p, nil
 	}
 	return recovery.Process{}, errs.New(op, errs.Unavailable, name, "it ended after its first answer: "+lastOf(path)).WithRemedy("see " + path)
+}
+
+// awaitBox waits until a box answers, or over says that it has ended.
+func awaitBox(ctx context.Context, log, name, socket string, over func() bool) error {
+	const op = "recover.launch"
+	ctx, cancel := context.WithTimeoutCause(ctx, launchLimit, errors.New("it did not answer in time"))
+	defer cancel()
+	for {
+		var any struct{}
+		if err := control.CallLocal(ctx, socket, "/status", nil, &any); err == nil {
+			return nil
+		}
+		if over() {
+			return errs.New(op, errs.Unavailable, name, "it ended at once: "+lastOf(log)).WithRemedy("see " + log)
+		}
+		select {
+		case <-ctx.Done():
+			return errs.E(op, errs.Unavailable, name, context.Cause(ctx)).WithRemedy("see " + log)
+		case <-time.After(launchPoll):
+		}
+	}
+}
+
+// boxesWith finds the processes that were started with these arguments, whether
+// they answer yet or not.
+func boxesWith(name string, args ...string) (found []recovery.Process) {
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return nil
+	}
+	want := "\x00" + strings.Join(args, "\x00") + "\x00"
+	for _, path := range all {
+		b, err := os.ReadFile(path)
+		program, rest, _ := strings.Cut(string(b), "\x00")
+		if err != nil || program == "" || "\x00"+rest != want {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			continue
+		}
+		if start, err := live.StartOf(pid); err == nil {
+			found = append(found, recovery.Process{Name: name, PID: pid, Start: start})
+		}
+	}
+	return found
 }
 
 // boxAt finds the process that answers on a socket.

@@ -22,6 +22,7 @@ const (
 	maxReply      = 16 << 20 // bytes of a status reply
 	maxRequest    = 64 << 10 // bytes of a request body
 	localLimit    = 30 * time.Second
+	answerLimit   = 2 * time.Second // that calls under way are given when serving ends
 )
 
 // Handler answers one local call: the body it is given is JSON (or empty), and
@@ -43,8 +44,21 @@ func ServeLocal(ctx context.Context, socket string, calls map[string]Handler) er
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { serveCall(w, r, h) })
 	}
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: localLimit, BaseContext: func(net.Listener) context.Context { return ctx }}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
+	answered := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(answered)
+		// Who asked for what a process then ends with is told how it went.
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerLimit)
+		defer cancel()
+		if srv.Shutdown(grace) != nil {
+			_ = srv.Close()
+		}
+	})
+	defer func() {
+		if !stop() {
+			<-answered
+		}
+	}()
 	if err := srv.Serve(ln); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return errs.E(op, errs.Unavailable, socket, err)
 	}

@@ -11,8 +11,8 @@
 // and complete when they return nil: content first, then name, then directory.
 // After a crash a name holds either its whole old content, its whole new
 // content, or does not exist; never a part. A crash may leave a temporary file,
-// recognisable by [IsTemp]; [ReadDir] does not show those and [SweepTemps]
-// removes them.
+// recognisable by [IsTemp]; [ReadDir] does not show those; [SweepTemps]
+// removes them, [SweepTempsOf] those of one name.
 //
 // A sync that failed is never repeated on the same file: the kernel may have
 // dropped the pages and would report success the second time. Whoever sees a

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/internal/durable"
+	"holdfast/internal/durable/durabletest"
 	"holdfast/internal/errs"
 )
 
@@ -271,5 +272,35 @@ func TestZero(t *testing.T) {
 	got, err := os.ReadFile(path)
 	if err != nil || !bytes.Equal(got, all) {
 		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+}
+
+// TestSweepTempsOf removes what writes to one name left, and no other's.
+func TestSweepTempsOf(t *testing.T) {
+	fs := durabletest.New(durabletest.Config{})
+	if err := durable.MkdirAll(fs, "/d"); err != nil {
+		t.Fatal(err)
+	}
+	at := fs.Ops() + 3 // the content is written, the name is not
+	for _, path := range []string{"/d/a", "/d/b"} {
+		fs.CrashAt(at, durabletest.Before)
+		if err := durable.WriteFile(fs, path, []byte("x")); err == nil {
+			t.Fatal("no crash")
+		}
+		fs = fs.Image(1, durabletest.ProcessDeath)
+		at = fs.Ops() + 3
+	}
+	if err := durable.SweepTempsOf(fs, "/d/a"); err != nil {
+		t.Fatal(err)
+	}
+	left, err := fs.ReadDir("/d")
+	if err != nil || len(left) != 1 || !durable.IsTemp(left[0].Name) {
+		t.Fatalf("left %v, %v; want the other's alone", left, err)
+	}
+	if err := errors.Join(durable.SweepTempsOf(fs, "/d/b"), durable.SweepTempsOf(fs, "/d/c")); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := fs.ReadDir("/d"); len(left) != 0 {
+		t.Fatalf("left: %v", left)
 	}
 }

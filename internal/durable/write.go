@@ -3,6 +3,7 @@ package durable
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"path/filepath"
@@ -14,6 +15,14 @@ import (
 
 // tempPrefix marks files that a crash may leave behind.
 const tempPrefix = ".tmp-"
+
+// tempTag is what the name of a temporary file of a write to path begins with,
+// so that who owns that name alone may remove it. Two names of one tag are as
+// unlikely as two equal random numbers of 32 bits.
+func tempTag(path string) string {
+	sum := sha256.Sum256([]byte(filepath.Base(path)))
+	return tempPrefix + hex.EncodeToString(sum[:4]) + "-"
+}
 
 // IsTemp reports whether a file of this name is a leftover of an unfinished
 // write: never content, always safe to remove once its writer is gone.
@@ -28,7 +37,7 @@ func CreateOnce(fs FS, path string, data []byte) error {
 	if _, err := fs.Stat(path); err == nil {
 		return taken(fs, path) // saves writing the content; the link below decides
 	}
-	temp, err := writeTemp(fs, filepath.Dir(path), data)
+	temp, err := writeTemp(fs, path, data)
 	if err != nil {
 		return errs.E("durable.CreateOnce", errs.Internal, path, err)
 	}
@@ -60,7 +69,7 @@ func taken(fs FS, path string) error {
 // step. Durable on return. After an error path holds its old or its new
 // content.
 func WriteFile(fs FS, path string, data []byte) error {
-	temp, err := writeTemp(fs, filepath.Dir(path), data)
+	temp, err := writeTemp(fs, path, data)
 	if err != nil {
 		return errs.E("durable.WriteFile", errs.Internal, path, err)
 	}
@@ -83,7 +92,7 @@ func Prewrite(ctx context.Context, fs FS, path string, size int64) error {
 		return errs.New("durable.Prewrite", errs.Invalid, path, "size is not a whole number of pages")
 	}
 	dir := filepath.Dir(path)
-	temp, f, err := openTemp(fs, dir, 0)
+	temp, f, err := openTemp(fs, path, 0)
 	if err != nil {
 		return errs.E("durable.Prewrite", errs.Internal, path, err)
 	}
@@ -159,13 +168,25 @@ func Remove(fs FS, path string) error {
 // the given time. The caller knows that their writers are gone: because it
 // holds the directory's lock, or because before is long ago.
 func SweepTemps(fs FS, dir string, before time.Time) error {
+	return sweep(fs, dir, func(e Entry) bool { return e.ModTime.Before(before) })
+}
+
+// SweepTempsOf removes what writes to path that a crash cut off left, durably,
+// and no other's. The caller knows that nobody writes path. Kind NotFound when
+// its directory is missing.
+func SweepTempsOf(fs FS, path string) error {
+	return sweep(fs, filepath.Dir(path), func(e Entry) bool { return strings.HasPrefix(e.Name, tempTag(path)) })
+}
+
+// sweep removes the temporary files of dir that old says yes to.
+func sweep(fs FS, dir string, old func(Entry) bool) error {
 	list, err := fs.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	removed := false
 	for _, e := range list {
-		if !IsTemp(e.Name) || e.Dir || !e.ModTime.Before(before) {
+		if !IsTemp(e.Name) || e.Dir || !old(e) {
 			continue
 		}
 		if err := fs.Remove(filepath.Join(dir, e.Name)); err != nil && !errs.Is(err, errs.NotFound) {
@@ -179,18 +200,18 @@ func SweepTemps(fs FS, dir string, before time.Time) error {
 	return fs.SyncDir(dir)
 }
 
-// writeTemp writes data durably under a fresh temporary name in dir. When it
-// fails the name is removed as far as the device allows.
-func writeTemp(fs FS, dir string, data []byte) (string, error) {
+// writeTemp writes data durably under a fresh temporary name beside path. When
+// it fails the name is removed as far as the device allows.
+func writeTemp(fs FS, path string, data []byte) (string, error) {
 	write := writeCached
 	temp, f, err := "", File(nil), ErrNoDirect
 	if len(data) >= directFrom && pageAddress(data) {
 		write = writeDirect
-		temp, f, err = openTemp(fs, dir, Direct)
+		temp, f, err = openTemp(fs, path, Direct)
 	}
 	if errors.Is(err, ErrNoDirect) {
 		write = writeCached
-		temp, f, err = openTemp(fs, dir, 0)
+		temp, f, err = openTemp(fs, path, 0)
 	}
 	if err != nil {
 		return "", err
@@ -228,12 +249,12 @@ func writeDirect(f File, data []byte) error {
 	return f.Truncate(int64(len(data)))
 }
 
-func openTemp(fs FS, dir string, mode Mode) (string, File, error) {
+func openTemp(fs FS, path string, mode Mode) (string, File, error) {
 	var err error
 	for range tempTries {
 		var random [8]byte
 		rand.Read(random[:]) // never fails
-		temp := filepath.Join(dir, tempPrefix+hex.EncodeToString(random[:]))
+		temp := filepath.Join(filepath.Dir(path), tempTag(path)+hex.EncodeToString(random[:]))
 		var f File
 		f, err = fs.OpenFile(temp, Write|Create|Exclusive|mode)
 		if err == nil {

@@ -13,6 +13,7 @@ import (
 type request struct {
 	Action Action `json:"action,omitempty"`
 	Cancel bool   `json:"cancel,omitempty"`
+	Resume bool   `json:"resume,omitempty"` // start again what has ended
 	ActOptions
 }
 
@@ -49,7 +50,10 @@ func (r *Run) onAct(ctx context.Context, body []byte) (any, error) {
 		return nil, errs.E("recovery.act", errs.Invalid, "request", err)
 	}
 	if q.Cancel {
-		r.Cancel()
+		if !r.interrupt() {
+			return nil, errs.New("recovery.Cancel", errs.Conflict, r.dir, "nothing is under way that could be cancelled: the run is "+string(r.Record().State)).
+				WithRemedy(next(r.Record().State))
+		}
 		return struct{}{}, nil
 	}
 	a := asked{q, make(chan error, 1)}
@@ -65,6 +69,11 @@ func (r *Run) onAct(ctx context.Context, body []byte) (any, error) {
 	case err := <-a.reply:
 		return struct{}{}, err
 	case <-ctx.Done():
+		select {
+		case err := <-a.reply: // the owner is done with it, and with the run
+			return struct{}{}, err
+		default:
+		}
 		return nil, errs.E("recovery.act", errs.Canceled, r.dir, context.Cause(ctx))
 	}
 }
@@ -93,7 +102,11 @@ func (r *Run) Attend(ctx context.Context) error {
 		case <-ctx.Done():
 			err = errs.E("recovery.Attend", errs.Canceled, r.dir, context.Cause(ctx))
 		case a := <-r.requests:
-			a.reply <- r.DoWith(ctx, a.Action, a.ActOptions)
+			if a.Resume {
+				a.reply <- r.Resume(ctx, "")
+			} else {
+				a.reply <- r.DoWith(ctx, a.Action, a.ActOptions)
+			}
 		case filled := <-r.filled():
 			err = r.settle(ctx, filled)
 		case <-decide.C:
@@ -103,8 +116,12 @@ func (r *Run) Attend(ctx context.Context) error {
 				r.s.log.Warn("the checkpoint's pin was not renewed", "run", r.dir, "err", e)
 			}
 		case <-reminder.C:
-			if st := r.Status(); st.Reminder != "" {
+			st := r.Status()
+			if st.Reminder != "" {
 				r.s.log.Info("a decision is due", "run", r.dir, "why", st.Reminder)
+			}
+			if len(st.Down) > 0 {
+				r.s.log.Warn("what is to run does not", "run", r.dir, "down", st.Down)
 			}
 		}
 		decide.Stop()

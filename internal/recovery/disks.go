@@ -39,8 +39,22 @@ func (r *Run) plan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.room(disks); err != nil {
+		return err
+	}
 	r.image = img
 	return r.change(func(rec *Record) { rec.VMs, rec.Disks = vms, disks })
+}
+
+// room demands that the disks' content, of all together, fits where they will be.
+func (r *Run) room(disks []DiskRecord) error {
+	content := map[string]int64{}
+	for _, d := range disks {
+		if !d.old() {
+			content[r.diskPath(&d)] = d.Bytes
+		}
+	}
+	return rocva.CheckRooms(content)
 }
 
 // layOut decides what each VM is built from and where its disks are.
@@ -284,6 +298,9 @@ func (r *Run) discard(context.Context) error {
 			return err
 		}
 		r.setFill(nil)
+	}
+	if err := r.s.fs.Remove(r.path(nbdName)); err != nil && !errs.Is(err, errs.NotFound) { // of a process that was killed
+		return err
 	}
 	for _, name := range []string{"disks", "vms", "protect"} {
 		if name == "protect" && r.Record().Action != Cleanup {

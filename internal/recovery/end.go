@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"holdfast/internal/control"
@@ -29,6 +30,9 @@ type Site struct {
 	// Launch returns the process of the product that answers on socket. If nobody
 	// does, it starts one with args, which outlives this process, its log in dir.
 	Launch func(ctx context.Context, dir, name, socket string, args ...string) (Process, error)
+	// Running lists the processes of the product that were started with args, under
+	// this name.
+	Running func(name string, args ...string) []Process
 	// End ends a process in order, and by force if it does not obey; no effect on
 	// one that is gone.
 	End func(ctx context.Context, p Process) error
@@ -56,6 +60,9 @@ func (r *Run) protect(ctx context.Context) error {
 	rec := r.Record()
 	if r.s.opts.Site == nil || rec.Request.NoProtect {
 		return nil
+	}
+	if err := r.boot(ctx); err != nil { // one that ended since
+		return err
 	}
 	if _, err := r.s.fs.Stat(r.protectPath("host.json")); errs.Is(err, errs.NotFound) { // it is written last
 		if err := r.configure(ctx); err != nil {
@@ -192,10 +199,11 @@ func (r *Run) launch(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, box := range []struct{ name, socket, command, config string }{
-		{"drva", "drva.sock", "drva", "drva.json"}, {"host", "host.sock", "iofilter", "host.json"},
-	} {
-		p, err := site.Launch(ctx, r.protectPath(), box.name, r.protectPath(box.socket), box.command, "--config", r.protectPath(box.config))
+	if err := r.retarget(ctx); err != nil {
+		return err
+	}
+	for _, b := range boxes {
+		p, err := site.Launch(ctx, r.protectPath(), b.name, r.protectPath(b.socket), r.args(&b)...)
 		if err != nil {
 			return err
 		}
@@ -219,12 +227,11 @@ func (rec *Record) noteProcess(p Process) {
 // endProcesses ends the protection here: the host component first, which takes
 // the guests' disks off its sockets.
 func (r *Run) endProcesses(ctx context.Context) error {
-	rec := r.Record()
 	if r.s.opts.Site == nil {
 		return nil
 	}
-	for i := len(rec.Launched) - 1; i >= 0; i-- {
-		if err := r.s.opts.Site.End(ctx, rec.Launched[i]); err != nil {
+	for _, b := range slices.Backward(boxes) {
+		if err := r.endBox(ctx, &b); err != nil {
 			return err
 		}
 	}
@@ -247,7 +254,8 @@ func (r *Run) firstPoint(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, protectLimit, errors.New("no recovery point in time"))
 	defer cancel()
-	return poll(ctx, "recovery.reprotect", r.protectPath("drva.sock"), func(s *drvaStatus) (bool, error) {
+	tries := 0
+	return pollOr(ctx, "recovery.reprotect", r.protectPath("drva.sock"), func() error { return r.keepUp(ctx, &tries) }, func(s *drvaStatus) (bool, error) {
 		var h iofilter.Status
 		if err := control.CallLocal(ctx, r.protectPath("host.sock"), "/status", nil, &h); err == nil {
 			var left, total int64
@@ -255,6 +263,8 @@ func (r *Run) firstPoint(ctx context.Context) error {
 				left, total = left+d.DirtyBytes, total+d.Size
 			}
 			r.progress(total-left, total)
+		} else if err := r.keepUp(ctx, &tries); err != nil {
+			return false, err
 		}
 		return rec.covers(s.Checkpoints.LastPublished), nil
 	})
@@ -285,6 +295,12 @@ func (rec *Record) covers(p *dr.Checkpoint) bool {
 
 // poll asks a box for its status until ok says so, or fails.
 func poll[T any](ctx context.Context, op, socket string, ok func(*T) (bool, error)) error {
+	return pollOr(ctx, op, socket, func() error { return nil }, ok)
+}
+
+// pollOr is poll; silent is called when the box does not answer, and ends it by
+// an error.
+func pollOr[T any](ctx context.Context, op, socket string, silent func() error, ok func(*T) (bool, error)) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	var last error
@@ -295,6 +311,8 @@ func poll[T any](ctx context.Context, op, socket string, ok func(*T) (bool, erro
 			if done || err != nil {
 				return err
 			}
+		} else if err := silent(); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():

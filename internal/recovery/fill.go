@@ -24,7 +24,8 @@ const nbdName = "nbd.sock"
 type filling struct {
 	set    *ondemand.Set
 	socket string
-	stop   context.CancelFunc // ends filling and serving
+	ctx    context.Context    // of filling and serving
+	stop   context.CancelFunc // ends it
 	ran    chan error         // room for one: what the Set's work came to
 	served chan error         // room for one: how serving ended
 	failed error              // of filling; the owner's, as all here
@@ -113,10 +114,19 @@ func (f *filling) serve(r *Run, rec *Record) error {
 		return err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	f.stop = stop
+	f.ctx, f.stop = ctx, stop
 	go func() { f.served <- srv.Serve(ctx, ln) }()
 	go func() { f.ran <- f.set.Run(ctx) }()
 	return nil
+}
+
+// again goes on filling after it was given up.
+func (f *filling) again() {
+	if f.failed == nil {
+		return
+	}
+	f.failed = nil
+	go func() { f.ran <- f.set.Run(f.ctx) }()
 }
 
 // where is where a VM finds a disk.
@@ -191,6 +201,10 @@ func (r *Run) settle(ctx context.Context, filled error) error {
 			continue // it has ended: it finds its disk when it is started again
 		}
 		sw, err := vm.SwitchDisk(ctx, d.ID)
+		if err != nil && hasEnded(ctx, vm) {
+			r.s.log.Warn("the VM has ended: it finds its disk when it is started again", "run", r.dir, "vm", vm.Name())
+			continue
+		}
 		if err != nil {
 			return errs.E("recovery.switch", errs.Internal, vm.Name(), err)
 		}
@@ -215,7 +229,19 @@ func (r *Run) settle(ctx context.Context, filled error) error {
 	if r.Record().Committed {
 		return r.launch(ctx)
 	}
+	if rec.Operation == Clone {
+		return r.unpin(ctx)
+	}
 	return nil
+}
+
+// hasEnded reports whether a VM that does not answer has ended, or does in a
+// moment.
+func hasEnded(ctx context.Context, vm hypervisor.VM) bool {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	_, err := vm.Wait(ctx)
+	return err == nil
 }
 
 // fillFailed notes that the background gave up. Guests go on: what is there is

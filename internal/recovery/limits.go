@@ -50,6 +50,9 @@ const (
 	remindEvery = 10 * time.Minute
 	// askLimit is how long a local call waits for an owner that is busy.
 	askLimit = 5 * time.Second
+	// maxRelaunch is how often a box that ended is started again while the first
+	// point is waited for: a kill or two, not a box that cannot live.
+	maxRelaunch = 5
 	// maxList bounds the directories that List looks into.
 	maxList = 10000
 )

@@ -180,6 +180,15 @@ func (r *Run) unpin(ctx context.Context) error {
 	return r.change(func(rec *Record) { rec.Pins = nil })
 }
 
+// unpinWhole is unpin of a run that reads no more; while disks are filled the
+// point is held until they are whole.
+func (r *Run) unpinWhole(ctx context.Context) error {
+	if !r.Record().Hydrated {
+		return nil
+	}
+	return r.unpin(ctx)
+}
+
 // Recovery path, step 4: fence. The source's timeline gets an epoch above all
 // that publish there, and ends with a FENCE.
 

@@ -28,7 +28,6 @@ type Run struct {
 	// Owned by the caller of Do and Attend.
 	container *journal.Container
 	image     *journal.Image
-	adopted   bool
 	source    Source        // nil: not reached yet
 	warm      *warm.Standby // nil: not opened yet, or none
 	fill      *filling      // nil: disks are not filled while VMs run
@@ -37,12 +36,14 @@ type Run struct {
 	silence  context.CancelFunc // ends Serve
 	served   chan struct{}      // closed when it has ended
 
-	mu     sync.Mutex
-	rec    *Record                     // guarded by mu; replaced, never changed
-	vms    map[dr.VMID]hypervisor.VM   // guarded by mu
-	cancel context.CancelCauseFunc     // guarded by mu; nil: nothing is under way
-	saved  time.Time                   // guarded by mu; when progress was last written
-	prog   struct{ done, total int64 } // guarded by mu; of the running step
+	mu      sync.Mutex
+	rec     *Record                     // guarded by mu; replaced, never changed
+	frees   bool                        // guarded by mu; what is under way makes room: see change
+	adopted bool                        // guarded by mu; the VMs of earlier lives are in vms
+	vms     map[dr.VMID]hypervisor.VM   // guarded by mu
+	cancel  context.CancelCauseFunc     // guarded by mu; nil: nothing is under way
+	saved   time.Time                   // guarded by mu; when progress was last written
+	prog    struct{ done, total int64 } // guarded by mu; of the running step
 }
 
 func (s *Service) own(dir string, lock io.Closer, rec *Record) *Run {
@@ -82,12 +83,17 @@ func (r *Run) Record() *Record {
 }
 
 // Status returns the run's status.
-func (r *Run) Status() *Status {
+func (r *Run) Status() *Status { return r.status(true) }
+
+func (r *Run) status(owned bool) *Status {
 	rec := r.Record().clone()
 	r.mu.Lock()
 	for i := range rec.VMs {
-		if vm := r.vms[rec.VMs[i].Config.ID]; vm != nil {
-			rec.VMs[i].State = vm.Status().State.String()
+		v := &rec.VMs[i]
+		if vm := r.vms[v.Config.ID]; vm != nil {
+			v.State = vm.Status().State.String()
+		} else if r.adopted && rec.runs() && v.State != "" && v.State != "failed" {
+			v.State = ended
 		}
 	}
 	if n := len(rec.Steps); n > 0 && rec.Steps[n-1].Status == Running && r.prog.total > 0 {
@@ -95,7 +101,7 @@ func (r *Run) Status() *Status {
 	}
 	fill := r.fill
 	r.mu.Unlock()
-	st := r.s.statusOf(r.dir, rec, true)
+	st := r.s.statusOf(r.dir, rec, owned)
 	if fill != nil {
 		st.Hydration = fill.progress()
 	}
@@ -103,12 +109,17 @@ func (r *Run) Status() *Status {
 }
 
 // Cancel stops what Do does; no effect when it does nothing.
-func (r *Run) Cancel() {
+func (r *Run) Cancel() { r.interrupt() }
+
+// interrupt is Cancel, and reports whether there was something to stop.
+func (r *Run) interrupt() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.cancel != nil {
-		r.cancel(errs.New("recovery.Cancel", errs.Canceled, r.dir, "somebody cancelled it"))
+	if r.cancel == nil {
+		return false
 	}
+	r.cancel(errs.New("recovery.Cancel", errs.Canceled, r.dir, "somebody cancelled it"))
+	return true
 }
 
 func (r *Run) path(name ...string) string {
@@ -124,6 +135,9 @@ func (r *Run) diskPath(d *DiskRecord) string {
 }
 
 // change makes a change of the record, durably. On error the record is as it was.
+// What is undone is what makes room on a full disk: meanwhile a record that does
+// not fit is kept in memory. Whoever comes after a kill then finds the one before,
+// and undoes what is undone once more.
 func (r *Run) change(do func(*Record)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -134,7 +148,7 @@ func (r *Run) change(do func(*Record)) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(r.s.fs, r.path(recordName), b); err != nil {
+	if err := durable.WriteFile(r.s.fs, r.path(recordName), b); err != nil && !(r.frees && errs.Is(err, errs.Full)) {
 		return errs.E("recovery.save", errs.Internal, r.path(recordName), err)
 	}
 	r.rec, r.saved = next, r.s.now()
@@ -196,6 +210,13 @@ func (r *Run) Do(ctx context.Context, a Action) error { return r.DoWith(ctx, a, 
 
 // DoWith is Do with options.
 func (r *Run) DoWith(ctx context.Context, a Action, o ActOptions) error {
+	if a == Commit && r.Record().State == BeforeCommit {
+		if err := r.allRun(ctx); err != nil {
+			return err // nothing has begun
+		}
+	}
+	r.setFrees(a == Cleanup || a == Rollback || a == Unwind)
+	defer r.setFrees(false)
 	if err := r.begin(a, o); err != nil {
 		return err
 	}
@@ -218,6 +239,7 @@ func (r *Run) DoWith(ctx context.Context, a Action, o ActOptions) error {
 			return r.fell(ctx, a, st, err)
 		}
 	}
+	r.setFrees(false)
 	if err := r.change(func(rec *Record) {
 		rec.State, rec.Error, rec.Kind, rec.Remedy = rests(a, rec.Operation), "", "", ""
 	}); err != nil {
@@ -225,6 +247,12 @@ func (r *Run) DoWith(ctx context.Context, a Action, o ActOptions) error {
 	}
 	r.s.log.Info("recovery", "run", r.dir, "op", string(r.Record().Operation), "state", string(r.Record().State))
 	return r.report()
+}
+
+func (r *Run) setFrees(yes bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.frees = yes
 }
 
 // begin admits an action.
@@ -316,6 +344,7 @@ func (r *Run) fell(ctx context.Context, a Action, st step, err error) error {
 		status = Canceled
 		err = errs.E("recovery."+st.name, errs.Canceled, r.dir, errors.Join(context.Cause(ctx), err))
 	}
+	r.setFrees(false)
 	if e := r.change(func(rec *Record) {
 		if n := len(rec.Steps); n > 0 && rec.Steps[n-1].Name == st.name && rec.Steps[n-1].Status == Running {
 			r.endLocked(rec, status, err)
@@ -370,7 +399,7 @@ func program(a Action, rec *Record) []step {
 		}
 	case Reprotect:
 		return []step{
-			{"launch", Reversing, false, (*Run).launch, false},
+			{"launch", Reversing, true, (*Run).relaunch, false},
 			{"first point", Reversing, true, (*Run).firstPoint, false},
 		}
 	case Cleanup:
@@ -422,7 +451,7 @@ func recoverProgram(op Operation) []step {
 	if op != Clone {
 		p = append(p, step{"evidence", Booting, false, (*Run).evidence, false})
 	} else {
-		p = append(p, step{"pins", Booting, false, (*Run).unpin, false})
+		p = append(p, step{"pins", Booting, false, (*Run).unpinWhole, false})
 	}
 	return p
 }

@@ -204,7 +204,7 @@ func (s *Service) Open(dir string) (*Run, error) {
 	if _, err := readRecord(s.fs, dir); err != nil { // so that no lock file is made where there is no run
 		return nil, err
 	}
-	lock, err := s.lock(dir)
+	lock, err := s.take(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -334,6 +334,7 @@ type Status struct {
 	// should and does not.
 	Owned       bool     `json:"owned"`
 	Interrupted bool     `json:"interrupted,omitempty"`
+	Down        []string `json:"down,omitempty"`     // what is to run and does not, as far as is known: see Look
 	Next        string   `json:"next,omitempty"`     // what may be done
 	Reminder    string   `json:"reminder,omitempty"` // a decision that is due
 	Hydration   *Filling `json:"hydration,omitempty"`
@@ -373,9 +374,12 @@ func (s *Service) Status(ctx context.Context, dir string) (*Status, error) {
 
 func (s *Service) statusOf(dir string, rec *Record, owned bool) *Status {
 	st := &Status{Record: *rec, Dir: dir, Owned: owned, Next: next(rec.State)}
-	needs := rec.State.Active() || (rec.State == Tested || rec.State == BeforeCommit || rec.State == FailedOver) && !rec.Hydrated
+	needs := rec.State.Active() || rec.runs() && !rec.Hydrated
 	if st.Interrupted = needs && !owned; st.Interrupted {
 		st.Next = "its process has ended: holdfast recover resume DIR goes on, rollback DIR or cleanup DIR undoes it"
+	}
+	if st.Down = rec.down(); len(st.Down) > 0 && !st.Interrupted {
+		st.Next = downWords(st.Down)
 	}
 	if rec.State == BeforeCommit || rec.State == Tested {
 		st.Reminder = remind(rec, s.now())

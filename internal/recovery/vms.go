@@ -16,23 +16,31 @@ import (
 
 // adopt finds the VMs an earlier life of the process started.
 func (r *Run) adopt(ctx context.Context) error {
-	if r.adopted {
+	if r.hasAdopted() {
 		return nil
 	}
 	if _, err := r.s.fs.Stat(r.path("vms")); errs.Is(err, errs.NotFound) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		r.adopted = true
 		return nil
 	}
 	vms, err := r.s.opts.Provider.Adopt(ctx, r.path("vms"))
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, vm := range vms {
 		if !vm.Status().State.Final() {
 			r.vms[vm.ID()] = vm
 		}
 	}
-	r.mu.Unlock()
 	r.adopted = err == nil
 	return err
+}
+
+func (r *Run) hasAdopted() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.adopted
 }
 
 // vm returns a VM that has not ended, or nil.
@@ -152,17 +160,23 @@ func (r *Run) noteVM(id dr.VMID, do func(*VMRecord)) error {
 // revive has the VMs of a run that rests run again, after their host has lost
 // power or the process that served their disks has died.
 func (r *Run) revive(ctx context.Context) error {
-	switch r.Record().State {
-	case Tested, BeforeCommit, FailedOver, Protected:
-	default:
+	if !r.Record().runs() {
 		return nil
 	}
-	for _, do := range []func(context.Context) error{r.plan, r.hydrate, r.boot} {
+	again := []func(context.Context) error{r.plan, r.hydrate, r.boot}
+	if r.fill != nil {
+		r.fill.again() // the disks are served: nothing of the store is needed
+		again = again[2:]
+	}
+	if r.Record().Committed {
+		again = append(again, r.protect)
+	}
+	for _, do := range again {
 		if err := do(ctx); err != nil {
 			return err
 		}
 	}
-	return nil
+	return r.change(func(rec *Record) { rec.Error, rec.Kind, rec.Remedy = "", "", "" })
 }
 
 // spec is what a VM is started from.

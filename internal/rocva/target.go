@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -246,6 +248,51 @@ func (t *target) checkRoom() error {
 // passes: the write will. Kind Full.
 func CheckRoom(path string, content int64) error { return checkRoom(path, path, content) }
 
+// CheckRooms is CheckRoom of several disks, by their paths, whose directories need
+// not be there yet: those of one file system have its room together.
+func CheckRooms(content map[string]int64) error {
+	type room struct {
+		path       string // of the first disk there
+		free, need int64
+	}
+	all := map[unix.Fsid]*room{}
+	for _, path := range slices.Sorted(maps.Keys(content)) {
+		var st unix.Statfs_t
+		dir := filepath.Dir(path)
+		err := unix.Statfs(dir, &st)
+		for ; errors.Is(err, unix.ENOENT) && dir != filepath.Dir(dir); err = unix.Statfs(dir, &st) {
+			dir = filepath.Dir(dir)
+		}
+		if err != nil {
+			continue
+		}
+		r := all[st.Fsid]
+		if r == nil {
+			r = &room{path: path, free: int64(min(st.Bavail, 1<<50)) * st.Bsize}
+			all[st.Fsid] = r
+		}
+		for _, file := range []string{path, path + partialSuffix} {
+			var have unix.Stat_t
+			if unix.Stat(file, &have) == nil {
+				r.free += have.Blocks * 512
+			}
+		}
+		r.need += content[path]
+	}
+	for _, r := range all {
+		if r.free < r.need {
+			return noRoom(r.path, r.free, r.need)
+		}
+	}
+	return nil
+}
+
+func noRoom(path string, free, need int64) error {
+	return errs.New("rocva.CheckRoom", errs.Full, path, fmt.Sprintf(
+		"the file system has room for %d bytes; %d are needed for content", free, need)).
+		WithRemedy("free space, or choose another directory")
+}
+
 func checkRoom(file, path string, content int64) error {
 	var st unix.Statfs_t
 	if unix.Statfs(filepath.Dir(path), &st) != nil {
@@ -257,9 +304,7 @@ func checkRoom(file, path string, content int64) error {
 		free += have.Blocks * 512
 	}
 	if free < content {
-		return errs.New("rocva.CheckRoom", errs.Full, path, fmt.Sprintf(
-			"the file system has room for %d bytes; the disk's content is %d", free, content)).
-			WithRemedy("free space, or choose another directory")
+		return noRoom(path, free, content)
 	}
 	return nil
 }

@@ -145,8 +145,14 @@ func (s *site) startBoxes() {
 			ID: s.vm.Disks[0].ID, Name: s.vm.Disks[0].Name, Path: s.path("a/guest.raw"), Socket: s.path("a/guest.nbd"),
 		}}}},
 	})
-	s.host, err = rig.Start(s.path("a"), "host", s.unexpected, "iofilter", "--config", s.path("a/host.json"))
+	s.startHost()
+}
+
+func (s *site) startHost() {
+	s.t.Helper()
+	p, err := rig.Start(s.path("a"), "host", s.unexpected, "iofilter", "--config", s.path("a/host.json"))
 	must(s.t, err)
+	s.host = p
 	must(s.t, rig.WaitStatus(s.t.Context(), s.path("a/host.sock"), "the host component runs", patience, func(st *iofilter.Status) bool { return st.Link.Up }))
 }
 

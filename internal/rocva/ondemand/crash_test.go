@@ -279,6 +279,9 @@ func crashes(t *testing.T, w *world, rng *rand.Rand, wrap func(durable.FS) durab
 // afterCrash checks an image, and that what is acknowledged as whole afterwards
 // outlives a power loss.
 func afterCrash(w *world, fs *durabletest.FS, o *oracle, loss durabletest.Loss, rng *rand.Rand) error {
+	if err := w.removed(fs.Image(rng.Uint64(), durabletest.ProcessDeath)); err != nil {
+		return err
+	}
 	boot := "boot"
 	if loss == durabletest.PowerLoss {
 		boot = "another"
@@ -298,14 +301,42 @@ func afterCrash(w *world, fs *durabletest.FS, o *oracle, loss durabletest.Loss, 
 	return err
 }
 
+// removed removes what a crash left, and demands that nothing is left of it but
+// what is another disk's.
+func (w *world) removed(fs *durabletest.FS) error {
+	left := func() (names []string, temps int, err error) {
+		entries, err := fs.ReadDir("/d")
+		for _, e := range entries {
+			names = append(names, e.Name)
+			if durable.IsTemp(e.Name) {
+				temps++
+			}
+		}
+		return names, temps, err
+	}
+	_, temps, err := left()
+	if err != nil {
+		return err
+	}
+	w.temps += temps
+	others := "/d/other.raw" + presentSuffix
+	if err := errors.Join(durable.WriteFile(fs, others, []byte("x")), Remove(fs, w.targets("/d")[0].Path)); err != nil {
+		return err
+	}
+	if names, _, err := left(); err != nil || len(names) != 1 || "/d/"+names[0] != others {
+		return errs.E("ondemand.Remove", errs.Internal, strings.Join(names, " "), errors.Join(errors.New("not what is to be left"), err))
+	}
+	return nil
+}
+
 // TestCrashAtEveryStep stops machine and process at every file operation.
 func TestCrashAtEveryStep(t *testing.T) {
 	rng := seeded(t)
 	w := newWorld(t, mem.New(), rng, 3, 256<<10+sector)
 	n, err := crashes(t, w, rng, func(fs durable.FS) durable.FS { return fs })
 	check(t, err)
-	t.Logf("%d crashes", n)
-	if n < 200 {
+	t.Logf("%d crashes, %d temporary files left", n, w.temps)
+	if n < 200 || w.temps == 0 {
 		t.Fatal("too few crashes to prove anything")
 	}
 }

@@ -114,6 +114,9 @@ func (d *disk) open(head header) (ended bool, err error) {
 		return false, errs.E(op, errs.Internal, d.path, err)
 	}
 	d.lock = lock
+	if err := durable.SweepTempsOf(d.fs, d.path+presentSuffix); err != nil { // of a map that a killed process was replacing
+		return false, errs.E(op, errs.Internal, d.path, err)
+	}
 	d.state = make([]atomic.Uint32, chunks(d.size))
 	for c := range d.state {
 		d.state[c].Store(uint32(^d.content[c])) // nothing to fetch: a hole is what it is

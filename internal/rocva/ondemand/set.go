@@ -342,5 +342,9 @@ func Remove(fs durable.FS, path string) error {
 			return errs.E(op, errs.Internal, name, err)
 		}
 	}
+	// Last, so that a map that was being replaced is no reason to stop before.
+	if err := durable.SweepTempsOf(fs, path+presentSuffix); err != nil {
+		return errs.E(op, errs.Internal, path, err)
+	}
 	return nil
 }

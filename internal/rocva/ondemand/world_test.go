@@ -45,6 +45,7 @@ func seeded(t testing.TB) *rand.Rand {
 // world is a container with some history and the disks as they were at its last
 // checkpoint.
 type world struct {
+	temps int // files that crashes left, for who wants to know that there were some
 	c     *journal.Container
 	img   *journal.Image
 	disks [][]byte
