@@ -88,7 +88,4 @@ const (
 	// asked again for ten minutes; then it is dead.
 	thawEvery = time.Second
 	maxThaws  = 600
-	// greetLimit bounds the wait for an NBD server's greeting before QEMU is
-	// told to connect: QEMU itself would wait without end.
-	greetLimit = 5 * time.Second
 )

@@ -31,7 +31,9 @@ type Watchdog struct {
 	Open    func() (*Record, error) // reads the record, when it is needed
 	// Heir reports whether another process serves the guests of one that is
 	// gone, or is about to; nil: none does. It has a watchdog of its own.
-	Heir   func() bool
+	Heir func() bool
+	// Sockets are those of the host component, as far as it lent them; nil: none.
+	Sockets *Sockets
 	Hang   time.Duration // 0: DefaultHang
 	Logger *slog.Logger  // nil discards
 }
@@ -96,6 +98,9 @@ func (w *Watchdog) alone(ctx context.Context) bool {
 		if w.Heir == nil || !w.Heir() {
 			return ctx.Err() == nil
 		}
+		if w.Sockets != nil { // who waits there is to find the new one
+			w.Sockets.Close()
+		}
 		select {
 		case <-ctx.Done():
 			return false
@@ -123,6 +128,8 @@ func (w *Watchdog) failOpen(ctx context.Context, log *slog.Logger) error {
 	if err := record.markUnseen(func(*EntryDisk) bool { return true }); err != nil {
 		log.Error("the record cannot be written; the guests come first", "err", err)
 	}
+	end := w.standIn(ctx, record, log)
+	defer end()
 	platform, err := w.connect(ctx, log)
 	if err != nil {
 		return err
