@@ -212,6 +212,14 @@ func (h *hostProcess) serveGuests(ctx context.Context, silence func()) error {
 			return err
 		}
 		heir, err := h.follow(ctx, t)
+		for heir != nil && err != nil { // what cannot be handed over stays as it is
+			h.log.Error("another process cannot take over", "err", err, "remedy", errs.RemedyOf(err))
+			heir.Refuse(err)
+			if err := heir.Close(); err != nil {
+				h.log.Warn("the other process cannot be let go", "err", err)
+			}
+			heir, err = h.follow(ctx, t)
+		}
 		if heir == nil {
 			t.stop()
 			<-t.over
@@ -248,7 +256,8 @@ func (h *hostProcess) begin(ctx context.Context) (*tenure, error) {
 }
 
 // follow keeps up with the platform and waits for an heir, until ctx ends,
-// something fails, or there is one: guests stay attached then.
+// something fails, or there is one: guests stay attached then. With an heir an
+// error says why it cannot be handed anything.
 func (h *hostProcess) follow(ctx context.Context, t *tenure) (heir *takeover.Heir, err error) {
 	var keep atomic.Bool
 	g, ctx := errgroup.WithContext(ctx)
@@ -266,8 +275,12 @@ func (h *hostProcess) follow(ctx context.Context, t *tenure) (heir *takeover.Hei
 			return errHeir
 		})
 	}
+	var managed error
 	if h.cfg.Platform.isSet() {
-		g.Go(func() error { return h.manage(ctx, keep.Load) })
+		g.Go(func() error {
+			managed = h.manage(ctx, keep.Load)
+			return managed
+		})
 	}
 	g.Go(func() error {
 		select {
@@ -278,7 +291,7 @@ func (h *hostProcess) follow(ctx context.Context, t *tenure) (heir *takeover.Hei
 		}
 	})
 	if err = g.Wait(); heir != nil {
-		return heir, nil // also if ctx ended at the same moment: nobody was taken off
+		return heir, managed // also if ctx ended at the same moment: nobody was taken off
 	}
 	return nil, err
 }

@@ -1,6 +1,7 @@
 package live
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,8 @@ type Guard struct {
 	Tell    func(iofilter.WatchdogStatus) // hears how the watchdog is, when that changes
 	Logger  *slog.Logger                  // nil discards
 
+	patience int32 // answers that may be missing; 0: guardMisses
+
 	child  *watcher // owned by Begin, then by Run; nil: none runs
 	status iofilter.WatchdogStatus
 }
@@ -45,6 +48,7 @@ func (g *Guard) Begin() error {
 	if g.Logger == nil {
 		g.Logger = slog.New(slog.DiscardHandler)
 	}
+	g.patience = cmp.Or(g.patience, guardMisses)
 	own, other, err := Pair()
 	if err != nil {
 		return err
@@ -115,7 +119,7 @@ func (g *Guard) attend(ctx context.Context) (steady bool) {
 			return time.Since(c.began) > guardSteady
 		case <-tick.C:
 		}
-		if c.misses.Load() > guardMisses && !hangs {
+		if c.misses.Load() > g.patience && !hangs {
 			hangs = true
 			_ = c.proc.Kill() // it may just have ended
 		}

@@ -34,8 +34,8 @@ type Watchdog struct {
 	Heir func() bool
 	// Sockets are those of the host component, as far as it lent them; nil: none.
 	Sockets *Sockets
-	Hang   time.Duration // 0: DefaultHang
-	Logger *slog.Logger  // nil discards
+	Hang    time.Duration // 0: DefaultHang
+	Logger  *slog.Logger  // nil discards
 }
 
 // Run watches until ctx ends, or until the host component is gone and either no
