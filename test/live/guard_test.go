@@ -56,10 +56,10 @@ func TestWatchdogDies(t *testing.T) {
 	g.off()
 }
 
-// TestTakeOver: one host component follows another under a guest that writes; the
+// TestGuestIsTakenOver: one host component follows another under a guest that writes; the
 // last of them is killed. A raw disk stays in the guest's path, one behind a
 // storage daemon is taken off and on, and compared.
-func TestTakeOver(t *testing.T) {
+func TestGuestIsTakenOver(t *testing.T) {
 	for _, format := range []string{"raw", "qcow2"} {
 		t.Run(format, func(t *testing.T) {
 			s := newSite(t)
@@ -99,4 +99,66 @@ func TestTakeOver(t *testing.T) {
 			g.off()
 		})
 	}
+}
+
+// TestStartedUnseen: a VM that was off writes to its own disk from its start until
+// the host component has noticed it, whose image tells nothing of that. How long
+// that is is measured; made as long as one likes, what was written is found by
+// comparison.
+func TestStartedUnseen(t *testing.T) {
+	s := newSite(t)
+	g := newGuestOf(t, s.Dir, "qcow2", "stop")
+	s.startDRVA()
+	s.useHost(g.platform())
+	s.protect(vmName)
+	s.check(&g.load, 1)
+	g.eager = true
+	for range 3 {
+		g.off()
+		s.point(1) // of a VM that is off
+		g.boot()
+		s.whole(1)
+		held, attached := s.noticed(g.began)
+		t.Logf("after its start a VM was noticed after %v, and captured after %v", held.Sub(g.began), attached.Sub(g.began))
+		g.goesOn("it was started")
+	}
+	g.off()
+	s.point(1)
+	g.hidden = true
+	g.boot()
+	g.goesOn("it was started unseen")
+	rows, shown := g.rows(), time.Now()
+	before := s.status().Stream
+	g.show()
+	s.awaitHost("the disk is captured", func(st *iofilter.Status) bool { return len(st.Disks) == 1 && st.Disks[0].Clients > 0 })
+	s.whole(1)
+	held, attached := s.noticed(shown)
+	t.Logf("after %d rows that nobody saw it was noticed after %v, and captured after %v", rows, held.Sub(shown), attached.Sub(shown))
+	if after := s.status().Stream; after.Compared == before.Compared {
+		t.Error("nothing was compared")
+	}
+	s.check(&g.load, 1)
+	must(t, s.host.Stop(patience))
+	g.off()
+}
+
+// noticed is when the host component held the guest's disk, and when it began to
+// compare it, which it does once the disk is captured, after a time.
+func (s *site) noticed(after time.Time) (held, captured time.Time) {
+	s.T.Helper()
+	var told iofilter.EventList
+	must(s.T, control.CallLocal(s.T.Context(), s.hostSock(), "/events", nil, &told))
+	for _, e := range told.Events {
+		switch {
+		case e.DiskName == "" || e.Time.Before(after):
+		case held.IsZero() && e.To == iofilter.Tracking:
+			held = e.Time
+		case captured.IsZero() && !held.IsZero() && e.To != iofilter.Tracking:
+			captured = e.Time
+		}
+	}
+	if held.IsZero() || captured.IsZero() {
+		s.T.Fatalf("nothing was noticed after %v: %+v", after, told.Events)
+	}
+	return held, captured
 }
