@@ -131,7 +131,7 @@ func (w *Watchdog) failOpen(ctx context.Context, log *slog.Logger) error {
 	end := w.standIn(ctx, record, log)
 	defer end()
 	platform, err := w.connect(ctx, log)
-	if err != nil {
+	if platform == nil || err != nil {
 		return err
 	}
 	began := time.Now()
@@ -150,9 +150,13 @@ func (w *Watchdog) failOpen(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
-// connect reaches the hypervisor, however often that takes.
+// connect reaches the hypervisor, however often that takes; nil: nothing is
+// protected any more, so that nobody waits.
 func (w *Watchdog) connect(ctx context.Context, log *slog.Logger) (hypervisor.Platform, error) {
 	for {
+		if r, err := w.Open(); err == nil && len(r.Entries()) == 0 {
+			return nil, nil
+		}
 		p, err := w.Connect(ctx)
 		if err == nil || ctx.Err() != nil {
 			return p, err
