@@ -66,8 +66,8 @@ func (g *Guard) Begin() error {
 	return nil
 }
 
-// Run keeps a watchdog until ctx ends, and leaves it to itself then: it outlives
-// this process.
+// Run keeps a watchdog until ctx ends, and leaves it to itself then, without a
+// socket: it outlives this process.
 func (g *Guard) Run(ctx context.Context) {
 	wait := guardPause
 	for {
@@ -109,6 +109,8 @@ func (g *Guard) attend(ctx context.Context) (steady bool) {
 		}
 		select {
 		case <-ctx.Done():
+			// In good order nobody is left to be answered; it may have ended.
+			_ = l.update(nil)
 			return false
 		case <-c.over:
 			why := c.end
