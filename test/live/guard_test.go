@@ -113,7 +113,7 @@ func TestStartedUnseen(t *testing.T) {
 	s.protect(vmName)
 	s.check(&g.load, 1)
 	g.eager = true
-	for range 3 {
+	for range cycles(t) / rounds {
 		g.off()
 		s.point(1) // of a VM that is off
 		g.boot()
