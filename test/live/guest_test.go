@@ -30,9 +30,6 @@ type guest struct {
 	disk   string // its own
 	format string // of disk
 	policy string // of its errors: "stop" the VM, or "report" them to the guest
-	eager  bool   // it runs as soon as it is started, watched by nobody
-	hidden bool   // the host component finds its monitor at hiddenQMP's name only
-	began  time.Time
 	cmd    *exec.Cmd
 	done   chan struct{} // closed when QEMU is gone
 }
@@ -69,15 +66,6 @@ func convert(t *testing.T, from, image, to, path string) {
 
 func (g *guest) qmp() string { return filepath.Join(g.dir, "qmp") }
 
-// hiddenQMP is where the monitor is that the host component does not find.
-func (g *guest) hiddenQMP() string { return g.qmp() + ".hidden" }
-
-// show has the host component find the monitor of a hidden guest.
-func (g *guest) show() {
-	g.t.Helper()
-	must(g.t, os.Rename(g.hiddenQMP(), g.qmp()))
-}
-
 // side is a second monitor: the first is the host component's alone.
 func (g *guest) side() string { return filepath.Join(g.dir, "side") }
 
@@ -94,37 +82,27 @@ func (g *guest) boot() {
 	t := g.t
 	t.Helper()
 	serial := filepath.Join(g.dir, "serial")
-	qmp, resume := g.qmp(), func() { g.command("cont", "") }
-	if g.hidden {
-		qmp = g.hiddenQMP()
-	}
 	args := []string{
-		"-accel", "tcg", "-cpu", "max", "-m", "256", "-M", "pc", "-nodefaults", "-nographic", "-no-reboot",
+		"-accel", "tcg", "-cpu", "max", "-m", "256", "-M", "pc", "-nodefaults", "-nographic", "-no-reboot", "-S",
 		"-name", "guest=" + vmName, "-uuid", vmID,
 		"-blockdev", "driver=" + g.format + ",node-name=fmt,file.driver=file,file.filename=" + g.disk,
 		"-device", "virtio-blk-pci,drive=fmt,id=d0,werror=" + g.policy + ",rerror=" + g.policy,
 		"-chardev", "socket,id=serial,server=on,wait=off,path=" + serial, "-serial", "chardev:serial",
-		"-qmp", "unix:" + qmp + ",server=on,wait=off", "-qmp", "unix:" + g.side() + ",server=on,wait=off",
+		"-qmp", "unix:" + g.qmp() + ",server=on,wait=off", "-qmp", "unix:" + g.side() + ",server=on,wait=off",
 	}
 	if _, err := os.Stat(g.second()); err == nil {
 		args = append(args, "-blockdev", "driver=raw,node-name=fmt2,file.driver=file,file.filename="+g.second(),
 			"-device", "virtio-blk-pci,drive=fmt2,id=d1,werror=stop,rerror=stop")
 	}
-	if g.eager {
-		resume = func() {}
-	} else {
-		args = append(args, "-S")
-	}
 	g.cmd = exec.Command("qemu-system-x86_64", args...)
 	g.cmd.Stderr = os.Stderr
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	g.began = time.Now()
 	must(t, g.cmd.Start())
 	cmd, done := g.cmd, make(chan struct{})
 	g.done = done
 	go func() { defer close(done); _ = cmd.Wait() }()
 	t.Cleanup(func() { _ = cmd.Process.Kill(); <-done }) // gone already is as good
-	g.attach(serial, resume)
+	g.attach(serial, func() { g.command("cont", "") })
 	g.start()
 }
 
