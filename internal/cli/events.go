@@ -126,5 +126,9 @@ func printHostEvent(w io.Writer, e *iofilter.Event) {
 	if e.ETASeconds > 0 {
 		more = append(more, "ETA "+(time.Duration(e.ETASeconds)*time.Second).String())
 	}
-	fmt.Fprintf(w, "%s\t%s\t%s -> %s\t%s\t%s\n", timeOf(e.Time), about, from, e.To, e.Cause, strings.Join(more, ", "))
+	change := from + " -> " + string(e.To)
+	if e.From == e.To {
+		change = string(e.To)
+	}
+	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", timeOf(e.Time), about, change, e.Cause, strings.Join(more, ", "))
 }

@@ -51,11 +51,14 @@ type hostProcess struct {
 	asked  time.Time             // when the guests of before began to wait
 	left   chan struct{}         // closed when no other process answers local calls, or has the hypervisor's monitors
 
+	guard *live.Guard // of the watchdog; nil: there is to be none
+
 	mu       sync.Mutex
-	filter   *iofilter.Filter    // guarded by mu
-	platform hypervisor.Platform // guarded by mu; nil: none, or not connected yet
-	manager  *live.Manager       // guarded by mu; nil likewise
-	managed  chan struct{}       // guarded by mu; closed when there is a manager
+	watchdog *iofilter.WatchdogStatus // guarded by mu; nil: there is to be none
+	filter   *iofilter.Filter         // guarded by mu
+	platform hypervisor.Platform      // guarded by mu; nil: none, or not connected yet
+	manager  *live.Manager            // guarded by mu; nil likewise
+	managed  chan struct{}            // guarded by mu; closed when there is a manager
 }
 
 func newHostProcess(log *slog.Logger, cfg *ioFilterConfig, path string, dial func(context.Context) (net.Conn, error)) *hostProcess {
@@ -83,6 +86,9 @@ func (h *hostProcess) newFilter(vms []iofilter.VM, legacy *iofilter.Legacy) erro
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.filter = f
+	if h.watchdog != nil {
+		f.Watched(*h.watchdog)
+	}
 	return nil
 }
 
@@ -138,6 +144,7 @@ var errHeir = errors.New("another process takes over")
 func (h *hostProcess) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	defer h.guarded(ctx)()
 	answering, mute := context.WithCancel(context.WithoutCancel(ctx))
 	answered := make(chan struct{})
 	var failed error
@@ -205,6 +212,14 @@ func (h *hostProcess) serveGuests(ctx context.Context, silence func()) error {
 			return err
 		}
 		heir, err := h.follow(ctx, t)
+		for heir != nil && err != nil { // what cannot be handed over stays as it is
+			h.log.Error("another process cannot take over", "err", err, "remedy", errs.RemedyOf(err))
+			heir.Refuse(err)
+			if err := heir.Close(); err != nil {
+				h.log.Warn("the other process cannot be let go", "err", err)
+			}
+			heir, err = h.follow(ctx, t)
+		}
 		if heir == nil {
 			t.stop()
 			<-t.over
@@ -241,7 +256,8 @@ func (h *hostProcess) begin(ctx context.Context) (*tenure, error) {
 }
 
 // follow keeps up with the platform and waits for an heir, until ctx ends,
-// something fails, or there is one: guests stay attached then.
+// something fails, or there is one: guests stay attached then. With an heir an
+// error says why it cannot be handed anything.
 func (h *hostProcess) follow(ctx context.Context, t *tenure) (heir *takeover.Heir, err error) {
 	var keep atomic.Bool
 	g, ctx := errgroup.WithContext(ctx)
@@ -259,8 +275,12 @@ func (h *hostProcess) follow(ctx context.Context, t *tenure) (heir *takeover.Hei
 			return errHeir
 		})
 	}
+	var managed error
 	if h.cfg.Platform.isSet() {
-		g.Go(func() error { return h.manage(ctx, keep.Load) })
+		g.Go(func() error {
+			managed = h.manage(ctx, keep.Load)
+			return managed
+		})
 	}
 	g.Go(func() error {
 		select {
@@ -271,7 +291,7 @@ func (h *hostProcess) follow(ctx context.Context, t *tenure) (heir *takeover.Hei
 		}
 	})
 	if err = g.Wait(); heir != nil {
-		return heir, nil // also if ctx ended at the same moment: nobody was taken off
+		return heir, managed // also if ctx ended at the same moment: nobody was taken off
 	}
 	return nil, err
 }
@@ -330,6 +350,12 @@ func (h *hostProcess) start(ctx context.Context) (err error) {
 		}
 	}
 	if h.cfg.Platform.isSet() {
+		if err := h.watch(); err != nil {
+			return err
+		}
+		if err := retireWatchdogs(ctx, h.path, h.log); err != nil {
+			return err
+		}
 		p, err := openPlatform(ctx, &h.cfg.Platform, h.log)
 		if err != nil {
 			return err
@@ -339,10 +365,7 @@ func (h *hostProcess) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := h.newFilter(h.cfg.VMs, nil); err != nil {
-		return err
-	}
-	return h.watch()
+	return h.newFilter(h.cfg.VMs, nil)
 }
 
 // succeed prepares a process that begins in the place of a running one. On error
@@ -407,14 +430,6 @@ func (h *hostProcess) inherited(legacy *iofilter.Legacy) ([]iofilter.VM, error) 
 		}
 	}
 	return vms, nil
-}
-
-// watch starts the watchdog, if there is to be one.
-func (h *hostProcess) watch() error {
-	if !h.cfg.Platform.isSet() || h.cfg.Live.Unwatch {
-		return nil
-	}
-	return startWatchdog(h.path)
 }
 
 func (h *hostProcess) setPlatform(p hypervisor.Platform) {

@@ -4,10 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
-	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,7 +14,6 @@ import (
 	"holdfast/internal/hypervisor"
 	"holdfast/internal/iofilter"
 	"holdfast/internal/iofilter/live"
-	"holdfast/internal/iofilter/takeover"
 )
 
 // liveConfig is how running VMs are protected.
@@ -305,79 +300,4 @@ func awaitCopy(cmd *cobra.Command, socket string, rep *live.Report) error {
 		case <-tick.C:
 		}
 	}
-}
-
-// startWatchdog starts a watchdog of this process and lets it go its own way.
-func startWatchdog(path string) error {
-	const op = "iofilter.startWatchdog"
-	exe, err := os.Executable()
-	if err != nil {
-		return errs.E(op, errs.Internal, "", err)
-	}
-	start, err := live.StartOf(os.Getpid())
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command(exe, "iofilter-watchdog", "--config", path, "--pid", strconv.Itoa(os.Getpid()), "--start", strconv.FormatUint(start, 10))
-	cmd.Stderr = os.Stderr
-	// A session of its own: what ends this process, or its terminal, must not
-	// end the one that looks after its guests then.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return errs.E(op, errs.Unavailable, exe, err)
-	}
-	go func() { _ = cmd.Wait() }() // it usually outlives us; if not, it is not to stay a zombie
-	return nil
-}
-
-func newWatchdogCommand() *cobra.Command {
-	var path string
-	var pid int
-	var start uint64
-	cmd := &cobra.Command{
-		Use:   "iofilter-watchdog --config FILE --pid PID --start TICKS",
-		Short: "Take guests off a host component that is dead or hangs",
-		Long: `Started by the host component itself: asks it every second whether it lives, kills it
-when it has not answered for its configuration's live.hang, and takes the guests'
-disks off its sockets, so that they go on alone. It never touches another process
-of the same number: the start time must be the one named.`,
-		Example: "  holdfast iofilter-watchdog --config node1.json --pid 4711 --start 123456",
-		Hidden:  true, // the host component starts it
-		Args:    exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			var cfg ioFilterConfig
-			if err := readConfig(path, &cfg); err != nil {
-				return err
-			}
-			return runWatchdog(cmd, &cfg, pid, start)
-		},
-	}
-	cmd.Flags().StringVarP(&path, "config", "c", "", "the host component's configuration file")
-	cmd.Flags().IntVar(&pid, "pid", 0, "its process")
-	cmd.Flags().Uint64Var(&start, "start", 0, "when that began, in clock ticks")
-	return cmd
-}
-
-func runWatchdog(cmd *cobra.Command, cfg *ioFilterConfig, pid int, start uint64) error {
-	log, err := logger(cmd)
-	if err != nil {
-		return err
-	}
-	log = log.With("host", cfg.Name, "role", "watchdog")
-	ctx := cmd.Context()
-	p, err := live.OpenProcess(pid, start, func(ctx context.Context) error {
-		var out done
-		return control.CallLocal(ctx, cfg.Status, "/ping", nil, &out)
-	})
-	if err != nil {
-		return err
-	}
-	defer p.Close()
-	w := &live.Watchdog{
-		Heir:    func() bool { return takeover.Inherited(cfg.Status + heirSuffix) },
-		Process: p, Hang: time.Duration(cfg.Live.Hang), Logger: log,
-		Connect: func(ctx context.Context) (hypervisor.Platform, error) { return openPlatform(ctx, &cfg.Platform, log) },
-		Open:    func() (*live.Record, error) { return live.OpenRecord(durable.OS{}, cfg.Live.Record) },
-	}
-	return w.Run(ctx)
 }

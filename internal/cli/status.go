@@ -128,6 +128,13 @@ func printHost(w io.Writer, s *iofilter.Status) {
 		link = "down" + suffix(s.Link.Error)
 	}
 	fmt.Fprintf(w, "link\t%s\n", link)
+	if d := s.Watchdog; d != nil {
+		line := fmt.Sprintf("process %d since %s", d.PID, timeOf(d.Since))
+		if d.PID == 0 {
+			line = "none since " + timeOf(d.Since)
+		}
+		fmt.Fprintf(w, "watchdog\t%s%s\n", line, suffix(d.Error))
+	}
 	t := &s.Stream
 	fmt.Fprintf(w, "stream\t%s sent, %s of %s kept until durable, %d record(s) not durable\n",
 		sizeOf(int64(t.SentBytes)), sizeOf(t.RingUsed), sizeOf(t.RingBytes), uint64(t.Next)-1-uint64(t.Durable))

@@ -30,4 +30,6 @@ const (
 	// changeQueue bounds the changes of one platform nobody has read yet, in
 	// the same way: a host's VMs all starting at once fit.
 	changeQueue = 256
+	// greetLimit bounds the wait for an NBD server's greeting.
+	greetLimit = 5 * time.Second
 )

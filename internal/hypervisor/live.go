@@ -60,7 +60,9 @@ type LiveVM interface {
 	// FailOpen is Detach when the export does not answer any more: the guest
 	// goes on with its own disk, its unanswered writes are repeated there. The
 	// process behind the export must be dead: what it still did to the disk
-	// afterwards would be lost or mixed. Kinds as Attach.
+	// afterwards would be lost or mixed. Where errors reach the guest another
+	// server may answer in its place, with the same content: then the guest need
+	// not wait for the driver to start one. Kinds as Attach.
 	FailOpen(ctx context.Context, disk string) (Switch, error)
 	// Resize gives a raw disk more bytes while its VM runs. With an export in its
 	// path, which a names, the VM stands still while its own image grows, serve

@@ -6,8 +6,9 @@ import (
 	"holdfast/internal/dr"
 )
 
-// Event is one change of state. An event without a disk concerns the whole
-// host and all its disks.
+// Event is one change of state, or, where From and To are the same, something
+// that changed none. An event without a disk concerns the whole host and all its
+// disks.
 type Event struct {
 	Number     uint64    `json:"number"` // dense, from 1, in one run of the host component
 	Time       time.Time `json:"time"`
@@ -68,4 +69,24 @@ func (o *outlet) eventsSince(since uint64) EventList {
 		l.Events = append(l.Events, ev.ring[(n-1)%maxEvents])
 	}
 	return l
+}
+
+// Watched says how the host component's watchdog is. That one has ended, and that
+// there is one again, are events. Safe for concurrent use.
+func (f *Filter) Watched(w WatchdogStatus) {
+	before := f.watchdog.Swap(&w)
+	switch {
+	case before == nil || (before.PID == 0) == (w.PID == 0):
+	case w.PID == 0:
+		f.out.notice("the watchdog has ended, another one is started: " + w.Error)
+	default:
+		f.out.notice("there is a watchdog again")
+	}
+}
+
+// notice keeps an event of the host that changed no state.
+func (o *outlet) notice(what string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.tellLocked(Event{From: o.shown.state, To: o.shown.state, Cause: what})
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/dr"
@@ -44,6 +45,8 @@ type Filter struct {
 	fs   durable.FS
 	out  *outlet
 	pace *pacer
+
+	watchdog atomic.Pointer[WatchdogStatus] // nil: there is to be none
 
 	mu    sync.Mutex
 	cfg   Config          // guarded by mu; VMs is what is protected now

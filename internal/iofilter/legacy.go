@@ -137,6 +137,9 @@ func (f *Filter) flushAhead() {
 	defer f.mu.Unlock()
 	var wg sync.WaitGroup
 	for _, p := range f.ports {
+		if p.file == nil {
+			continue // what a hypervisor's export acknowledged it keeps
+		}
 		wg.Go(func() {
 			if err := p.file.Flush(); err != nil {
 				p.log.Warn("the primary cannot be flushed", "err", err)

@@ -177,6 +177,25 @@ func (p *port) halt() error {
 	return nil
 }
 
+// Socket is the listening socket of a disk.
+type Socket struct {
+	Path     string
+	Listener *net.UnixListener // the Filter's, which closes it
+}
+
+// Sockets returns the listening sockets of the disks that are served. Safe for
+// concurrent use.
+func (f *Filter) Sockets() (all []Socket) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.ports {
+		if p.ln != nil {
+			all = append(all, Socket{p.conf.Socket, p.ln})
+		}
+	}
+	return all
+}
+
 // stopAll ends all ports' serving, at the same time.
 func stopAll(ports []*port) error {
 	failed := make([]error, len(ports))

@@ -20,10 +20,22 @@ type Status struct {
 	Remedy string    `json:"remedy,omitempty"` // what can be done about it
 	Since  time.Time `json:"since,omitzero"`   // when the state began
 
+	// Watchdog is the process that takes the guests off this one when it dies;
+	// nil: there is to be none.
+	Watchdog *WatchdogStatus `json:"watchdog,omitempty"`
+
 	Link   LinkStatus   `json:"link"`
 	Stream StreamStatus `json:"stream"`
 	Rounds RoundStatus  `json:"rounds"`
 	Disks  []DiskStatus `json:"disks"`
+}
+
+// WatchdogStatus is the watchdog of a host component.
+type WatchdogStatus struct {
+	PID    int       `json:"pid,omitempty"`   // 0: there is none now, another one is about to be started
+	Since  time.Time `json:"since,omitzero"`  // when that began
+	Starts uint64    `json:"starts"`          // how many were started
+	Error  string    `json:"error,omitempty"` // how the last one ended, or why none could be started
 }
 
 // LinkStatus is the connection to the DRVA.
@@ -82,7 +94,7 @@ type DiskStatus struct {
 
 // Status returns the present picture. Safe for concurrent use.
 func (f *Filter) Status() Status {
-	s := Status{Domain: f.cfg.Domain, Host: f.cfg.Host, Name: f.cfg.Name}
+	s := Status{Domain: f.cfg.Domain, Host: f.cfg.Host, Name: f.cfg.Name, Watchdog: f.watchdog.Load()}
 	f.out.fill(&s)
 	return s
 }

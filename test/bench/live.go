@@ -42,12 +42,12 @@ func (b *bench) liveStage(ctx context.Context) error {
 		switches, opens = 2, 1
 	}
 	if b.wants(switchFigures...) || b.wants(failOpenFigures...) {
-		if err := b.liveRaw(ctx, livePlan{"live-stop", "stop", switches, opens, failOpenFigures[0]}); err != nil {
+		if err := b.liveRaw(ctx, switches, opens); err != nil {
 			return err
 		}
 	}
 	if b.wants(reportFigures...) {
-		if err := b.liveRaw(ctx, livePlan{"live-report", "", 0, opens, reportFigures[0]}); err != nil {
+		if err := b.liveWatched(ctx, opens); err != nil {
 			return err
 		}
 	}
@@ -57,39 +57,31 @@ func (b *bench) liveStage(ctx context.Context) error {
 	return nil
 }
 
-// livePlan says what is done to a guest with a raw disk.
-type livePlan struct {
-	name     string
-	policy   string // as liveSpec's
-	switches int    // how often its disk is attached and detached
-	opens    int    // how often it fails open
-	figure   string // of failing open
-}
-
 // liveRaw attaches a guest's raw disk to a host component and detaches it,
 // again and again; then kills the host component under it and fails open. In
 // the end the disk must hold every write that the guest was acknowledged, and
 // the container, once the host component was there again, the disk.
-func (b *bench) liveRaw(ctx context.Context, plan livePlan) (err error) {
-	s, err := b.newSystem(ctx, systemSpec{name: plan.name, ack: "async", size: pattern.DiskBytes, quota: gib, blank: true})
+func (b *bench) liveRaw(ctx context.Context, switches, opens int) (err error) {
+	const name = "live-stop"
+	s, err := b.newSystem(ctx, systemSpec{name: name, ack: "async", size: pattern.DiskBytes, quota: gib, blank: true})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	g, err := b.bootGuest(ctx, liveSpec{name: plan.name + "-guest", image: s.disk, format: "raw", policy: plan.policy})
+	g, err := b.bootGuest(ctx, liveSpec{name: name + "-guest", image: s.disk, format: "raw", policy: "stop"})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, g.close()) }()
 	t := &liveTimes{}
 	serve := func() (hypervisor.Attachment, func() error, error) { return s.attachment(ctx, g) }
-	for range plan.switches {
+	for range switches {
 		if err := g.inAndOut(ctx, t, serve); err != nil {
 			return err
 		}
 	}
 	slowest := g.Slowest()
-	for range plan.opens {
+	for range opens {
 		if err := s.failOpen(ctx, b, g, t); err != nil {
 			return err
 		}
@@ -105,10 +97,8 @@ func (b *bench) liveRaw(ctx context.Context, plan livePlan) (err error) {
 		return err
 	}
 	verified := fmt.Sprintf("%d acknowledged writes verified, 0 lost", writes)
-	if plan.switches > 0 {
-		b.switchFigure(switchFigures, t, bound{"<=", 50}, fmt.Sprintf("%s; slowest write of the guest meanwhile, by its own clock, %d ms", verified, slowest.Milliseconds()))
-	}
-	b.openFigure(plan.figure, t, verified)
+	b.switchFigure(switchFigures, t, bound{"<=", 50}, fmt.Sprintf("%s; slowest write of the guest meanwhile, by its own clock, %d ms", verified, slowest.Milliseconds()))
+	b.openFigure(failOpenFigures[0], t, verified)
 	return nil
 }
 

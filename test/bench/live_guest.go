@@ -31,6 +31,8 @@ type liveSpec struct {
 	image  string // its disk, zero at first
 	format string
 	policy string // werror and rerror; "": QEMU's own, by which errors reach the guest
+	// watched: the host component drives the guest's monitor, not the bench.
+	watched bool
 }
 
 // liveGuest is a VM that writes all the time and knows what it was
@@ -40,8 +42,9 @@ type liveGuest struct {
 	*writerguest.Guest
 	qemu     *proc
 	port     net.Conn
-	side     *monitor // a second monitor; the first is the driver's alone
-	platform *qemu.Platform
+	side     *monitor       // a second monitor; the first is the driver's alone
+	qmp      string         // socket of the first monitor
+	platform *qemu.Platform // nil: it is the host component's
 	vm       hypervisor.LiveVM
 }
 
@@ -77,7 +80,10 @@ func (b *bench) bootGuest(ctx context.Context, spec liveSpec) (_ *liveGuest, err
 	if err := g.wait(ctx, g.Ready(), g.Over(), "READY"); err != nil {
 		return nil, err
 	}
-	opt := qemu.LiveOptions{VMs: []qemu.Monitor{{QMP: at + "-qmp"}}, Dir: b.sockets}
+	if g.qmp = at + "-qmp"; spec.watched {
+		return g, nil
+	}
+	opt := qemu.LiveOptions{VMs: []qemu.Monitor{{QMP: g.qmp}}, Dir: b.sockets}
 	if g.platform, err = qemu.NewPlatform(ctx, opt); err != nil {
 		return nil, err
 	}

@@ -26,21 +26,42 @@ const (
 // guest is a ledger guest that somebody started with QEMU alone.
 type guest struct {
 	load
-	dir  string
-	disk string // its own
-	cmd  *exec.Cmd
-	done chan struct{} // closed when QEMU is gone
+	dir    string
+	disk   string // its own
+	format string // of disk
+	policy string // of its errors: "stop" the VM, or "report" them to the guest
+	cmd    *exec.Cmd
+	done   chan struct{} // closed when QEMU is gone
 }
 
-// newGuest makes the guest's disk and boots it.
+// newGuest makes the guest's raw disk and boots it.
 func newGuest(t *testing.T, dir string) *guest {
+	t.Helper()
+	return newGuestOf(t, dir, "raw", "stop")
+}
+
+// newGuestOf makes the guest's disk in a format and boots it.
+func newGuestOf(t *testing.T, dir, format, policy string) *guest {
 	t.Helper()
 	image, err := ledger.BuildImage(t.Context())
 	must(t, err)
-	g := &guest{load: load{t: t}, dir: dir, disk: filepath.Join(dir, "guest.raw")}
-	must(t, ledger.CopyImage(t.Context(), g.disk, image))
+	g := &guest{load: load{t: t}, dir: dir, disk: filepath.Join(dir, "guest."+format), format: format, policy: policy}
+	if format == "raw" {
+		must(t, ledger.CopyImage(t.Context(), g.disk, image))
+	} else {
+		convert(t, "raw", image, format, g.disk)
+	}
 	g.boot()
 	return g
+}
+
+// convert copies a disk image into another format.
+func convert(t *testing.T, from, image, to, path string) {
+	t.Helper()
+	out, err := exec.Command("qemu-img", "convert", "-f", from, "-O", to, image, path).CombinedOutput()
+	if err != nil {
+		t.Fatalf("qemu-img convert: %v: %s", err, out)
+	}
 }
 
 func (g *guest) qmp() string { return filepath.Join(g.dir, "qmp") }
@@ -64,8 +85,8 @@ func (g *guest) boot() {
 	args := []string{
 		"-accel", "tcg", "-cpu", "max", "-m", "256", "-M", "pc", "-nodefaults", "-nographic", "-no-reboot", "-S",
 		"-name", "guest=" + vmName, "-uuid", vmID,
-		"-blockdev", "driver=raw,node-name=fmt,file.driver=file,file.filename=" + g.disk,
-		"-device", "virtio-blk-pci,drive=fmt,id=d0,werror=stop,rerror=stop",
+		"-blockdev", "driver=" + g.format + ",node-name=fmt,file.driver=file,file.filename=" + g.disk,
+		"-device", "virtio-blk-pci,drive=fmt,id=d0,werror=" + g.policy + ",rerror=" + g.policy,
 		"-chardev", "socket,id=serial,server=on,wait=off,path=" + serial, "-serial", "chardev:serial",
 		"-qmp", "unix:" + g.qmp() + ",server=on,wait=off", "-qmp", "unix:" + g.side() + ",server=on,wait=off",
 	}
@@ -94,7 +115,12 @@ func (g *guest) off() {
 	case <-time.After(patience):
 		g.t.Fatal("QEMU does not end")
 	}
-	must(g.t, checkDisk(g.t.Context(), g.disk, g.rows()))
+	disk := g.disk
+	if g.format != "raw" {
+		disk = filepath.Join(g.dir, "end.raw")
+		convert(g.t, g.format, g.disk, "raw", disk)
+	}
+	must(g.t, checkDisk(g.t.Context(), disk, g.rows()))
 }
 
 // command runs one command on the second monitor.

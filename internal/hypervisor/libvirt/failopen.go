@@ -106,7 +106,7 @@ func (c *change) bridge(ctx context.Context, orig *diskXML, like blockNode, name
 	if err := c.qmp(ctx, "blockdev-add", like.raw(name, name+"-file", c.x.unmaps()), nil); err != nil {
 		return err
 	}
-	if !c.x.stops() {
+	if !c.x.stops() && hypervisor.Greeted(ctx, c.rec.Socket) != nil {
 		end, err := c.standIn(ctx, orig)
 		if err != nil {
 			return err
@@ -114,8 +114,10 @@ func (c *change) bridge(ctx context.Context, orig *diskXML, like blockNode, name
 		defer end()
 		return c.plug(ctx, c.x, name)
 	}
-	if err := c.yank(ctx); err != nil {
-		return err
+	if c.x.stops() { // else another server answers there already
+		if err := c.yank(ctx); err != nil {
+			return err
+		}
 	}
 	return c.plug(ctx, c.x, name)
 }

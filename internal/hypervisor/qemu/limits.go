@@ -49,8 +49,10 @@ const (
 	// maxNews bounds events of one VM that were not looked at yet; what does
 	// not fit is found by looking.
 	maxNews = 64
-	// reconnectEvery is how often a QMP socket that does not answer is tried.
-	reconnectEvery = 500 * time.Millisecond
+	// reconnectEvery is how often a QMP socket that does not answer is tried: a
+	// VM that starts writes unseen for as long, and a try where nobody listens
+	// takes some 10 µs.
+	reconnectEvery = 100 * time.Millisecond
 	// lookEvery is how often a VM is looked at for changes QEMU has no event
 	// for: some 20 commands of a tenth of a millisecond each.
 	lookEvery = 2 * time.Second
@@ -88,7 +90,4 @@ const (
 	// asked again for ten minutes; then it is dead.
 	thawEvery = time.Second
 	maxThaws  = 600
-	// greetLimit bounds the wait for an NBD server's greeting before QEMU is
-	// told to connect: QEMU itself would wait without end.
-	greetLimit = 5 * time.Second
 )

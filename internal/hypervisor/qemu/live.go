@@ -36,9 +36,10 @@ type LiveOptions struct {
 	// away, where an I/O error would reach the guest; 0: 20 s. A disk whose
 	// errors stop the VM (werror=stop, rerror=stop) has no need of it: the VM
 	// waits as long as it takes, and can be helped at once. QEMU tries a dead
-	// export at once and after 1, 3, 7, 15 and 31 s: a new server, or FailOpen
-	// of a disk that needs this delay, must come before the last of these that
-	// lies within it, and the guest waits until the next of them.
+	// export at once, where its watchdog may answer already, and after 1, 3, 7, 15
+	// and 31 s: a new server, or FailOpen of a disk that needs this delay, must
+	// come before the last of these that lies within it, and the guest waits until
+	// the next of them.
 	Reconnect time.Duration
 	Log       *slog.Logger // nil: nothing is logged
 }

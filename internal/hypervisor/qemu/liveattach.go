@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io"
-	"net"
 	"slices"
 	"strings"
 	"time"
@@ -198,7 +196,7 @@ func (w *deal) attach(c hypervisor.Capture, again bool) (hypervisor.Switch, erro
 // size. A mirror needs no patience: without it a dead export ends the job, and
 // the guest never notices.
 func (w *deal) addExport(a hypervisor.Attachment) error {
-	if err := greeted(w.ctx, a.Socket); err != nil {
+	if err := hypervisor.Greeted(w.ctx, a.Socket); err != nil {
 		return errs.E(w.op, errs.Unavailable, a.Socket, err).WithRemedy("start the NBD server of this disk first")
 	}
 	reconnect := int(w.v.p.opt.Reconnect / time.Second)
@@ -223,31 +221,6 @@ func (w *deal) addExport(a hypervisor.Attachment) error {
 	}
 	return w.refuse(errs.Invalid, "the export is of another size than the disk")
 }
-
-// greeted checks that an NBD server answers at a socket.
-func greeted(ctx context.Context, socket string) error {
-	ctx, cancel := context.WithTimeout(ctx, greetLimit)
-	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", socket)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	magic := make([]byte, len(nbdMagic))
-	if _, err := io.ReadFull(conn, magic); err != nil {
-		return err
-	}
-	if string(magic) != nbdMagic {
-		return errors.New("what listens there is no NBD server")
-	}
-	return nil
-}
-
-// nbdMagic begins an NBD server's greeting.
-const nbdMagic = "NBDMAGIC"
 
 // attachRaw switches a raw disk over.
 func (w *deal) attachRaw() (hypervisor.Switch, error) {
@@ -449,7 +422,8 @@ func (w *deal) idle(drivers map[string]bool) string {
 // failOpenRaw puts the device on its own image while the VM stands still. A
 // request that waits at the dead export must have ended before QEMU can do
 // that. Where errors stop the VM they end at once, and are repeated on the own
-// image; elsewhere they would reach the guest, so another server answers them.
+// image; elsewhere they would reach the guest, so another server answers them:
+// one that does already, or one we start.
 func (w *deal) failOpenRaw() (hypervisor.Switch, error) {
 	if w.d.own == "" {
 		return hypervisor.Switch{}, w.refuse(errs.Conflict, "nothing says where its own image is")
@@ -458,13 +432,15 @@ func (w *deal) failOpenRaw() (hypervisor.Switch, error) {
 	route := routeQOM
 	if !w.d.stops && w.s.status != "io-error" {
 		route = routeStandIn
-		s, err := w.standIn()
-		if err != nil {
-			return hypervisor.Switch{}, err
+		if hypervisor.Greeted(w.ctx, w.d.socket) != nil {
+			s, err := w.standIn()
+			if err != nil {
+				return hypervisor.Switch{}, err
+			}
+			defer s.close()
 		}
-		defer s.close()
 	}
-	if err := w.run("stop", nil); err != nil {
+	if err := w.halt(); err != nil {
 		return hypervisor.Switch{}, err
 	}
 	to := nodeName(rawRole, w.slot)
@@ -472,7 +448,7 @@ func (w *deal) failOpenRaw() (hypervisor.Switch, error) {
 		to = was
 	}
 	err := w.set(to)
-	if goOn := w.goOn(); err == nil {
+	if goOn := w.endHalt(); err == nil {
 		err = goOn
 	}
 	if err != nil {

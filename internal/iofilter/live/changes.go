@@ -14,8 +14,9 @@ import (
 
 // Run takes up what the record says, then follows the platform's changes until
 // ctx ends; then it takes the exports out of all paths, so that the guests go on
-// without the host component. Handing over is for a host component that is to
-// be followed by another one at once: keep stays attached then.
+// without the host component. Where keep says so, because another one follows at
+// once, they stay attached, but for disks whose content the platform exports:
+// what does that ends with this process. On error they stay attached as well.
 func (m *Manager) Run(ctx context.Context, keep func() bool) error {
 	m.takeUp(ctx)
 	tick := time.NewTicker(lookAgain)
@@ -24,9 +25,9 @@ func (m *Manager) Run(ctx context.Context, keep func() bool) error {
 		select {
 		case <-ctx.Done():
 			if keep != nil && keep() {
-				return nil
+				return m.stepAside((*EntryDisk).exported)
 			}
-			return m.stepAside()
+			return m.stepAside(func(*EntryDisk) bool { return true })
 		case <-tick.C:
 			m.mu.Lock()
 			m.met = true
@@ -308,14 +309,18 @@ func (m *Manager) adopt(ctx context.Context, vm hypervisor.LiveVM, info *hypervi
 	return err
 }
 
-// stepAside takes the exports out of all paths.
-func (m *Manager) stepAside() error {
+// stepAside takes the exports of disks that match out of their paths.
+func (m *Manager) stepAside(match func(*EntryDisk) bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveLimit)
 	defer cancel()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var all error
 	for _, e := range m.cfg.Record.Entries() {
+		e.Disks = slices.DeleteFunc(slices.Clone(e.Disks), func(d EntryDisk) bool { return !match(&d) })
+		if len(e.Disks) == 0 {
+			continue
+		}
 		vm, info, err := m.look(ctx, e.Config.ID.String())
 		if err == nil {
 			_, err = m.detachAll(ctx, vm, &info, &e)

@@ -25,6 +25,19 @@
 // platform take its exports out of all paths, so that the guests go on with
 // their own disks alone.
 //
+// The host component keeps a [Guard] over its watchdog: it starts another one when
+// it has ended, and lends it the disks' listening sockets, so that a hypervisor
+// that connects again in the moment of the host component's death is not refused.
+// They speak over a socket pair, one message each, the answer to a ping apart in
+// one direction:
+//
+//	h PATH  + descriptor    hold this socket
+//	d PATH                  let go of it
+//	p                       ping ─▶ p
+//
+// Once the host component is dead the watchdog serves there what it noted as
+// unseen, by the raw image, until the guests are taken off.
+//
 // One mutex of the Manager makes its changes go one after the other. Run follows
 // the platform's changes; nothing else starts a goroutine.
 package live

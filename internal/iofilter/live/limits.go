@@ -43,4 +43,17 @@ const (
 	// that ends has closed its disks up to a second before its process is gone.
 	dropLooks = 3
 	dropPause = time.Second
+
+	// guardEvery is how often a host component asks its watchdog, and looks what
+	// sockets it has to be given; guardMisses answers missing in a row mean that
+	// it hangs.
+	guardEvery  = time.Second / 2
+	guardMisses = 20
+	// guardPause is the pause before another watchdog is started, doubled up to
+	// guardPauses for one that did not live guardSteady.
+	guardPause  = time.Second / 4
+	guardPauses = 16 * time.Second
+	guardSteady = 10 * time.Second
+	// maxHeld bounds the sockets a watchdog holds, one a disk.
+	maxHeld = 4096
 )

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -94,6 +95,24 @@ func (p *Running) Kill(ctx context.Context) error {
 	case <-ctx.Done():
 		return errs.E(op, errs.Canceled, object, context.Cause(ctx))
 	}
+}
+
+// Stop asks the process to end, and kills it when it has not after limit; it
+// returns when it is gone. Errors as of Kill.
+func (p *Running) Stop(ctx context.Context, limit time.Duration) error {
+	// One that cannot be asked is killed, or says why not.
+	if unix.PidfdSendSignal(p.fd, unix.SIGTERM, nil, 0) == nil {
+		t := time.NewTimer(limit)
+		defer t.Stop()
+		select {
+		case <-p.gone:
+			return nil
+		case <-t.C:
+		case <-ctx.Done():
+			return errs.E("live.Stop", errs.Canceled, "process "+strconv.Itoa(p.pid), context.Cause(ctx))
+		}
+	}
+	return p.Kill(ctx)
 }
 
 // Close lets go of the process.

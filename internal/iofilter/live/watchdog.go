@@ -31,9 +31,11 @@ type Watchdog struct {
 	Open    func() (*Record, error) // reads the record, when it is needed
 	// Heir reports whether another process serves the guests of one that is
 	// gone, or is about to; nil: none does. It has a watchdog of its own.
-	Heir   func() bool
-	Hang   time.Duration // 0: DefaultHang
-	Logger *slog.Logger  // nil discards
+	Heir func() bool
+	// Sockets are those of the host component, as far as it lent them; nil: none.
+	Sockets *Sockets
+	Hang    time.Duration // 0: DefaultHang
+	Logger  *slog.Logger  // nil discards
 }
 
 // Run watches until ctx ends, or until the host component is gone and either no
@@ -96,6 +98,9 @@ func (w *Watchdog) alone(ctx context.Context) bool {
 		if w.Heir == nil || !w.Heir() {
 			return ctx.Err() == nil
 		}
+		if w.Sockets != nil { // who waits there is to find the new one
+			w.Sockets.Close()
+		}
 		select {
 		case <-ctx.Done():
 			return false
@@ -123,8 +128,10 @@ func (w *Watchdog) failOpen(ctx context.Context, log *slog.Logger) error {
 	if err := record.markUnseen(func(*EntryDisk) bool { return true }); err != nil {
 		log.Error("the record cannot be written; the guests come first", "err", err)
 	}
+	end := w.standIn(ctx, record, log)
+	defer end()
 	platform, err := w.connect(ctx, log)
-	if err != nil {
+	if platform == nil || err != nil {
 		return err
 	}
 	began := time.Now()
@@ -143,9 +150,13 @@ func (w *Watchdog) failOpen(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
-// connect reaches the hypervisor, however often that takes.
+// connect reaches the hypervisor, however often that takes; nil: nothing is
+// protected any more, so that nobody waits.
 func (w *Watchdog) connect(ctx context.Context, log *slog.Logger) (hypervisor.Platform, error) {
 	for {
+		if r, err := w.Open(); err == nil && len(r.Entries()) == 0 {
+			return nil, nil
+		}
 		p, err := w.Connect(ctx)
 		if err == nil || ctx.Err() != nil {
 			return p, err

@@ -3,6 +3,7 @@ package live
 import (
 	"context"
 	"errors"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -111,6 +112,30 @@ func TestWatchdogSeesDeath(t *testing.T) {
 		r.want("attached", r.attached())
 		if took := time.Since(began); took > pingLimit+failRetry {
 			t.Errorf("took %v", took)
+		}
+	})
+}
+
+// TestWatchdogEndsWithItsRecord: where nothing is protected any more nobody waits,
+// though the hypervisor is gone for good.
+func TestWatchdogEndsWithItsRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "vda")
+		r.protect()
+		p := &scripted{hangs: func(time.Duration) bool { return true }, began: time.Now(), gone: make(chan struct{})}
+		close(p.gone)
+		tries := 0
+		w := &Watchdog{Process: p, Open: func() (*Record, error) { return OpenRecord(durable.OS{}, r.path) },
+			Connect: func(context.Context) (hypervisor.Platform, error) {
+				if tries++; tries == 10 {
+					if err := os.Remove(r.path); err != nil {
+						t.Error(err)
+					}
+				}
+				return nil, errs.New("connect", errs.Unavailable, "", "nobody is there")
+			}}
+		if err := w.Run(t.Context()); err != nil || tries != 10 {
+			t.Errorf("%v after %d tries", err, tries)
 		}
 	})
 }
