@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"holdfast/internal/boottrace"
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
@@ -75,7 +76,7 @@ func (r *Run) traces(ctx context.Context) (out []ondemand.Trace) {
 		if err != nil || len(b) == 0 {
 			continue
 		}
-		if t, err := ondemand.DecodeTrace(b); err == nil {
+		if t, err := boottrace.Decode(b); err == nil {
 			out = append(out, t)
 		} else {
 			r.s.log.Warn("a boot trace cannot be read", "vm", v.Config.Name, "err", err)

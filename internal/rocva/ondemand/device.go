@@ -142,7 +142,7 @@ func (d *disk) alignIn(r extent.Range) extent.Range {
 func (d *disk) look(off, n int64) (missing []want) {
 	r := extent.Range{Off: off, Len: n}
 	first, last := chunkSpan(r)
-	d.set.record.note(d.disk.ID, first, last)
+	d.set.record.note(d.place, first, last)
 	if d.present.Load() == d.blocks {
 		return nil
 	}

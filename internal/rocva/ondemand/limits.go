@@ -89,13 +89,6 @@ const (
 	// used longest ago: of 16 the oldest is nearly always an old one.
 	evictLooks = 16
 
-	// traceFor is how long reads are recorded from the first one on: a boot.
-	traceFor = 120 * time.Second
-	// maxTrace bounds a trace in chunks: 2 GiB of what a boot reads.
-	maxTrace = 32 << 10
-	// maxTraceDisks bounds the disks of a trace.
-	maxTraceDisks = 256
-
 	presentSuffix = ".present"
 	lockSuffix    = ".lock"
 )
