@@ -6,7 +6,6 @@ import (
 	"reflect"
 	"testing"
 
-	"holdfast/internal/dr"
 )
 
 func testHeader() header { return header{image: [32]byte{1, 2}, size: 5<<20 + 512, boot: bootSum("x")} }
