@@ -5,7 +5,6 @@ import (
 	"iter"
 	"reflect"
 	"testing"
-
 )
 
 func testHeader() header { return header{image: [32]byte{1, 2}, size: 5<<20 + 512, boot: bootSum("x")} }

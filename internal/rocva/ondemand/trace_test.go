@@ -41,7 +41,7 @@ func TestTraceIsFetchedFirst(t *testing.T) {
 	}
 	trace := first.Trace(func(dr.DiskID) bool { return true })
 	check(t, first.Close())
-	if len(trace.Chunks) != 6 || trace.Chunks[0].Chunk != 0 || trace.Chunks[3].Chunk != 48 {
+	if len(trace.Chunks) != 7 || trace.Chunks[0].Chunk != 0 || trace.Chunks[3].Chunk != 48 {
 		t.Fatalf("recorded %+v", trace)
 	}
 	foreign := Trace{Chunks: []boottrace.Chunk{{Disk: dr.DiskID{UUID: dr.NewUUID()}, Chunk: 1}, {Disk: id, Chunk: 64}, {Disk: id, Chunk: 1<<30 - 1}}}
