@@ -19,7 +19,7 @@ const root = "../.."
 // floors: a package imports only lower floors or its own subtree. ADR 0002.
 var floors = map[string]int{
 	"dr": 0, "errs": 0, "extent": 0, "fair": 0,
-	"durable": 1, "record": 1, "wire": 1, "segment": 1, "index": 1,
+	"durable": 1, "record": 1, "wire": 1, "segment": 1, "index": 1, "boottrace": 1,
 	"store": 2, "hypervisor": 2, "nbd": 2, "control": 2, "kms": 2,
 	"replog": 3, "journal": 3,
 	"iofilter": 4, "drva": 4, "rocva": 4, "maintain": 4,
@@ -31,6 +31,7 @@ var floors = map[string]int{
 // sameFloor lists imports inside one floor that are allowed, with the reason.
 var sameFloor = map[string]string{
 	"wire→record":    "a frame is made of records",
+	"wire→boottrace": "a frame carries a boot trace",
 	"extent→dr":      "units of capture",
 	"fair→errs":      "kinds of errors",
 	"hypervisor→nbd": "", // not allowed; here to show the form
@@ -42,6 +43,7 @@ var drivers = []string{"store/dir", "store/mem", "store/azblob", "store/s3", "km
 // thirdParty lists what each floor may import from outside; nil means nothing.
 var thirdParty = map[string][]string{
 	"extent": nil, "dr": nil, "errs": nil,
+	"boottrace":  nil,
 	"durable":    {"golang.org/x/sys"},
 	"segment":    {"github.com/klauspost/compress", "github.com/zeebo/blake3", "golang.org/x/crypto"},
 	"index":      {"github.com/klauspost/compress"},

@@ -59,7 +59,8 @@ type conn struct {
 	name string
 	ack  dr.AckRule
 
-	throttles, tracks bool // frames it takes, as its Hello says
+	throttles, tracks bool                  // frames it takes, as its Hello says
+	disks             map[dr.DiskID]dr.VMID // that its Hello names
 
 	frames  *framePool
 	permits chan struct{} // one for each frame it may have in memory; given back by whoever is done with it, never closed
@@ -85,6 +86,7 @@ func newConn(id order.ConnID, nc net.Conn, h *wire.Hello, frames *framePool) *co
 	ack, _ := dr.ParseAckRule(h.Ack)
 	c := &conn{id: id, nc: nc, host: h.Host, name: h.Name, ack: ack, frames: frames,
 		throttles: slices.Contains(h.Features, wire.FeatureThrottle), tracks: slices.Contains(h.Features, wire.FeatureTrack),
+		disks:   disksOf(h),
 		rate:    rate{window: lookWindow},
 		permits: make(chan struct{}, Buffers), asks: make(chan wire.HashAsk, maxAsks), done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	for range Buffers {

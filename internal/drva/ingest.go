@@ -115,9 +115,12 @@ func (s *Server) read(ctx context.Context, c *conn, in *bufio.Reader) error {
 		}
 		var e event
 		var err error
-		if h.Type == wire.TypeRecords {
+		switch h.Type {
+		case wire.TypeRecords:
 			e, err = s.readRecords(ctx, c, in, &h)
-		} else {
+		case wire.TypeBootTrace:
+			err = s.readBoot(c, in, &h)
+		default:
 			e, err = readControl(c, in, &h, small[:])
 		}
 		if err != nil {

@@ -99,6 +99,12 @@ const (
 	// pressureSpan is how often contention is looked at.
 	pressureSpan = 20 * time.Millisecond
 
+	// maxBoots bounds the boot traces that wait to be stored, of at most 1 MiB each
+	// once they are decoded.
+	maxBoots = 16
+	// bootEvery is the least time between two boot traces of a VM that are stored: a
+	// guest that boots again and again fills no store, and what it reads is the same.
+	bootEvery = 24 * time.Hour
 	// maxAsks bounds a host's questions about hashes that wait for their turn;
 	// hosts ask four ahead.
 	maxAsks = 16

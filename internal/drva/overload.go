@@ -237,7 +237,7 @@ func (q *sequencer) tell(c *conn, frame []byte) {
 
 // greet completes a Welcome by what holds for hosts now.
 func (q *sequencer) greet(c *conn, m *order.Send) {
-	m.Welcome.Features = append(m.Welcome.Features, wire.FeatureFreeze, wire.FeatureThrottle, wire.FeatureTrack)
+	m.Welcome.Features = append(m.Welcome.Features, wire.FeatureFreeze, wire.FeatureThrottle, wire.FeatureTrack, wire.FeatureBoot)
 	c.welcome = true
 	if c.tracks {
 		m.Welcome.Track = q.load.order

@@ -17,6 +17,7 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
 	"holdfast/internal/replog"
+	"holdfast/internal/wire"
 )
 
 // Server is the appliance of one domain. Use New, then Run once. All other
@@ -44,6 +45,8 @@ type Server struct {
 	ring    eventRing
 	serving context.Context // of hosts; nil: none is served now
 
+	boots chan wire.BootTrace // to be stored; written by connections, never closed
+
 	seeds   []*seedJob
 	seeding chan struct{} // capacity 1: a seed waits
 }
@@ -55,6 +58,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	return &Server{cfg: cfg, log: cfg.Logger, events: make(chan event, maxEvents), stopped: make(chan struct{}), seeding: make(chan struct{}, 1),
+		boots: make(chan wire.BootTrace, maxBoots),
 		share: cfg.Shared.join(cfg.Priority)}, nil
 }
 
@@ -118,6 +122,7 @@ func (s *Server) serveAll(ctx context.Context, pub *journal.Publisher, rl *replo
 	g.Go(func() error { return s.hosts(ctx) })
 	g.Go(func() error { return s.watch(ctx) })
 	g.Go(func() error { return s.runSeeds(ctx) })
+	g.Go(func() error { return s.keepBoots(ctx, pub.Timeline()) })
 	return g.Wait()
 }
 

@@ -88,6 +88,25 @@ type File interface {
 	Close() error
 }
 
+// CachedReader is a File that can tell whether a read would wait for the device.
+type CachedReader interface {
+	// ReadCached reads as ReadAt does, and only what memory holds: it gives fewer
+	// bytes than len(p), with no error, rather than wait. It allocates nothing.
+	// Where the file system cannot tell, it gives none.
+	ReadCached(p []byte, off int64) (int, error)
+}
+
+// Starter is a File whose written bytes can be sent to the device before a Sync
+// asks for them.
+type Starter interface {
+	// Start begins to write the n bytes at off out, and waits until what was
+	// begun of them before is out. Nothing is durable by it: a Sync later finds
+	// less to do. Where the file system cannot do it nothing happens. An error is
+	// as one of Sync, which may not hear of it any more: the file must be closed
+	// and not trusted.
+	Start(off, n int64) error
+}
+
 // Allocator is a File that can take room before it is written.
 type Allocator interface {
 	// Allocate makes sure that the n bytes at off have room on the device and

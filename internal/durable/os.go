@@ -252,6 +252,36 @@ func (f *osFile) Truncate(size int64) error {
 	return Wrap("durable.Truncate", f.f.Name(), f.f.Truncate(size))
 }
 
+// ReadCached implements CachedReader with preadv2(2). x/sys has the call too, but
+// its vector form costs an allocation.
+func (f *osFile) ReadCached(p []byte, off int64) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	iov := unix.Iovec{Base: unsafe.SliceData(p)}
+	iov.SetLen(len(p))
+	n, _, errno := unix.Syscall6(unix.SYS_PREADV2, f.fd, uintptr(unsafe.Pointer(&iov)), 1, uintptr(off), 0, unix.RWF_NOWAIT)
+	switch errno {
+	case 0:
+		return int(n), nil
+	case unix.EAGAIN, unix.EINTR, unix.EOPNOTSUPP, unix.EINVAL, unix.ENOSYS:
+		return 0, nil // it would wait, or cannot tell
+	}
+	return 0, Wrap("durable.ReadCached", f.f.Name(), errno)
+}
+
+// Start implements Starter with sync_file_range(2).
+func (f *osFile) Start(off, n int64) error {
+	err := error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.SyncFileRange(int(f.fd), off, n, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE)
+	}
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ESPIPE) {
+		return nil
+	}
+	return Wrap("durable.Start", f.f.Name(), err)
+}
+
 // Allocate implements Allocator with fallocate(2).
 func (f *osFile) Allocate(off, n int64) error {
 	err := error(unix.EINTR)

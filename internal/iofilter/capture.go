@@ -25,7 +25,8 @@ type disk struct {
 	dirty   *dirtyMap // set under out.mu, cleared by the cursor under the range lock
 	keep    *keeper   // of its sidecar; nil: it has none
 
-	wrote atomic.Bool // a client has, since the first of those there are
+	wrote atomic.Bool             // a client has, since the first of those there are
+	boot  atomic.Pointer[booting] // set under out.mu; nil: its VM does not boot
 
 	work sync.Mutex // held while the cursor reads the primary, which must not be closed then
 
@@ -68,6 +69,9 @@ func (t *tap) Submit(op *nbd.Op) {
 	switch op.Kind {
 	case nbd.Write, nbd.WriteZeroes, nbd.Trim:
 	default:
+		if b := t.disk.boot.Load(); b != nil && op.Kind == nbd.Read {
+			t.disk.bootRead(b, op)
+		}
 		t.primary.Submit(op)
 		return
 	}

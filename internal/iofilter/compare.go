@@ -52,8 +52,10 @@ func (o *outlet) bypassLocked(d *disk) { d.bypass = o.str.Next() - 1 }
 // hashedLocked takes in which disks the DRVA has an earlier state of.
 func (o *outlet) hashedLocked(w *wire.Welcome) {
 	o.hash = hashLink{next: o.hash.next, open: make(map[uint32]*question)}
+	o.boots.kept = false
 	for _, f := range w.Features {
 		o.hash.on = o.hash.on || f == wire.FeatureHash
+		o.boots.kept = o.boots.kept || f == wire.FeatureBoot
 	}
 	for _, i := range w.Unsynced {
 		if d := o.diskLocked(i); d != nil {

@@ -50,6 +50,8 @@ type fakeDRVA struct {
 	owner   uint64   // nonce of the last run
 	resumed int      // sidecars accepted
 	hashes  *hashing // not nil: it answers questions about hashes
+	keeps   bool     // offers to keep boot traces
+	traces  []wire.BootTrace
 }
 
 // reported is a Frozen or Thawed.
@@ -207,6 +209,13 @@ func (d *fakeDRVA) frame(c *fakeConn, h *wire.Head, body, payload []byte) error 
 		}
 		d.reports <- reported{h.Type, m}
 		return nil
+	case wire.TypeBootTrace:
+		m, err := wire.ParseBootTrace(body)
+		if err != nil || !d.keeps {
+			return d.fault("boot trace: %v", err)
+		}
+		d.traces = append(d.traces, m)
+		return nil
 	case wire.TypeHashAsk:
 		m, err := wire.ParseHashAsk(body)
 		if err != nil || d.hashes == nil {
@@ -274,6 +283,9 @@ func (d *fakeDRVA) hello(c *fakeConn, body []byte) error {
 	clear(d.unsynced)
 	if d.hashes != nil {
 		d.hashes.welcome(&w, &h)
+	}
+	if d.keeps {
+		w.Features = append(w.Features, wire.FeatureBoot)
 	}
 	w.Session, w.Track = run.session, d.track
 	c.run, c.nonce, c.next = run, h.Nonce, h.Next

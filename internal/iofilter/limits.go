@@ -157,6 +157,16 @@ const (
 	never = time.Duration(1<<63 - 1)
 )
 
+// Boot traces.
+const (
+	// maxBoots bounds the VMs whose boots are recorded at once, and the traces that
+	// wait for a link: 900 KiB each.
+	maxBoots = 16
+	// leastBoot is how many chunks a trace must have: 4 MiB are less than any boot
+	// reads, and more than a tool that looks for a partition table.
+	leastBoot = 64
+)
+
 // Sidecars.
 const (
 	// roundEvery is how often regions that are not written to any more are

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/internal/boottrace"
 	"holdfast/internal/dr"
 	"holdfast/internal/iofilter/gate"
 	"holdfast/internal/iofilter/stream"
@@ -66,6 +67,7 @@ type outlet struct {
 	stats    stats
 	order    wire.TrackReason // of the DRVA: track until it says otherwise
 	slow     slowdown
+	boots    boots
 
 	slowed atomic.Bool // slow is on; so that a hot path takes no lock
 	freeze *quiescer   // immutable after New; nil: no guest can be frozen
@@ -140,7 +142,7 @@ func newOutlet(c *Config, log *slog.Logger) *outlet {
 		wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), syncKick: make(chan struct{}, 1),
 		answered: make(chan struct{}, 1), doubt: make(chan struct{}, 1),
 		str: stream.New(ring, int(ring/ringGrain)), gate: gate.New(gate.SelfRelease),
-		armed: never, window: wire.MaxHashChunks,
+		armed: never, window: wire.MaxHashChunks, boots: boots{last: boottrace.For, under: map[dr.VMID]*booting{}},
 	}
 	o.room.L = &o.mu
 	o.link.nonce = newNonce()

@@ -19,9 +19,10 @@ type sender struct {
 	frame    stream.Frame
 	out      []byte // answers being written
 	session  dr.Session
-	unsent   bool // something was written since the last flush
-	rested   bool // the last thing done was a nap
-	replayed bool // the frame at hand is a replay
+	unsent   bool     // something was written since the last flush
+	rested   bool     // the last thing done was a nap
+	replayed bool     // the frame at hand is a replay
+	boot     *booting // a trace to be told; nil: none
 }
 
 // What the sender does next.
@@ -88,6 +89,7 @@ func (s *sender) next() step {
 	if l.replayed {
 		end = o.str.Next()
 	}
+	s.boot = o.takeBootLocked()
 	s.out = append(s.out, l.outbox...)
 	l.outbox = l.outbox[:0]
 	if l.marker.set {
@@ -109,7 +111,7 @@ func (s *sender) next() step {
 		l.marker.set = false
 	}
 	switch {
-	case len(s.out) > 0 || !s.frame.Empty() || pending && hurry || l.marker.set:
+	case len(s.out) > 0 || s.boot != nil || !s.frame.Empty() || pending && hurry || l.marker.set:
 		o.asleep.Store(awake)
 		return stepWrite
 	case o.ack == dr.Async && !s.rested:
@@ -122,6 +124,9 @@ func (s *sender) next() step {
 
 // write puts the answers and the frame at hand on the connection.
 func (s *sender) write() error {
+	if s.boot != nil {
+		s.out, s.boot = s.boot.append(s.out), nil // here, where nobody waits for the lock
+	}
 	if len(s.out) == 0 && s.frame.Empty() {
 		return nil
 	}

@@ -186,6 +186,7 @@ func (d *disk) arrived() {
 	defer o.unlock()
 	if d.clients == 0 {
 		d.wrote.Store(false)
+		o.bootMayBeginLocked(d)
 	}
 	d.clients++
 	if d.seen.strayed {
@@ -201,6 +202,9 @@ func (d *disk) departed() {
 	o.mu.Lock()
 	d.clients--
 	last := d.clients == 0
+	if last {
+		o.bootLeftLocked(d)
+	}
 	o.restateLocked()
 	o.unlock()
 	switch {

@@ -234,12 +234,13 @@ func (o *outlet) expireLocked(now time.Duration) {
 		o.trackLocked(causeSilent)
 	}
 	o.slowDueLocked(now)
+	o.bootsDueLocked(now)
 	o.tryLeaveLocked(now)
 }
 
 // deadlineLocked is when expireLocked may next have something to do.
 func (o *outlet) deadlineLocked(now time.Duration) time.Duration {
-	next := never
+	next := o.nextBootLocked()
 	if at, ok := o.gate.Deadline(); ok {
 		next = min(next, at)
 	}

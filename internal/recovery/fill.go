@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"holdfast/internal/boottrace"
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
@@ -73,14 +74,19 @@ func (r *Run) instant(ctx context.Context) error {
 func (r *Run) traces(ctx context.Context) (out []ondemand.Trace) {
 	for _, v := range r.Record().VMs {
 		b, err := r.container.Trace(ctx, v.Source)
-		if err != nil || len(b) == 0 {
+		if err == nil && len(b) == 0 {
 			continue
 		}
-		if t, err := ondemand.DecodeTrace(b); err == nil {
-			out = append(out, t)
-		} else {
-			r.s.log.Warn("a boot trace cannot be read", "vm", v.Config.Name, "err", err)
+		var t boottrace.Trace
+		if err == nil {
+			t, err = boottrace.Decode(b)
 		}
+		if err != nil {
+			r.s.log.Warn("a boot trace cannot be used: the VM boots without", "vm", v.Config.Name, "err", err)
+			continue
+		}
+		r.s.log.Info("what the VM read when it booted is fetched first", "vm", v.Config.Name, "chunks", len(t.Chunks))
+		out = append(out, t)
 	}
 	return out
 }
@@ -93,6 +99,9 @@ func (r *Run) keepTraces(ctx context.Context, set *ondemand.Set) {
 		t := set.Trace(func(id dr.DiskID) bool {
 			return slices.ContainsFunc(rec.Disks, func(d DiskRecord) bool { return d.Source == id && d.VM == v.Config.ID })
 		})
+		if len(t.Chunks) == 0 {
+			continue // it never booted
+		}
 		if err := r.container.PutTrace(ctx, rec.Parent, v.Source, rec.Checkpoint.Seq, t.Encode()); err != nil && !errs.Is(err, errs.Exists) {
 			r.s.log.Debug("no boot trace is kept", "vm", v.Config.Name, "err", err)
 		}

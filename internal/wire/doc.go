@@ -37,7 +37,8 @@
 //
 // A host whose tracking state is lost may ask what the container holds
 // (HashAsk, answered by HashAnswer) and ship what differs, if both sides have
-// the word "hash" among their Features.
+// the word "hash" among their Features. What its VMs read when they boot
+// (BootTrace) it tells a DRVA that has the word "boot" among its own.
 //
 // The package is pure: it encodes, decodes and validates; it never blocks.
 package wire

@@ -46,7 +46,9 @@ const (
 
 	TypeHashAsk    Type = 18 // host → DRVA, HashAsk
 	TypeHashAnswer Type = 19 // DRVA → host, HashAnswer
-	maxType        Type = 19
+
+	TypeBootTrace Type = 20 // host → DRVA that offers FeatureBoot, BootTrace
+	maxType       Type = 20
 )
 
 // Head is the first 32 bytes of a frame.

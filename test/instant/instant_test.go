@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/internal/boottrace"
 	"holdfast/internal/demo/ledger"
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
@@ -118,7 +119,7 @@ func again(ctx context.Context, t *testing.T, p *qemu.Provider, cfg dr.VMConfig,
 	probe := must[*Site](t)(Open(ctx, late, short(t), ondemand.Options{}))
 	stored := must[[]byte](t)(probe.Container.Trace(ctx, cfg.ID))
 	check(t, probe.Discard())
-	trace, err := ondemand.DecodeTrace(stored)
+	trace, err := boottrace.Decode(stored)
 	check(t, err)
 	site := must[*Site](t)(Open(ctx, late, short(t), ondemand.Options{Prefetch: []ondemand.Trace{trace}}))
 	running, stop := context.WithCancel(ctx)

@@ -27,7 +27,7 @@ func (f *fetcher) lookAhead(ctx context.Context, g *gate, a *ahead, s sink, firs
 		mine, _ := f.claim(s, wants(s, from, to-1, func(uint32) uint16 { return all16 }))
 		defer f.land(s, mine)
 		// No matter if it fails: the reader will come and see for himself.
-		_ = f.fetch(ctx, s, mine, tryMost)
+		_ = f.fetch(ctx, s, mine, f.demand)
 	}()
 }
 

@@ -41,6 +41,9 @@ type disk struct {
 	fs   durable.FS
 	lock io.Closer
 	file durable.File // PATH; nil once closed
+	// What file can do besides; nil: it cannot.
+	cached  durable.CachedReader
+	starter durable.Starter
 
 	state  []atomic.Uint32
 	locks  [stripes]sync.Mutex
@@ -152,6 +155,8 @@ func (d *disk) openFile(op string) (err error) {
 		return errs.E(op, errs.Internal, d.path, err)
 	}
 	d.ledger.data = d.file
+	d.cached, _ = d.file.(durable.CachedReader)
+	d.starter, _ = d.file.(durable.Starter)
 	if err = d.file.Truncate(d.size); err == nil {
 		if err = d.file.Sync(); err == nil {
 			err = d.fs.SyncDir(filepath.Dir(d.path))
@@ -249,6 +254,23 @@ func blocksOf(chunk uint32, r extent.Range, size int64) (touched, whole uint16) 
 // chunkSpan is the first and last chunk of a range that is not empty.
 func chunkSpan(r extent.Range) (first, last uint32) {
 	return uint32(r.Off / dr.ChunkSize), uint32((r.End() - 1) / dr.ChunkSize)
+}
+
+// chunkRange is the bytes of the chunks from first to last.
+func chunkRange(first, last uint32) extent.Range {
+	return extent.Range{Off: int64(first) * dr.ChunkSize, Len: (int64(last) - int64(first) + 1) * dr.ChunkSize}
+}
+
+// start has what was written of r go to the device.
+func (d *disk) start(r extent.Range) error {
+	if d.starter == nil {
+		return nil
+	}
+	err := d.starter.Start(r.Off, r.Len)
+	if err != nil {
+		d.ledger.distrust(err)
+	}
+	return err
 }
 
 // number implements sink.

@@ -37,13 +37,21 @@ type fetcher struct {
 	reads chan struct{} // a token for each read for a guest under way
 	guest busy          // guests' reads under way
 	pace  pace
-	raw   sync.Pool // *[]byte, of a span
+	// How blocks are fetched for a guest, and in the background.
+	demand, behind manner
+	raw            sync.Pool // *[]byte, of a span
 
 	fetched atomic.Int64 // bytes from the store
 	stall   stall
 
 	mu      sync.Mutex
 	flights map[flightKey]*flight // guarded by mu
+}
+
+// manner is how blocks are fetched.
+type manner struct {
+	most  time.Duration // bounds one request
+	hands chan struct{} // a token for each processor that opens frames; nil: no bound
 }
 
 // flight is a chunk of a sink that is being fetched.
@@ -56,7 +64,8 @@ type flightKey struct {
 
 func newFetcher(c *journal.Container, img *journal.Image, o Options) *fetcher {
 	return &fetcher{img: img, shelf: &shelf{c: c, img: img, open: map[uint32]*shelved{}}, limit: o.StallLimit,
-		reads: make(chan struct{}, demandReads), pace: pace{rate: o.Rate}, flights: map[flightKey]*flight{}}
+		reads: make(chan struct{}, demandReads), pace: pace{rate: o.Rate}, flights: map[flightKey]*flight{},
+		demand: manner{most: tryMost}, behind: manner{backMost, make(chan struct{}, backHands())}}
 }
 
 // hold returns when all that is wanted is there: for a guest, ahead of all that
@@ -80,7 +89,7 @@ func (f *fetcher) hold(ctx context.Context, s sink, list []want) error {
 			return nil
 		}
 		if len(mine) > 0 {
-			err := f.persist(ctx, func() error { return f.fetch(ctx, s, mine, tryMost) })
+			err := f.persist(ctx, func() error { return f.fetch(ctx, s, mine, f.demand) })
 			f.land(s, mine)
 			if err != nil {
 				return f.late(op, ctx, err)
@@ -180,9 +189,8 @@ func (f *fetcher) persist(ctx context.Context, try func() error) error {
 	}
 }
 
-// fetch brings what is wanted and absent, object by object at the same time. No
-// request takes longer than most.
-func (f *fetcher) fetch(ctx context.Context, s sink, list []want, most time.Duration) error {
+// fetch brings what is wanted and absent, object by object at the same time.
+func (f *fetcher) fetch(ctx context.Context, s sink, list []want, how manner) error {
 	byObject := map[uint32][]ref{}
 	var refs []ref
 	for _, w := range list {
@@ -194,17 +202,22 @@ func (f *fetcher) fetch(ctx context.Context, s sink, list []want, most time.Dura
 			byObject[r.object] = append(byObject[r.object], r)
 		}
 	}
+	if len(byObject) == 1 { // as nearly always: no goroutine for it
+		for object, refs := range byObject {
+			return f.object(ctx, s, object, refs, how)
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxParallel)
 	for object, refs := range byObject {
-		g.Go(func() error { return f.object(ctx, s, object, refs, most) })
+		g.Go(func() error { return f.object(ctx, s, object, refs, how) })
 	}
 	return g.Wait()
 }
 
 // object brings some frames of one object.
-func (f *fetcher) object(ctx context.Context, s sink, i uint32, refs []ref, most time.Duration) error {
-	o, err := within(ctx, most, func(ctx context.Context) (*frame.Object, error) { return f.shelf.get(ctx, i) })
+func (f *fetcher) object(ctx context.Context, s sink, i uint32, refs []ref, how manner) error {
+	o, err := within(ctx, how.most, func(ctx context.Context) (*frame.Object, error) { return f.shelf.get(ctx, i) })
 	if err != nil {
 		return err
 	}
@@ -214,7 +227,7 @@ func (f *fetcher) object(ctx context.Context, s sink, i uint32, refs []ref, most
 	}
 	frame.Sort(parts)
 	for _, span := range frame.Spans(parts, spanSize) {
-		if err := f.span(ctx, s, o, span, most); err != nil {
+		if err := f.span(ctx, s, o, span, how); err != nil {
 			return err
 		}
 	}
@@ -230,16 +243,20 @@ func within[T any](ctx context.Context, most time.Duration, do func(context.Cont
 }
 
 // span reads side-by-side frames by one request, proves them and puts them.
-func (f *fetcher) span(ctx context.Context, s sink, o *frame.Object, span frame.Span, most time.Duration) error {
+func (f *fetcher) span(ctx context.Context, s sink, o *frame.Object, span frame.Span, how manner) error {
 	n := int(span.End - span.Off)
 	buf := f.buffer(n)
 	defer f.raw.Put(buf)
 	raw := (*buf)[:n]
-	_, err := within(ctx, most, func(ctx context.Context) (struct{}, error) { return struct{}{}, o.ReadAt(ctx, raw, span.Off) })
+	_, err := within(ctx, how.most, func(ctx context.Context) (struct{}, error) { return struct{}{}, o.ReadAt(ctx, raw, span.Off) })
 	if err != nil {
 		return err
 	}
 	f.fetched.Add(int64(n))
+	if how.hands != nil {
+		how.hands <- struct{}{} // held while frames are opened, by nobody who waits
+		defer func() { <-how.hands }()
+	}
 	room := f.buffer(frameSize)
 	defer f.raw.Put(room)
 	for _, p := range span.Parts {
@@ -274,7 +291,7 @@ func (f *fetcher) background(ctx context.Context, s sink, list []want, size int6
 		return nil
 	}
 	defer f.land(s, mine)
-	return f.persist(ctx, func() error { return f.fetch(ctx, s, mine, backMost) })
+	return f.persist(ctx, func() error { return f.fetch(ctx, s, mine, f.behind) })
 }
 
 // yield lets guests' reads go first, and keeps the pace.

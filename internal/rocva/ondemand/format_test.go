@@ -3,11 +3,8 @@ package ondemand
 import (
 	"bytes"
 	"iter"
-	"math/rand/v2"
 	"reflect"
 	"testing"
-
-	"holdfast/internal/dr"
 )
 
 func testHeader() header { return header{image: [32]byte{1, 2}, size: 5<<20 + 512, boot: bootSum("x")} }
@@ -138,43 +135,6 @@ func FuzzRecords(f *testing.F) {
 		h := testHeader()
 		if len(payload) <= maxPayload {
 			told(h, appendRecord(h.encode(), h.seed(), kind, payload))
-		}
-	})
-}
-
-func TestTraceReadsBack(t *testing.T) {
-	rng := seeded(t)
-	ids := []dr.DiskID{{UUID: dr.NewUUID()}, {UUID: dr.NewUUID()}, {UUID: dr.NewUUID()}}
-	var want Trace
-	for range 5000 {
-		want.Chunks = append(want.Chunks, TraceChunk{ids[rng.IntN(3)], uint32(rng.IntN(1 << 20))})
-	}
-	got, err := DecodeTrace(want.Encode())
-	check(t, err)
-	if !reflect.DeepEqual(got, want) {
-		t.Fatal("the trace reads back otherwise")
-	}
-	for len(want.Chunks) < 2*maxTrace {
-		want.Chunks = append(want.Chunks, want.Chunks...)
-	}
-	if got, err = DecodeTrace(want.Encode()); err != nil || len(got.Chunks) != maxTrace {
-		t.Fatalf("%d chunks, %v", len(got.Chunks), err)
-	}
-}
-
-func FuzzTrace(f *testing.F) {
-	r := rand.New(rand.NewPCG(1, 2))
-	id := dr.DiskID{UUID: dr.NewUUID()}
-	f.Add(Trace{Chunks: []TraceChunk{{id, 1}, {id, r.Uint32N(1 << 20)}}}.Encode())
-	f.Add([]byte{1, 0, 0})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		tr, err := DecodeTrace(b)
-		if err != nil {
-			return
-		}
-		again, err := DecodeTrace(tr.Encode())
-		if err != nil || len(again.Chunks) != len(tr.Chunks) {
-			t.Fatalf("what was decoded does not encode: %v", err)
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
+	"holdfast/internal/extent"
 	"holdfast/internal/rocva/frame"
 )
 
@@ -148,8 +149,9 @@ func (s *Set) hydrateObject(ctx context.Context, i uint32) error {
 	s.absentOf(i, func(_ *disk, r ref) { parts = append(parts, o.Part(int(r.frame))) })
 	frame.Sort(parts)
 	var failed error
+	var out outgoing
 	for _, span := range frame.Spans(parts, spanSize) {
-		if err := s.hydrateSpan(ctx, span); err != nil {
+		if err := s.hydrateSpan(ctx, span, &out); err != nil {
 			if ctx.Err() != nil {
 				return err
 			}
@@ -160,7 +162,7 @@ func (s *Set) hydrateObject(ctx context.Context, i uint32) error {
 }
 
 // hydrateSpan fetches the frames of one span, disk by disk.
-func (s *Set) hydrateSpan(ctx context.Context, span frame.Span) error {
+func (s *Set) hydrateSpan(ctx context.Context, span frame.Span, out *outgoing) error {
 	for _, d := range s.disks {
 		var list []want
 		for _, p := range span.Parts {
@@ -176,8 +178,30 @@ func (s *Set) hydrateSpan(ctx context.Context, span frame.Span) error {
 			return fmt.Errorf("%s: %w", d.path, err)
 		}
 		s.hurry(d)
+		if err := out.next(d, list); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// outgoing sends what one worker has put into files to the device, so that a
+// guest's flush, which syncs the whole file, does not wait for all that was
+// hydrated since the last one: at most for the last two spans of each worker.
+type outgoing struct {
+	d *disk
+	r extent.Range
+}
+
+// next begins to write out what was put for list, whose chunks ascend, and waits
+// until what the call before began is out.
+func (o *outgoing) next(d *disk, list []want) error {
+	last := *o
+	o.d, o.r = d, chunkRange(list[0].chunk, list[len(list)-1].chunk)
+	if err := o.d.start(o.r); err != nil || last.d == nil {
+		return err
+	}
+	return last.d.start(last.r)
 }
 
 // merge joins wants of the same chunk.

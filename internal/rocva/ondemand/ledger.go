@@ -152,6 +152,16 @@ func (l *ledger) round() error {
 	return err
 }
 
+// distrust makes every later flush fail: the kernel may have dropped what it
+// could not write, and need not say so again.
+func (l *ledger) distrust(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.broken == nil {
+		l.broken = errs.E("ondemand.flush", errs.Internal, l.path, err)
+	}
+}
+
 // giveBackLocked makes the next flush record what this one could not.
 func (l *ledger) giveBackLocked(b batch) {
 	for c, m := range b.fetched {

@@ -1,6 +1,7 @@
 package ondemand
 
 import (
+	"runtime"
 	"time"
 
 	"holdfast/internal/dr"
@@ -32,6 +33,10 @@ const (
 	defaultParallel = 4
 	// maxParallel bounds Options.Parallel: 64 reads of 2 MiB are 128 MiB.
 	maxParallel = 64
+	// backShare: of the processors one in so many opens frames in the background.
+	// The others are the guests': beside hydration at all of two processors an
+	// emulated guest took three times as long to boot.
+	backShare = 2
 	// demandReads bounds the reads for guests that are under way at once.
 	demandReads = 64
 	// spanSize bounds one read from the store in bytes; a guest's read that is
@@ -84,13 +89,9 @@ const (
 	// used longest ago: of 16 the oldest is nearly always an old one.
 	evictLooks = 16
 
-	// traceFor is how long reads are recorded from the first one on: a boot.
-	traceFor = 120 * time.Second
-	// maxTrace bounds a trace in chunks: 2 GiB of what a boot reads.
-	maxTrace = 32 << 10
-	// maxTraceDisks bounds the disks of a trace.
-	maxTraceDisks = 256
-
 	presentSuffix = ".present"
 	lockSuffix    = ".lock"
 )
+
+// backHands is how many frames are opened at once in the background.
+func backHands() int { return max(1, runtime.GOMAXPROCS(0)/backShare) }

@@ -168,3 +168,30 @@ func (s *story) runs(kind byte, payload []byte, total uint64) bool {
 // mapLimit is how large the map of a disk may be, in bytes: every block in a
 // record of its own, and then some.
 func mapLimit(size int64) int64 { return dr.BlocksPerChunk*16*chunks(size) + mapSlack }
+
+// reader takes numbers off b; bad once there was none.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+// count is a number of at most limit; 0 once the reader is bad.
+func (r *reader) count(limit uint64) uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 || v > limit || r.bad {
+		r.bad = true
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) bytes(n int) []byte {
+	if len(r.b) < n || r.bad {
+		r.bad = true
+		return nil
+	}
+	out := r.b[:n]
+	r.b = r.b[n:]
+	return out
+}

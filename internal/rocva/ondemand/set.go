@@ -185,7 +185,16 @@ func (s *Set) Written(id dr.DiskID) []extent.Range {
 
 // Trace is what was read in the first two minutes after the first read, of the
 // disks that of says yes to.
-func (s *Set) Trace(of func(dr.DiskID) bool) Trace { return s.record.trace(of) }
+func (s *Set) Trace(of func(dr.DiskID) bool) Trace {
+	return s.record.trace(func(place uint16) (dr.DiskID, bool) {
+		for _, d := range s.disks {
+			if d.place == place {
+				return d.disk.ID, of(d.disk.ID)
+			}
+		}
+		return dr.DiskID{}, false
+	})
+}
 
 // keep makes progress durable now and then, and takes the rate.
 func (s *Set) keep() {
