@@ -147,7 +147,7 @@ func (c *chain) told() {
 // TestKilledMigration moves a domain to B, protects it there, and moves it on to
 // C, while a victim dies at each step: no write is lost.
 func TestKilledMigration(t *testing.T) {
-	victims := []string{"rocva", []string{"qemu", "drva", "host"}[seeded(t).IntN(3)]}
+	victims := []string{"rocva"}
 	if long() {
 		victims = []string{"rocva", "qemu", "drva", "host"}
 	}

@@ -16,11 +16,11 @@ import (
 // It takes longer than other tests because a read waits for 25 s.
 func TestStoreOutageDuringInstantBoot(t *testing.T) {
 	gw := versitygw.Start(t, versitygw.Options{})
-	must(t, gw.MakeBucket(t.Context(), "dr", false))
+	must(t, gw.MakeBucket(t.Context(), "recovery", false))
 	for name, value := range gw.Env() {
 		t.Setenv(name, value)
 	}
-	s := newSite(t, gw.URL("dr", "erp").String())
+	s := newSite(t, gw.URL("recovery", "erp").String())
 	s.protected()
 	s.rows(3)
 	s.protected()
