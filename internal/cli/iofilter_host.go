@@ -350,10 +350,12 @@ func (h *hostProcess) start(ctx context.Context) (err error) {
 		}
 	}
 	if h.cfg.Platform.isSet() {
-		if err := h.watch(); err != nil {
+		// First: a watchdog of ours would take the wait for one that hangs for our
+		// own hanging, and end us.
+		if err := retireWatchdogs(ctx, h.path, h.log); err != nil {
 			return err
 		}
-		if err := retireWatchdogs(ctx, h.path, h.log); err != nil {
+		if err := h.watch(); err != nil {
 			return err
 		}
 		p, err := openPlatform(ctx, &h.cfg.Platform, h.log)

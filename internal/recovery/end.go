@@ -140,12 +140,13 @@ const defaultQuota = 4 << 30
 func (r *Run) entries() (entries []live.Entry, monitors []string) {
 	rec := r.Record()
 	for _, v := range rec.VMs {
-		vm := r.vm(v.Config.ID)
-		if vm == nil {
-			continue
+		// A VM that has just ended is protected all the same: it is started again,
+		// and what is not in the record now would never come to be protected.
+		if vm := r.vm(v.Config.ID); vm != nil {
+			v.Monitor = vm.Monitor()
 		}
-		if m := vm.Monitor(); m != "" {
-			monitors = append(monitors, m)
+		if v.Monitor != "" {
+			monitors = append(monitors, v.Monitor)
 		}
 		e := live.Entry{Config: v.Config}
 		for i, d := range v.Config.Disks {

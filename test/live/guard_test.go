@@ -9,6 +9,7 @@ import (
 
 	"holdfast/internal/control"
 	"holdfast/internal/iofilter"
+	"holdfast/internal/iofilter/live"
 )
 
 // TestWatchdogDies: a watchdog that is killed is followed by another one, which is
@@ -54,6 +55,38 @@ func TestWatchdogDies(t *testing.T) {
 	must(t, s.host.Stop(patience))
 	g.goesOn("the host component was stopped")
 	g.off()
+}
+
+// TestHostAndWatchdogDie: nobody is left to take the guest off, whether its watchdog
+// is dead or hangs; it waits for the next host component, which ends what is left
+// of that watchdog, and meets no error.
+func TestHostAndWatchdogDie(t *testing.T) {
+	for name, signal := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "hung": syscall.SIGSTOP} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			g := newGuestOf(t, s.Dir, "raw", "report")
+			s.startDRVA()
+			s.useHost(g.platform())
+			s.protect(vmName)
+			s.check(&g.load, 1)
+			watchdog := s.status().Watchdog.PID
+			start, err := live.StartOf(watchdog)
+			must(t, err)
+			s.host.Doom()
+			must(t, syscall.Kill(watchdog, signal))
+			s.host.Kill() // before it starts another one
+			s.startHost()
+			g.goesOn("the next host component came")
+			s.whole(1)
+			s.check(&g.load, 1)
+			if again, err := live.StartOf(watchdog); err == nil && again == start {
+				t.Error("the old watchdog is still there")
+			}
+			must(t, s.host.Stop(patience))
+			g.goesOn("the host component was stopped")
+			g.off()
+		})
+	}
 }
 
 // TestGuestIsTakenOver: one host component follows another under a guest that writes; the
