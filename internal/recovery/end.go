@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"holdfast/internal/control"
@@ -57,19 +58,15 @@ func (r *Run) protect(ctx context.Context) error {
 	if r.s.opts.Site == nil || rec.Request.NoProtect {
 		return nil
 	}
-	if _, err := r.s.fs.Stat(r.protectPath("host.json")); errs.Is(err, errs.NotFound) { // it is written last
-		if err := r.configure(ctx); err != nil {
-			return err
-		}
-	}
 	if !rec.Hydrated {
 		return nil // the owner launches it once the disks are plain files
 	}
 	return r.launch(ctx)
 }
 
-// configure writes certificates and configurations.
-func (r *Run) configure(ctx context.Context) error {
+// configure writes certificates and configurations. still: the VMs stand still,
+// and their disks' sidecars say all; else the disks are compared.
+func (r *Run) configure(ctx context.Context, still bool) error {
 	rec := r.Record()
 	if err := r.adopt(ctx); err != nil {
 		return err
@@ -112,7 +109,7 @@ func (r *Run) configure(ctx context.Context) error {
 	if err := r.writeJSON(r.protectPath("drva.json"), cfg); err != nil {
 		return err
 	}
-	entries, monitors := r.entries()
+	entries, monitors := r.entries(still)
 	if err := live.WriteRecord(r.s.fs, r.protectPath("live.json"), entries); err != nil {
 		return err
 	}
@@ -129,8 +126,9 @@ func (r *Run) configure(ctx context.Context) error {
 const defaultQuota = 4 << 30
 
 // entries are the VMs as the host component takes them: protected already, each
-// disk under the id it has in the container, and to be compared with it.
-func (r *Run) entries() (entries []live.Entry, monitors []string) {
+// disk under the id it has in the container, and to be compared with it unless
+// its VM stands still and it has a sidecar.
+func (r *Run) entries(still bool) (entries []live.Entry, monitors []string) {
 	rec := r.Record()
 	for _, v := range rec.VMs {
 		vm := r.vm(v.Config.ID)
@@ -144,9 +142,10 @@ func (r *Run) entries() (entries []live.Entry, monitors []string) {
 		for i, d := range v.Config.Disks {
 			for _, have := range rec.Disks {
 				if have.ID == d.ID {
+					known := still && iofilter.SidecarPath(r.diskPath(&have)) != ""
 					e.Disks = append(e.Disks, live.EntryDisk{
 						ID: d.ID, Name: r.s.opts.Site.DiskName(v.Config.Disks, i), Path: r.diskPath(&have),
-						Socket: r.protectPath("s", d.ID.String()[:13]+".sock"), Unseen: true,
+						Socket: r.protectPath("s", d.ID.String()[:13]+".sock"), Unseen: !known, Still: known,
 					})
 				}
 			}
@@ -187,23 +186,39 @@ func (r *Run) launch(ctx context.Context) error {
 		return errs.New("recovery.reprotect", errs.Unavailable, r.dir, "the VMs' disks are still being filled: they are protected once they are whole").
 			WithRemedy("wait for it: holdfast recover status " + r.dir)
 	}
-	if _, err := r.s.fs.Stat(r.protectPath("host.json")); errs.Is(err, errs.NotFound) {
-		if err := r.configure(ctx); err != nil {
+	if _, err := r.s.fs.Stat(r.protectPath("host.json")); errs.Is(err, errs.NotFound) { // it is written last
+		if err := r.configure(ctx, false); err != nil {
 			return err
 		}
 	}
-	for _, box := range []struct{ name, socket, command, config string }{
-		{"drva", "drva.sock", "drva", "drva.json"}, {"host", "host.sock", "iofilter", "host.json"},
-	} {
-		p, err := site.Launch(ctx, r.protectPath(), box.name, r.protectPath(box.socket), box.command, "--config", r.protectPath(box.config))
-		if err != nil {
-			return err
-		}
-		if err := r.change(func(rec *Record) { rec.noteProcess(p) }); err != nil {
+	for _, b := range []box{drvaBox, hostBox} {
+		if err := r.start(ctx, b); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// box is a process of the protection here.
+type box struct{ name, command string }
+
+var (
+	drvaBox = box{"drva", "drva"}
+	hostBox = box{"host", "iofilter"}
+)
+
+// start starts a box as it is configured, unless it runs.
+func (r *Run) start(ctx context.Context, b box) error {
+	p, err := r.s.opts.Site.Launch(ctx, r.protectPath(), b.name, r.protectPath(b.name+".sock"), b.command, "--config", r.protectPath(b.name+".json"))
+	if err != nil {
+		return err
+	}
+	return r.change(func(rec *Record) { rec.noteProcess(p) })
+}
+
+// launched reports whether a box was started.
+func (rec *Record) launched(b box) bool {
+	return slices.ContainsFunc(rec.Launched, func(p Process) bool { return p.Name == b.name })
 }
 
 func (rec *Record) noteProcess(p Process) {
@@ -223,9 +238,14 @@ func (r *Run) endProcesses(ctx context.Context) error {
 	if r.s.opts.Site == nil {
 		return nil
 	}
-	for i := len(rec.Launched) - 1; i >= 0; i-- {
-		if err := r.s.opts.Site.End(ctx, rec.Launched[i]); err != nil {
-			return err
+	for _, first := range []bool{true, false} {
+		for _, p := range rec.Launched {
+			if first != (p.Name == hostBox.name) {
+				continue
+			}
+			if err := r.s.opts.Site.End(ctx, p); err != nil {
+				return err
+			}
 		}
 	}
 	return r.change(func(rec *Record) { rec.Launched = nil })

@@ -39,6 +39,10 @@ const (
 	shutdownLimit = 5 * time.Minute
 	// syncLimit bounds the wait for the source's final checkpoint to be published.
 	syncLimit = 30 * time.Minute
+	// watchLimit bounds the wait for the host component to get into the paths of
+	// VMs that stand still: a process's start and some commands; a starved machine
+	// takes many times the second of a quiet one.
+	watchLimit = 60 * time.Second
 	// protectLimit bounds the wait for the first recovery point at the recovery
 	// site.
 	protectLimit = 24 * time.Hour

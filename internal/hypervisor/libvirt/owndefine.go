@@ -66,9 +66,30 @@ func (p *Provider) Define(ctx context.Context, of hypervisor.VM) error {
 		return err
 	})
 	if err == nil {
+		err = p.live.handle(ref).defineExports(ctx)
+	}
+	if err == nil {
 		p.log.Info("vm defined", "vm", v.id, "name", v.name)
 	}
 	return v.unlessOver(op, err)
+}
+
+// defineExports has the next start use the exports that are in disks' paths now,
+// behind libvirt's back: of what is defined after it was attached libvirt knows
+// the disks alone.
+func (v *liveVM) defineExports(ctx context.Context) error {
+	w, err := v.look(ctx)
+	if err != nil {
+		return err
+	}
+	for _, x := range w.disks() {
+		if w.standing(x) == behind {
+			if err := v.defineExport(ctx, w, *w.Metadata.Protection.find(x.Target.Dev)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Undefine has libvirt forget VMs, as hypervisor.Definer promises.
