@@ -27,6 +27,7 @@ type Run struct {
 
 	// Owned by the caller of Do and Attend.
 	container *journal.Container
+	past      *journal.History // as last read; nil: not yet
 	image     *journal.Image
 	adopted   bool
 	source    Source        // nil: not reached yet

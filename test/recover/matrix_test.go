@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"holdfast/internal/demo/ledger"
+	"holdfast/internal/journal"
 	"holdfast/internal/recovery"
+	"holdfast/test/rig"
 )
 
 const (
@@ -17,10 +19,14 @@ const (
 	// handshakes of TLS, Hello and Welcome, questions about the hashes of the open
 	// regions' windows, and heartbeats of the seconds it takes.
 	wireOver = 128 << 10
-	// storeOver is what a failback by compare may read besides what differs, bytes:
-	// manifest, footers of the journal's tail, indexes, and the hashes of all blocks
-	// of the disk, 8 bytes for 4 KiB: 192 KiB for 96 MiB.
-	storeOver = 640 << 10
+	// hashOver is what a failback by compare may fetch besides what differs, bytes:
+	// the hashes of all blocks of the disk, 8 bytes for 4 KiB and 192 KiB for 96 MiB,
+	// and where they lie.
+	hashOver = 320 << 10
+	// walks is how often a failback may read the history, as long as that is short:
+	// to choose, to find the last checkpoint, to fence, to settle, and to fork; each
+	// of them may look at both timelines.
+	walks = 10
 )
 
 // combinations are what recoveries are done with.
@@ -113,7 +119,7 @@ func (g *stage) thereAndBack() {
 // disk had changed.
 func (g *stage) wire(dir string, changed int64) {
 	g.t.Helper()
-	h, sent := g.host(dir), g.sent(dir)
+	h, sent := g.hostOf(dir), g.sent(dir)
 	size := h.Disks[0].Size
 	g.t.Logf("reprotect: %.2f %% of the disk differ, %d bytes; %d compared, %d shipped, %d on the wire: %.3f of what differs",
 		100*float64(changed)/float64(size), changed, h.Stream.Compared, h.Stream.Shipped, sent, float64(sent)/float64(changed))
@@ -141,7 +147,13 @@ func (g *stage) home(console *talker, flags []string) {
 		before = g.path("a/before.raw")
 		must(t, ledger.CopyImage(t.Context(), before, g.path("a/guest.raw")))
 	}
+	if g.host != nil && onto {
+		must(t, g.host.Stop(patience)) // A's own protection is over: nobody else may have the disk
+	}
 	u, x := metered(t, g.store)
+	var points []journal.CheckpointInfo
+	must(t, rig.Command(t.Context(), &points, "checkpoints", u.String(), "--key", g.key(), "-o", "json"))
+	_, walk := x.Carried()
 	url := g.url
 	g.url = u.String()
 	back := g.begin("failback", "c", append(flags, "--mode", quickMode, "--from-run", g.path("b"), "--interval", "1s")...)
@@ -150,16 +162,19 @@ func (g *stage) home(console *talker, flags []string) {
 		t.Fatalf("%+v", back)
 	}
 	_, read := x.Carried()
+	read -= walk
 	if n := g.ask(back); n != rows {
 		t.Errorf("the planned migration lost commits: %d of %d", n, rows)
 	}
-	if onto {
-		_, there := g.disk("b")
-		differ := differing(t, before, there)
-		t.Logf("failback: %d bytes differ, the run read %d, the store sent %d: %.3f of what differs", differ, back.Bytes, read, float64(read)/float64(differ))
-		if read > differ+differ/10+storeOver {
-			t.Errorf("the store sent %d bytes, %d differ", read, differ)
-		}
+	if !onto {
+		return
+	}
+	_, there := g.disk("b")
+	differ := differing(t, before, there)
+	t.Logf("failback: %d bytes differ, fetched for them %d: %.3f; all the store sent %d, and for one look at the history %d",
+		differ, back.Bytes, float64(back.Bytes)/float64(differ), read, walk)
+	if back.Bytes > differ+differ/10+hashOver || read > differ+differ/10+hashOver+walks*walk {
+		t.Errorf("%d bytes were fetched, %d sent by the store; %d differ", back.Bytes, read, differ)
 	}
 }
 
@@ -205,7 +220,7 @@ func (g *stage) loseAndGoHome() {
 	g.act("commit", "b", recovery.FailedOver)
 	must(t, console.put(2))
 	g.act("reprotect", "b", recovery.Protected)
-	if h := g.host("b"); h.Stream.SyncBytes > uint64(h.Disks[0].Size)/4 {
+	if h := g.hostOf("b"); h.Stream.SyncBytes > uint64(h.Disks[0].Size)/4 {
 		t.Errorf("%d bytes of a disk of %d were read to find what differs", h.Stream.SyncBytes, h.Disks[0].Size)
 	}
 	g.lasts(g.b)

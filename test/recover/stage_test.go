@@ -98,6 +98,7 @@ func newStage(t *testing.T, storeKind, platform, image string) *stage {
 	case byLibvirt:
 		g.site = newFloor(t, g.store.String())
 		g.a, g.b = libvirttest.Start(t), libvirttest.Start(t)
+		t.Cleanup(g.endBoxes) // before the daemons: a watchdog puts guests right there
 		must(t, copyDisk(g.path("a/guest.raw")))
 		g.protectAtA()
 	default:
@@ -105,6 +106,24 @@ func newStage(t *testing.T, storeKind, platform, image string) *stage {
 	}
 	g.rows(2)
 	return g
+}
+
+// endBoxes ends what the product left running, and waits for the watchdogs.
+func (g *stage) endBoxes() {
+	g.kill()
+	for _, dir := range []string{"b", "c", "t"} {
+		if rec, err := readRun(g.path(dir)); err == nil {
+			for _, p := range slices.Backward(rec.Launched) {
+				killProcess(p)
+			}
+		}
+	}
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) { // between two looks
+		if !slices.ContainsFunc(rig.ProcessesIn(g.t, g.dir), func(p string) bool { return strings.Contains(p, "iofilter-watchdog") }) {
+			return
+		}
+	}
+	g.t.Error("a watchdog does not end")
 }
 
 // protectAtA has A's daemon run the guest, and protects it while it runs.
@@ -203,7 +222,7 @@ func (g *stage) nothing(v *libvirttest.Site) {
 }
 
 // host is the status of the host component of a run.
-func (g *stage) host(dir string) (h iofilter.Status) {
+func (g *stage) hostOf(dir string) (h iofilter.Status) {
 	g.t.Helper()
 	must(g.t, rig.WaitStatus(g.t.Context(), g.path(dir+"/protect/host.sock"), "the host component of "+dir, patience,
 		func(s *iofilter.Status) bool { h = *s; return true }))
