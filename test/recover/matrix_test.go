@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"holdfast/internal/demo/ledger"
-	"holdfast/internal/journal"
 	"holdfast/internal/recovery"
 	"holdfast/test/rig"
 )
@@ -151,8 +150,7 @@ func (g *stage) home(console *talker, flags []string) {
 		must(t, g.host.Stop(patience)) // A's own protection is over: nobody else may have the disk
 	}
 	u, x := metered(t, g.store)
-	var points []journal.CheckpointInfo
-	must(t, rig.Command(t.Context(), &points, "checkpoints", u.String(), "--key", g.key(), "-o", "json"))
+	must(t, rig.Command(t.Context(), nil, "checkpoints", u.String(), "--key", g.key(), "-o", "json"))
 	_, walk := x.Carried()
 	url := g.url
 	g.url = u.String()
