@@ -17,6 +17,9 @@ TEST_PACKAGES := qemu-block-extra nbdkit libnbd-bin python3-libnbd fio fuse3 $(L
 # A libvirt daemon, which tests start in namespaces of their own.
 LIBVIRT_PACKAGES := libvirt-daemon-system libvirt-clients dnsmasq-base iproute2
 
+# What make recover-long needs besides.
+RECOVER_PACKAGES := postgresql-15 dash
+
 # What runs the emulators of the object stores; a Node.js that is there already, of whatever origin, does too.
 NODE_PACKAGES := $(if $(and $(shell command -v node),$(shell command -v npm)),,nodejs npm)
 # npm writes this file last: it is as old as what is installed.
@@ -96,8 +99,11 @@ sim: ## the cut simulation at length: make sim HOLDFAST_SIM_N=1000000
 chaos: deps guest ## real guests under N faults (200) drawn from SEED: about 40 minutes
 	HOLDFAST_CHAOS_N=$(or $(N),200) HOLDFAST_CHAOS_SEED=$(SEED) $(GO) test -count=1 -timeout 4h -v ./test/chaos
 
-recover-long: ## recoveries killed at every single operation
+recover-long: deps ## whole recoveries over every store and platform and with PostgreSQL; killed at every operation
+	./.ci/install $(RECOVER_PACKAGES)
+	guest/build.sh $(BUILD)/guest postgres
 	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 60m -v -run TestKilledAnywhere ./internal/recovery
+	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 90m -v -tags recoverlong -run 'TestMatrix|TestPostgres' ./test/recover
 
 fuzz: ## every decoder, FUZZTIME each (default 30s)
 	.ci/fuzz $(or $(FUZZTIME),30s)

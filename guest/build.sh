@@ -189,7 +189,7 @@ fi
 # --- a disk with PostgreSQL on it
 pg=/usr/lib/postgresql/15
 need "$pg/bin/postgres" postgresql-15; need dash dash
-[ -z "$missing" ] || die "missing:$missing (run 'make deps-recover-long')"
+[ -z "$missing" ] || die "missing:$missing (apt-get install them)"
 pgstamp=$({ echo "$stamp"; cat "$pg/bin/postgres"; } | sha256sum)
 if [ -e "$out/postgres.raw" ] && [ "$pgstamp" = "$(cat "$out/postgres.stamp" 2>/dev/null)" ]; then
 	say "$out/postgres.raw is up to date"

@@ -323,6 +323,9 @@ func startWatchdog(path string) error {
 	// A session of its own: what ends this process, or its terminal, must not
 	// end the one that looks after its guests then.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := keepInherited(); err != nil {
+		return errs.E(op, errs.Unavailable, exe, err)
+	}
 	if err := cmd.Start(); err != nil {
 		return errs.E(op, errs.Unavailable, exe, err)
 	}

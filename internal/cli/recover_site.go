@@ -221,9 +221,7 @@ func launchBox(ctx context.Context, dir, name, socket string, args ...string) (r
 		return recovery.Process{}, errs.E(op, errs.Unavailable, path, err)
 	}
 	defer log.Close()
-	// What we were given by whoever started us, a lock perhaps, is not for a
-	// process that outlives us. Our own files are closed anyway.
-	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
+	if err := keepInherited(); err != nil {
 		return recovery.Process{}, errs.E(op, errs.Unavailable, name, err)
 	}
 	cmd := exec.Command(exe, args...)
@@ -256,6 +254,15 @@ func launchBox(ctx context.Context, dir, name, socket string, args ...string) (r
 		return p, nil
 	}
 	return recovery.Process{}, errs.New(op, errs.Unavailable, name, "it ended after its first answer: "+lastOf(path)).WithRemedy("see " + path)
+}
+
+// keepInherited keeps from processes that outlive this one what it was given by
+// whoever started it, a lock perhaps. Its own files are closed for them anyway.
+func keepInherited() error {
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	return nil
 }
 
 // boxAt finds the process that answers on a socket.
