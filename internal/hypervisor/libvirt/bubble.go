@@ -49,8 +49,8 @@ func short(s string) string {
 func bubbleXML(name string) string { return "<network><name>" + name + "</name></network>" }
 
 // bubbles lists the isolated networks of ours a VM's cards are on.
-func (w *vmXML) bubbles() (names []string) {
-	for _, n := range w.Devices.NICs {
+func (d *vmXML) bubbles() (names []string) {
+	for _, n := range d.Devices.NICs {
 		if name := n.Source.Network; isBubble(name) && !slices.Contains(names, name) {
 			names = append(names, name)
 		}
