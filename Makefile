@@ -19,6 +19,9 @@ LIBVIRT_PACKAGES := libvirt-daemon-system libvirt-clients dnsmasq-base iproute2
 # A PostgreSQL server, which tests of the manager start on a socket of their own.
 POSTGRES_PACKAGES := postgresql
 
+# What make recover-long needs besides.
+RECOVER_PACKAGES := postgresql-15 dash
+
 # What runs the emulators of the object stores; a Node.js that is there already, of whatever origin, does too.
 NODE_PACKAGES := $(if $(and $(shell command -v node),$(shell command -v npm)),,nodejs npm)
 # npm writes this file last: it is as old as what is installed.
@@ -98,9 +101,12 @@ sim: ## the cut simulation at length: make sim HOLDFAST_SIM_N=1000000
 chaos: deps guest ## real guests under N faults (200) drawn from SEED: about 40 minutes
 	HOLDFAST_CHAOS_N=$(or $(N),200) HOLDFAST_CHAOS_SEED=$(SEED) $(GO) test -count=1 -timeout 4h -v ./test/chaos
 
-recover-long: guest ## recoveries killed at every single operation, and all around them in every step
+recover-long: deps guest ## whole recoveries over every store and platform and with PostgreSQL; killed in every step and operation
+	./.ci/install $(RECOVER_PACKAGES)
+	guest/build.sh $(BUILD)/guest postgres
 	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 60m -v -run TestKilledAnywhere ./internal/recovery
 	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 60m -v -run 'TestKilled|TestCancelled|TestFullDisk' ./test/recover
+	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 90m -v -tags recoverlong -run 'TestMatrix|TestPostgres' ./test/recover
 
 runs-long: ## the step journal at length: N games (2000) of its model, 1000 steps one after the other
 	HOLDFAST_RUNS_GAMES=$(or $(N),2000) HOLDFAST_RUNS_SEED=$(SEED) HOLDFAST_RUNS_STEPS=1000 $(GO) test -count=1 -timeout 4h -v -run 'TestModel|TestSequence|TestKilledEverywhere' ./internal/msa/runs

@@ -5,7 +5,10 @@
 # are a kernel and an initial RAM file system, for a guest that only writes to
 # the disks it is given (guest/writer) and has QEMU's guest agent in it.
 #
-#   usage: guest/build.sh OUTDIR
+#   usage: guest/build.sh OUTDIR [postgres]
+#
+# With "postgres" there is OUTDIR/postgres.raw besides: a disk like ledger.raw whose
+# ledger is kept by this machine's PostgreSQL 15.
 #
 # Needs no root, no mount and no loop device. The kernel is Debian's own cloud
 # kernel: its package is downloaded and unpacked, never installed. The result
@@ -21,14 +24,14 @@ set -eu
 say() { printf 'guest: %s\n' "$*"; }
 die() { printf 'guest: %s\n' "$*" >&2; exit 1; }
 
-[ $# -eq 1 ] || die "usage: guest/build.sh OUTDIR"
+[ $# -eq 1 ] || { [ $# -eq 2 ] && [ "$2" = postgres ]; } || die "usage: guest/build.sh OUTDIR [postgres]"
 PATH=$PATH:/usr/sbin:/sbin
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 
 disk_mib=96
-part_mib=$((disk_mib - 1))
+pg_mib=256
 grub=/usr/lib/grub/i386-pc
 meta=linux-image-cloud-amd64
 # Load order is the order of this list: each driver needs those before it.
@@ -133,52 +136,80 @@ if [ ! -e "$out/writer.img" ] || [ "$wstamp" != "$(cat "$out/writer.stamp" 2>/de
 	echo "$wstamp" >"$out/writer.stamp"
 fi
 
-# --- unchanged?
-stamp=$({ cat "$here/build.sh" "$out/kernel/version" "$work/init" "$work/ledger" "$grub/boot.img"
-	grub-mkimage --version; mke2fs -V 2>&1; } | sha256sum)
-if [ -e "$out/ledger.raw" ] && [ "$stamp" = "$(cat "$out/stamp" 2>/dev/null)" ]; then
-	say "$out/ledger.raw is up to date"
-	exit 0
-fi
-
-# --- initial RAM file system
-say "packing the initial RAM file system"
-# shellcheck disable=SC2086 # a list of words
-pack "$work/initrd" "$work/init" $modules >"$work/root/boot/initrd.img"
-
-# --- root file system
-say "filling the root file system"
-cp "$kernel" "$work/root/boot/vmlinuz"
-mv "$work/ledger" "$work/root/sbin/ledger"
-mkdir "$work/root/dev" "$work/root/proc" "$work/root/sys" "$work/root/ledger"
-find "$work/root" -exec touch -h -d @0 {} +
-truncate -s "${part_mib}M" "$work/part.img"
-# A fixed identity, so that two builds differ in time stamps alone. Two of the
-# features left out are unknown to GRUB; a disk of one size needs no room to grow.
-E2FSPROGS_FAKE_TIME=1 mke2fs -q -t ext4 -b 4096 -m 0 -J size=4 -N 256 -L ledgerroot \
-	-U 6c656467-6572-4000-8000-000000000001 -E hash_seed=6c656467-6572-4000-8000-000000000002,root_owner=0:0,lazy_itable_init=0 \
-	-O ^metadata_csum_seed,^orphan_file,^resize_inode -d "$work/root" "$work/part.img"
-
-# --- boot loader and disk
-say "assembling the disk"
-# The 16-bit boot protocol: under emulation it starts the kernel a second sooner.
-cat >"$work/menu" <<MENU
+# disk NAME MIB INODES: OUTDIR/NAME.raw, a disk of so many MiB that boots, with what
+# lies in $work/root as its only file system.
+disk() {
+	name=$1 part_mib=$(($2 - 1))
+	cp "$kernel" "$work/root/boot/vmlinuz"
+	find "$work/root" -exec touch -h -d @0 {} +
+	truncate -s "${part_mib}M" "$work/part.img"
+	# A fixed identity, so that two builds differ in time stamps alone. Two of the
+	# features left out are unknown to GRUB; a disk of one size needs no room to grow.
+	E2FSPROGS_FAKE_TIME=1 mke2fs -q -t ext4 -b 4096 -m 0 -J size=4 -N "$3" -L ledgerroot \
+		-U 6c656467-6572-4000-8000-000000000001 -E hash_seed=6c656467-6572-4000-8000-000000000002,root_owner=0:0,lazy_itable_init=0 \
+		-O ^metadata_csum_seed,^orphan_file,^resize_inode -d "$work/root" "$work/part.img"
+	# The 16-bit boot protocol: under emulation it starts the kernel a second sooner.
+	cat >"$work/menu" <<MENU
 set root=(hd0,msdos1)
 linux16 /boot/vmlinuz $cmdline
 initrd16 /boot/initrd.img
 boot
 MENU
-grub-mkimage -O i386-pc -p /boot -c "$work/menu" -o "$work/core.img" biosdisk part_msdos ext2 linux16 boot
-[ "$(stat -c %s "$work/core.img")" -le $((2047 * 512)) ] || die "boot loader does not fit before the partition"
-disk=$work/disk.img
-truncate -s "${disk_mib}M" "$disk"
-printf 'label: dos\nlabel-id: 0x6c656467\nstart=2048, type=83, bootable\n' | sfdisk -q "$disk"
-# The first stage's own default is to load what follows it: core.img needs no
-# patching at sector 1. Bytes 440-511 stay the partition table's.
-dd if="$grub/boot.img" of="$disk" bs=440 count=1 conv=notrunc status=none
-dd if="$work/core.img" of="$disk" bs=512 seek=1 conv=notrunc status=none
-dd if="$work/part.img" of="$disk" bs=1M seek=1 conv=notrunc,sparse status=none
-rm -f "$out/stamp"
-mv "$disk" "$out/ledger.raw"
-echo "$stamp" >"$out/stamp"
-say "$out/ledger.raw: $disk_mib MiB, $(du -m "$out/ledger.raw" | cut -f 1) MiB used, kernel ${kernel##*/vmlinuz-}"
+	grub-mkimage -O i386-pc -p /boot -c "$work/menu" -o "$work/core.img" biosdisk part_msdos ext2 linux16 boot
+	[ "$(stat -c %s "$work/core.img")" -le $((2047 * 512)) ] || die "boot loader does not fit before the partition"
+	truncate -s "$2M" "$work/disk.img"
+	printf 'label: dos\nlabel-id: 0x6c656467\nstart=2048, type=83, bootable\n' | sfdisk -q "$work/disk.img"
+	# The first stage's own default is to load what follows it: core.img needs no
+	# patching at sector 1. Bytes 440-511 stay the partition table's.
+	dd if="$grub/boot.img" of="$work/disk.img" bs=440 count=1 conv=notrunc status=none
+	dd if="$work/core.img" of="$work/disk.img" bs=512 seek=1 conv=notrunc status=none
+	dd if="$work/part.img" of="$work/disk.img" bs=1M seek=1 conv=notrunc,sparse status=none
+	rm "$work/part.img"
+	mv "$work/disk.img" "$out/$name.raw"
+	say "$out/$name.raw: $2 MiB, $(du -m "$out/$name.raw" | cut -f 1) MiB used, kernel ${kernel##*/vmlinuz-}"
+}
+
+# --- unchanged? The stamp tells of both disks.
+stamp=$({ cat "$here/build.sh" "$out/kernel/version" "$work/init" "$work/ledger" "$grub/boot.img"
+	grub-mkimage --version; mke2fs -V 2>&1; } | sha256sum)
+say "packing the initial RAM file system"
+# shellcheck disable=SC2086 # a list of words
+pack "$work/initrd" "$work/init" $modules >"$work/root/boot/initrd.img"
+cp "$work/ledger" "$work/root/sbin/ledger"
+mkdir "$work/root/dev" "$work/root/proc" "$work/root/sys" "$work/root/ledger"
+if [ -e "$out/ledger.raw" ] && [ "$stamp" = "$(cat "$out/stamp" 2>/dev/null)" ]; then
+	say "$out/ledger.raw is up to date"
+else
+	rm -f "$out/stamp"
+	disk ledger "$disk_mib" 256
+	echo "$stamp" >"$out/stamp"
+fi
+[ "${2-}" = postgres ] || exit 0
+
+# --- a disk with PostgreSQL on it
+pg=/usr/lib/postgresql/15
+need "$pg/bin/postgres" postgresql-15; need dash dash
+[ -z "$missing" ] || die "missing:$missing (apt-get install them)"
+pgstamp=$({ echo "$stamp"; cat "$pg/bin/postgres"; } | sha256sum)
+if [ -e "$out/postgres.raw" ] && [ "$pgstamp" = "$(cat "$out/postgres.stamp" 2>/dev/null)" ]; then
+	say "$out/postgres.raw is up to date"
+	exit 0
+fi
+root=$work/root
+mkdir -p "$root$pg/bin" "$root$pg/lib" "$root/usr/share/postgresql" "$root/usr/share/zoneinfo" "$root/etc" "$root/bin" "$root/run" "$root/tmp" "$root/data"
+cp "$pg/bin/postgres" "$pg/bin/initdb" "$root$pg/bin"
+cp "$pg"/lib/dict_snowball.so "$pg"/lib/plpgsql.so "$root$pg/lib"
+cp -rL /usr/share/postgresql/15 "$root/usr/share/postgresql/15"
+cp -L /usr/share/zoneinfo/UTC "$root/usr/share/zoneinfo/UTC"
+cp -L "$(command -v dash)" "$root/bin/sh" # initdb starts the server by a shell
+printf 'root:x:0:0::/:/bin/sh\npostgres:x:70:70::/data:/bin/sh\n' >"$root/etc/passwd"
+printf 'root:x:0:\npostgres:x:70:\n' >"$root/etc/group"
+for f in "$root$pg"/bin/* "$root$pg"/lib/*.so "$root/bin/sh"; do ldd "$f"; done >"$work/libraries"
+! grep 'not found' "$work/libraries" || die "PostgreSQL needs a library that is missing"
+sed -n 's,.* => \(/[^ ]*\) .*,\1,p; s,^[[:space:]]*\(/[^ ]*\) (.*,\1,p' "$work/libraries" | sort -u | while read -r lib; do
+	mkdir -p "$root${lib%/*}"
+	cp -L "$lib" "$root$lib"
+done
+rm -f "$out/postgres.stamp"
+disk postgres "$pg_mib" 4096
+echo "$pgstamp" >"$out/postgres.stamp"

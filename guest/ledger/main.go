@@ -32,9 +32,26 @@ func main() {
 	powerOff()
 }
 
+// book is a ledger, whatever keeps it.
+type book interface {
+	Put(ctx context.Context, n, cause uint64, size int) error
+	Max() uint64
+	Cause() uint64
+	Checkpoint(ctx context.Context) error
+	Close() error
+}
+
+// open opens the ledger of the disk: in SQLite, unless there is a PostgreSQL.
+func open(ctx context.Context) (book, chain.Result, error) {
+	if hasPostgres() {
+		return openPostgres()
+	}
+	return chain.Open(ctx, ledgerPath)
+}
+
 // run verifies the ledger and serves it until it is asked to end.
 func run(ctx context.Context, port *os.File) error {
-	l, res, err := chain.Open(ctx, ledgerPath)
+	l, res, err := open(ctx)
 	if err != nil {
 		say(port, talk.Reply{Word: talk.Verified, Bad: 1})
 		return err
@@ -64,7 +81,7 @@ func run(ctx context.Context, port *os.File) error {
 }
 
 // obey does what one line asks and returns what to say about it.
-func obey(ctx context.Context, l *chain.Ledger, line string) talk.Reply {
+func obey(ctx context.Context, l book, line string) talk.Reply {
 	r, err := talk.ParseRequest(line)
 	if err == nil {
 		switch r.Verb {

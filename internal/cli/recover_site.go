@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"net"
 	"os"
@@ -20,6 +21,7 @@ import (
 	"holdfast/internal/control"
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
+	"holdfast/internal/hypervisor"
 	"holdfast/internal/iofilter/live"
 	"holdfast/internal/journal"
 	"holdfast/internal/recovery"
@@ -48,6 +50,11 @@ func withService(cmd *cobra.Command, platform *providerFlags, do func(*recovery.
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
+	return do(newService(cmd, platform, p, log))
+}
+
+// newService makes a service whose runs' VMs are p's.
+func newService(cmd *cobra.Command, platform *providerFlags, p hypervisor.Provider, log *slog.Logger) *recovery.Service {
 	var s *recovery.Service
 	s = recovery.New(recovery.Options{
 		Provider: p, Logger: log,
@@ -55,7 +62,7 @@ func withService(cmd *cobra.Command, platform *providerFlags, do func(*recovery.
 			return openContainer(ctx, url, identityAt(access))
 		},
 		Source: func(ctx context.Context, where map[string]string) (recovery.Source, error) {
-			return openSource(ctx, s, where, cmd)
+			return openSource(ctx, s, where, platform, cmd)
 		},
 		Site: &recovery.Site{
 			Identity: func(access map[string]string) map[string]string { return access },
@@ -75,7 +82,7 @@ func withService(cmd *cobra.Command, platform *providerFlags, do func(*recovery.
 			End:      endBox,
 		},
 	})
-	return do(s)
+	return s
 }
 
 // diskName is what the platform calls a disk of a VM it was given.
@@ -111,9 +118,9 @@ func platformOf(dir string) (*providerFlags, error) {
 }
 
 // openSource reaches the site that protects the domain now.
-func openSource(ctx context.Context, s *recovery.Service, where map[string]string, cmd *cobra.Command) (recovery.Source, error) {
+func openSource(ctx context.Context, s *recovery.Service, where map[string]string, platform *providerFlags, cmd *cobra.Command) (recovery.Source, error) {
 	if where["run"] != "" {
-		return s.SourceRun(ctx, where["run"])
+		return openSourceRun(ctx, s, where["run"], platform, cmd)
 	}
 	b := &recovery.Boxes{DRVA: where["drva"], Hosts: strings.Split(where["hosts"], "\n"), Power: &commandPower{stop: where["stop"], start: where["start"], cmd: cmd}}
 	if where["limit"] != "" {
@@ -125,6 +132,40 @@ func openSource(ctx context.Context, s *recovery.Service, where map[string]strin
 	}
 	return b, nil
 }
+
+// openSourceRun reaches a run that holds the domain now. Its VMs may be another
+// platform's than those of the run that takes the domain over.
+func openSourceRun(ctx context.Context, s *recovery.Service, dir string, platform *providerFlags, cmd *cobra.Command) (recovery.Source, error) {
+	there, err := platformOf(dir)
+	if err != nil {
+		return nil, err
+	}
+	if *there == *platform {
+		return s.SourceRun(ctx, dir)
+	}
+	log, err := logger(cmd)
+	if err != nil {
+		return nil, err
+	}
+	p, err := there.open(ctx, log)
+	if err != nil {
+		return nil, err
+	}
+	src, err := newService(cmd, there, p, log).SourceRun(ctx, dir)
+	if err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return &foreignSource{src, p}, nil
+}
+
+// foreignSource is a source with a provider of its own.
+type foreignSource struct {
+	recovery.Source
+	provider hypervisor.Provider
+}
+
+// Close lets go of both.
+func (f *foreignSource) Close() error { return errors.Join(f.Source.Close(), f.provider.Close()) }
 
 // commandPower switches guests by commands of the user.
 type commandPower struct {
@@ -187,9 +228,7 @@ func launchBox(ctx context.Context, dir, name, socket string, args ...string) (r
 		return recovery.Process{}, errs.E(op, errs.Unavailable, path, err)
 	}
 	defer log.Close()
-	// What we were given by whoever started us, a lock perhaps, is not for a
-	// process that outlives us. Our own files are closed anyway.
-	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
+	if err := keepInherited(); err != nil {
 		return recovery.Process{}, errs.E(op, errs.Unavailable, name, err)
 	}
 	cmd := exec.Command(exe, args...)
@@ -263,6 +302,15 @@ func boxesWith(name string, args ...string) (found []recovery.Process) {
 		}
 	}
 	return found
+}
+
+// keepInherited keeps from processes that outlive this one what it was given by
+// whoever started it, a lock perhaps. Its own files are closed for them anyway.
+func keepInherited() error {
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	return nil
 }
 
 // boxAt finds the process that answers on a socket.

@@ -56,6 +56,9 @@ func startWatchdog(path string, other *os.File) (*os.Process, error) {
 	// A session of its own: what ends this process, or its terminal, must not
 	// end the one that looks after its guests then.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := keepInherited(); err != nil {
+		return nil, errs.E(op, errs.Unavailable, exe, err)
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, errs.E(op, errs.Unavailable, exe, err)
 	}

@@ -34,6 +34,22 @@ type Provider interface {
 	Close() error
 }
 
+// Definer is a Provider whose platform keeps books: it can know a VM that does
+// not run. Both methods are safe for concurrent use.
+type Definer interface {
+	// Define has the platform keep a VM that Start or Adopt gave, with Keep: with
+	// its end it is not gone, and the platform's own tools start it again, also
+	// after the platform was restarted. No effect on one that is kept already.
+	// Adopt, and Start of the same VM under the same WorkDir, work as before.
+	// Kinds: Conflict (final state; a disk is on an export that goes away),
+	// Unavailable, Canceled.
+	Define(ctx context.Context, vm VM) error
+	// Undefine has the platform forget the VMs that were started with workDir,
+	// kept by Define, and do not run, with what is theirs alone; disks stay. Kinds:
+	// Unavailable, Canceled.
+	Undefine(ctx context.Context, workDir string) error
+}
+
 // VM is one run of a virtual machine. All methods are safe for concurrent use.
 type VM interface {
 	// ID and Name are those of the configuration the VM was started from.
@@ -129,14 +145,14 @@ const (
 type NetworkKind uint8
 
 const (
-	// Isolated reaches nothing outside the VM. Where the platform can, it joins
-	// the cards of one VM on the same network.
+	// Isolated reaches nothing but other cards on the isolated network of the same
+	// recorded name: of the same VM and, where the platform can, of the VMs that
+	// are kept under the same work directory, as those of one test.
 	Isolated NetworkKind = iota
 	// User gives the guest addresses and name resolution from a network of its
 	// own that reaches neither the host nor anything beyond.
 	User
-	// Named is a network the platform has, by its Name. A test's VMs that shall
-	// see each other are put on one that leads nowhere else.
+	// Named is a network the platform has, by its Name.
 	Named
 )
 

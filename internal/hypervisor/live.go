@@ -142,6 +142,7 @@ type Switch struct {
 type VMInfo struct {
 	Config  dr.VMConfig // disks in boot order; IDs of disks are zero: they belong to protection
 	Running bool        // it has a process; a paused VM has
+	Paused  bool        // Running, and its processors are halted: nothing of it writes that is not under way
 	Disks   []LiveDisk  // as Config.Disks, with what capture needs to know
 	Agent   bool        // a guest agent answered lately
 }

@@ -88,7 +88,13 @@ func (c *Config) sidecarPath(d *Disk) string {
 	if c.SidecarDir != "" {
 		return filepath.Join(c.SidecarDir, d.ID.String()+".holdfast")
 	}
-	real, err := filepath.EvalSymlinks(d.Path)
+	return SidecarPath(d.Path)
+}
+
+// SidecarPath is where the sidecar of the disk in an image lies, unless
+// Config.SidecarDir says otherwise; "": it has none, the image being no file.
+func SidecarPath(image string) string {
+	real, err := filepath.EvalSymlinks(image)
 	if err != nil {
 		return ""
 	}

@@ -201,7 +201,7 @@ func (r *Run) onto(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.change(func(rec *Record) { rec.Bytes += res.Fetched; rec.Hydrated = true })
+	return r.change(func(rec *Record) { rec.Bytes += res.Fetched; rec.Hydrated, rec.Watch = true, Untouched })
 }
 
 func (r *Run) rocvaOptions() rocva.Options {
@@ -223,7 +223,7 @@ func (r *Run) standBy(ctx context.Context) error {
 		return err
 	}
 	fetched := s.Status().Fetched
-	return r.change(func(rec *Record) { rec.Bytes += fetched; rec.Hydrated = true })
+	return r.change(func(rec *Record) { rec.Bytes += fetched; rec.Hydrated, rec.Watch = true, Untouched })
 }
 
 // standby opens the standby once in this process's life.
@@ -278,7 +278,9 @@ func (r *Run) full(ctx context.Context) error {
 		_, err := r.s.fs.Stat(path)
 		whole = whole && err == nil
 	}
+	watch := Unwatched
 	if !whole {
+		watch = Untouched
 		res, err := rocva.Full(ctx, r.container, r.image, targets, r.rocvaOptions())
 		if err != nil {
 			return err
@@ -288,7 +290,7 @@ func (r *Run) full(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.change(func(rec *Record) { rec.Hydrated = true })
+	return r.change(func(rec *Record) { rec.Hydrated, rec.Watch = true, watch })
 }
 
 // discard removes every file the run made for its VMs. Old disks stay.
@@ -304,15 +306,14 @@ func (r *Run) discard(ctx context.Context) error {
 		return err
 	}
 	for _, name := range []string{"disks", "vms", "protect"} {
-		if name == "protect" && r.Record().Action != Cleanup {
-			continue
-		}
 		if err := removeTree(r.s.fs, r.path(name)); err != nil {
 			return err
 		}
 	}
 	r.image = nil
-	return r.change(func(rec *Record) { rec.VMs, rec.Disks, rec.Hydrated = keepEvidence(rec.VMs), nil, false })
+	return r.change(func(rec *Record) {
+		rec.VMs, rec.Disks, rec.Hydrated, rec.Watch = keepEvidence(rec.VMs), nil, false, Unwatched
+	})
 }
 
 // keepEvidence is what the report still tells of VMs that are gone.

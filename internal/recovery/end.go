@@ -64,19 +64,15 @@ func (r *Run) protect(ctx context.Context) error {
 	if err := r.boot(ctx); err != nil { // one that ended since
 		return err
 	}
-	if _, err := r.s.fs.Stat(r.protectPath("host.json")); errs.Is(err, errs.NotFound) { // it is written last
-		if err := r.configure(ctx); err != nil {
-			return err
-		}
-	}
 	if !rec.Hydrated {
 		return nil // the owner launches it once the disks are plain files
 	}
 	return r.launch(ctx)
 }
 
-// configure writes certificates and configurations.
-func (r *Run) configure(ctx context.Context) error {
+// configure writes certificates and configurations. still: the VMs stand still,
+// and their disks' sidecars say all; else the disks are compared.
+func (r *Run) configure(ctx context.Context, still bool) error {
 	rec := r.Record()
 	if err := r.adopt(ctx); err != nil {
 		return err
@@ -119,7 +115,7 @@ func (r *Run) configure(ctx context.Context) error {
 	if err := r.writeJSON(r.protectPath("drva.json"), cfg); err != nil {
 		return err
 	}
-	entries, monitors := r.entries()
+	entries, monitors := r.entries(still)
 	if err := live.WriteRecord(r.s.fs, r.protectPath("live.json"), entries); err != nil {
 		return err
 	}
@@ -136,13 +132,15 @@ func (r *Run) configure(ctx context.Context) error {
 const defaultQuota = 4 << 30
 
 // entries are the VMs as the host component takes them: protected already, each
-// disk under the id it has in the container, and to be compared with it.
-func (r *Run) entries() (entries []live.Entry, monitors []string) {
+// disk under the id it has in the container, and to be compared with it unless
+// its VM stands still and it has a sidecar.
+func (r *Run) entries(still bool) (entries []live.Entry, monitors []string) {
 	rec := r.Record()
 	for _, v := range rec.VMs {
 		// A VM that has just ended is protected all the same: it is started again,
 		// and what is not in the record now would never come to be protected.
-		if vm := r.vm(v.Config.ID); vm != nil {
+		vm := r.vm(v.Config.ID)
+		if vm != nil {
 			v.Monitor = vm.Monitor()
 		}
 		if v.Monitor != "" {
@@ -152,9 +150,10 @@ func (r *Run) entries() (entries []live.Entry, monitors []string) {
 		for i, d := range v.Config.Disks {
 			for _, have := range rec.Disks {
 				if have.ID == d.ID {
+					known := still && vm != nil && iofilter.SidecarPath(r.diskPath(&have)) != ""
 					e.Disks = append(e.Disks, live.EntryDisk{
 						ID: d.ID, Name: r.s.opts.Site.DiskName(v.Config.Disks, i), Path: r.diskPath(&have),
-						Socket: r.protectPath("s", d.ID.String()[:13]+".sock"), Unseen: true,
+						Socket: r.protectPath("s", d.ID.String()[:13]+".sock"), Unseen: !known, Still: known,
 					})
 				}
 			}
@@ -195,8 +194,8 @@ func (r *Run) launch(ctx context.Context) error {
 		return errs.New("recovery.reprotect", errs.Unavailable, r.dir, "the VMs' disks are still being filled: they are protected once they are whole").
 			WithRemedy("wait for it: holdfast recover status " + r.dir)
 	}
-	if _, err := r.s.fs.Stat(r.protectPath("host.json")); errs.Is(err, errs.NotFound) {
-		if err := r.configure(ctx); err != nil {
+	if _, err := r.s.fs.Stat(r.protectPath("host.json")); errs.Is(err, errs.NotFound) { // it is written last
+		if err := r.configure(ctx, false); err != nil {
 			return err
 		}
 	}
@@ -204,15 +203,25 @@ func (r *Run) launch(ctx context.Context) error {
 		return err
 	}
 	for _, b := range boxes {
-		p, err := site.Launch(ctx, r.protectPath(), b.name, r.protectPath(b.socket), r.args(&b)...)
-		if err != nil {
-			return err
-		}
-		if err := r.change(func(rec *Record) { rec.noteProcess(p) }); err != nil {
+		if err := r.start(ctx, &b); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// start starts a box as it is configured, unless it runs.
+func (r *Run) start(ctx context.Context, b *box) error {
+	p, err := r.s.opts.Site.Launch(ctx, r.protectPath(), b.name, r.protectPath(b.socket), r.args(b)...)
+	if err != nil {
+		return err
+	}
+	return r.change(func(rec *Record) { rec.noteProcess(p) })
+}
+
+// launched reports whether a box was started.
+func (rec *Record) launched(b *box) bool {
+	return slices.ContainsFunc(rec.Launched, func(p Process) bool { return p.Name == b.name })
 }
 
 func (rec *Record) noteProcess(p Process) {

@@ -18,7 +18,7 @@ func TestEntriesOfEndedVMs(t *testing.T) {
 			Disks: []DiskRecord{{ID: vm.Disks[0].ID, VM: vm.ID, Path: "disks/erp"}},
 		},
 	}
-	entries, monitors := r.entries()
+	entries, monitors := r.entries(true)
 	if len(entries) != 1 || len(entries[0].Disks) != 1 || entries[0].Config.ID != vm.ID {
 		t.Errorf("recorded are %+v", entries)
 	}

@@ -203,21 +203,8 @@ func (r *Run) settle(ctx context.Context, filled error) error {
 	if filled != nil {
 		return r.fillFailed(ctx, filled)
 	}
-	rec := r.Record()
-	for _, d := range rec.Disks {
-		vm := r.vm(d.VM)
-		if vm == nil {
-			continue // it has ended: it finds its disk when it is started again
-		}
-		sw, err := vm.SwitchDisk(ctx, d.ID)
-		if err != nil && hasEnded(ctx, vm) {
-			r.s.log.Warn("the VM has ended: it finds its disk when it is started again", "run", r.dir, "vm", vm.Name())
-			continue
-		}
-		if err != nil {
-			return errs.E("recovery.switch", errs.Internal, vm.Name(), err)
-		}
-		r.s.log.Info("disk switched", "vm", vm.Name(), "disk", d.ID.String(), "pause", sw.Pause, "route", sw.Route)
+	if err := r.leave(ctx); err != nil {
+		return err
 	}
 	f := r.fill
 	if err := f.end(); err != nil {
@@ -235,7 +222,11 @@ func (r *Run) settle(ctx context.Context, filled error) error {
 	if err := r.change(func(rec *Record) { rec.Hydrated = true; rec.Bytes += fetched }); err != nil {
 		return err
 	}
-	if r.Record().Committed {
+	rec := r.Record()
+	if rec.Committed {
+		if err := r.define(ctx); err != nil {
+			return err
+		}
 		return r.launch(ctx)
 	}
 	if rec.Operation == Clone {

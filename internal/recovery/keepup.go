@@ -21,6 +21,9 @@ var boxes = []box{
 	{"host", "host.sock", "iofilter", "host.json"},
 }
 
+// The boxes by name.
+var drvaBox, hostBox = &boxes[0], &boxes[1]
+
 // args are what the product is started with.
 func (r *Run) args(b *box) []string { return []string{b.command, "--config", r.protectPath(b.config)} }
 
@@ -58,7 +61,7 @@ func (r *Run) retarget(ctx context.Context) error {
 	if err := r.adopt(ctx); err != nil {
 		return err
 	}
-	_, monitors := r.entries()
+	_, monitors := r.entries(false)
 	raw, err := durable.ReadFile(r.s.fs, path, maxRecord)
 	if err != nil {
 		return err
@@ -78,7 +81,7 @@ func (r *Run) retarget(ctx context.Context) error {
 	if len(monitors) == 0 || reflect.DeepEqual(cfg["platform"], want) {
 		return nil
 	}
-	if err := r.endBox(ctx, &boxes[1]); err != nil {
+	if err := r.endBox(ctx, hostBox); err != nil {
 		return err
 	}
 	cfg["platform"] = want

@@ -39,6 +39,10 @@ const (
 	shutdownLimit = 5 * time.Minute
 	// syncLimit bounds the wait for the source's final checkpoint to be published.
 	syncLimit = 30 * time.Minute
+	// watchLimit bounds the wait for the host component to get into the paths of
+	// VMs that stand still, which then go on without: a process's start and some
+	// commands, a second on a quiet machine.
+	watchLimit = 20 * time.Second
 	// protectLimit bounds the wait for the first recovery point at the recovery
 	// site.
 	protectLimit = 24 * time.Hour

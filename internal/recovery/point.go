@@ -34,8 +34,17 @@ func (r *Run) open(ctx context.Context) (*journal.Container, error) {
 	return c, nil
 }
 
-// history reads the history of the source's timeline.
+// history is the history of the source's timeline as it was read last, or read now
+// when this process has not yet.
 func (r *Run) history(ctx context.Context) (*journal.History, error) {
+	if h := r.past; h != nil && (r.Record().Parent.IsZero() || h.Timeline() == r.Record().Parent) {
+		return h, nil
+	}
+	return r.readHistory(ctx)
+}
+
+// readHistory reads the history of the source's timeline as it is now.
+func (r *Run) readHistory(ctx context.Context) (*journal.History, error) {
 	c, err := r.open(ctx)
 	if err != nil {
 		return nil, err
@@ -49,7 +58,8 @@ func (r *Run) history(ctx context.Context) (*journal.History, error) {
 		}
 		t = dr.TimelineID{UUID: id}
 	}
-	return c.History(ctx, journal.HistoryOptions{Timeline: t})
+	r.past, err = c.History(ctx, journal.HistoryOptions{Timeline: t})
+	return r.past, err
 }
 
 // Recovery path, step 3: choose. The point is found among those of the history
@@ -57,7 +67,7 @@ func (r *Run) history(ctx context.Context) (*journal.History, error) {
 
 // choose picks the point that was asked for.
 func (r *Run) choose(ctx context.Context) error {
-	h, err := r.history(ctx)
+	h, err := r.readHistory(ctx)
 	if err != nil {
 		return err
 	}
@@ -219,7 +229,7 @@ func (r *Run) fence(ctx context.Context) error {
 // first choice and the fence the source may have published newer points. A
 // planned migration's point is the one it was ended with.
 func (r *Run) settlePoint(ctx context.Context) error {
-	h, err := r.history(ctx)
+	h, err := r.readHistory(ctx)
 	if err != nil {
 		return err
 	}

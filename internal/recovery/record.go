@@ -47,7 +47,8 @@ type Record struct {
 	Pins       []dr.UUID               `json:"pins,omitempty"`       // not released
 	VMs        []VMRecord              `json:"vms,omitempty"`        // in the order of their start
 	Disks      []DiskRecord            `json:"disks,omitempty"`
-	Hydrated   bool                    `json:"hydrated,omitempty"`  // every disk is a whole file
+	Hydrated   bool                    `json:"hydrated,omitempty"` // every disk is a whole file
+	Watch      Watch                   `json:"watch,omitempty"`
 	Committed  bool                    `json:"committed,omitempty"` // there is no way back but failback
 	Stopped    []dr.VMID               `json:"stopped,omitempty"`   // guests of the source that were shut down
 	Launched   []Process               `json:"launched,omitempty"`  // the protection here
@@ -187,6 +188,8 @@ func (rec *Record) check() error {
 		return fmt.Errorf("no run, or none of a known operation")
 	case !slices.Contains([]Action{Recover, Commit, Rollback, Unwind, Reprotect, Cleanup}, rec.Action):
 		return fmt.Errorf("action %q is not known", rec.Action)
+	case !slices.Contains([]Watch{Unwatched, Untouched, Begun, Watched}, rec.Watch):
+		return fmt.Errorf("watch %q is not known", rec.Watch)
 	case !knownState(rec.State):
 		return fmt.Errorf("state %q is not known", rec.State)
 	case len(rec.VMs) > maxVMs || len(rec.Disks) > maxVMs*hypervisor.MaxDisks || len(rec.Steps) > maxSteps || len(rec.Launched) > 2:

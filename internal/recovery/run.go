@@ -27,6 +27,7 @@ type Run struct {
 
 	// Owned by the caller of Do and Attend.
 	container *journal.Container
+	past      *journal.History // as last read; nil: not yet
 	image     *journal.Image
 	source    Source        // nil: not reached yet
 	warm      *warm.Standby // nil: not opened yet, or none
@@ -378,11 +379,13 @@ func program(a Action, rec *Record) []step {
 	case Commit:
 		return []step{
 			{"commit", Promoting, false, (*Run).commit, false},
+			{"define", Promoting, false, (*Run).define, false},
 			{"pins", Promoting, false, (*Run).unpin, false},
 			{"protect", Promoting, false, (*Run).protect, false},
 		}
 	case Rollback:
 		p := []step{
+			{"processes", RollingBack, false, (*Run).endProcesses, false},
 			{"stop", RollingBack, false, (*Run).stop, false},
 			{"discard", RollingBack, false, (*Run).discard, false},
 			{"drop", RollingBack, false, (*Run).drop, false},

@@ -118,7 +118,7 @@ func (r *Run) finalSync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h, err := r.history(ctx)
+	h, err := r.readHistory(ctx)
 	if err != nil {
 		return err
 	}

@@ -67,8 +67,7 @@ func (r *Run) VM(nameOrID string) hypervisor.VM {
 // point, not of today, and started in their order; those of a test reach no
 // network.
 
-// boot starts what does not run yet, group after group. A VM that does not start
-// keeps no other of its group from starting.
+// boot starts what does not run yet, group after group.
 func (r *Run) boot(ctx context.Context) error {
 	rec := r.Record()
 	if rec.Request.NoBoot {
@@ -83,6 +82,38 @@ func (r *Run) boot(ctx context.Context) error {
 	if err := r.adopt(ctx); err != nil {
 		return err
 	}
+	var err error
+	if rec.Watch == Untouched && r.watches() {
+		err = r.bootWatched(ctx)
+	} else {
+		err = r.bootPlain(ctx)
+	}
+	if err != nil || !rec.BootedAt.IsZero() {
+		return err
+	}
+	return r.change(func(rec *Record) {
+		rec.BootedAt = r.s.now().UTC()
+		if rec.Request.Auto != Wait {
+			rec.Decide = rec.BootedAt.Add(rec.Request.After)
+		}
+	})
+}
+
+// bootPlain starts VMs that nobody watches, or is to watch anew: what an earlier
+// life of the process began to watch and did not is given up first.
+func (r *Run) bootPlain(ctx context.Context) error {
+	if rec := r.Record(); rec.Watch == Begun && !rec.launched(drvaBox) && r.s.opts.Site != nil {
+		if err := r.unwatch(ctx); err != nil {
+			return err
+		}
+	}
+	return r.inTurn(ctx, func(ctx context.Context, v *VMRecord) error { return r.bootOne(ctx, v, false) })
+}
+
+// inTurn does something to each VM, group after group. One that fails keeps no
+// other of its group from it.
+func (r *Run) inTurn(ctx context.Context, do func(context.Context, *VMRecord) error) error {
+	rec := r.Record()
 	booted := int64(0)
 	for from := 0; from < len(rec.VMs); {
 		to := from
@@ -95,7 +126,7 @@ func (r *Run) boot(ctx context.Context) error {
 		g.SetLimit(rec.Request.parallel())
 		for _, v := range rec.VMs[from:to] {
 			g.Go(func() error {
-				err := r.bootOne(ctx, &v)
+				err := do(ctx, &v)
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil {
@@ -112,27 +143,22 @@ func (r *Run) boot(ctx context.Context) error {
 		}
 		from = to
 	}
-	if !rec.BootedAt.IsZero() {
-		return nil
-	}
-	return r.change(func(rec *Record) {
-		rec.BootedAt = r.s.now().UTC()
-		if rec.Request.Auto != Wait {
-			rec.Decide = rec.BootedAt.Add(rec.Request.After)
-		}
-	})
+	return nil
 }
 
-// bootOne starts a VM, unless it runs, and records it.
-func (r *Run) bootOne(ctx context.Context, v *VMRecord) error {
+// bootOne starts a VM, unless it runs, and records it; paused: before its first
+// instruction.
+func (r *Run) bootOne(ctx context.Context, v *VMRecord, paused bool) error {
 	if v.Recorded == nil {
 		return r.warn(errs.New("recovery.boot", errs.NotFound, v.Config.Name, v.Error).WithRemedy("attach its disks to a VM by hand"))
 	}
 	vm := r.vm(v.Config.ID)
 	var err error
 	if vm == nil {
-		vm, err = r.s.opts.Provider.Start(ctx, r.spec(v))
-	} else if vm.Status().State == hypervisor.Paused {
+		spec := r.spec(v)
+		spec.Paused = paused
+		vm, err = r.s.opts.Provider.Start(ctx, spec)
+	} else if !paused && vm.Status().State == hypervisor.Paused {
 		err = vm.Resume(ctx) // a start that a crash cut off, or a disk that was away
 	}
 	if err != nil {
@@ -173,6 +199,11 @@ func (r *Run) revive(ctx context.Context) error {
 	}
 	for _, do := range again {
 		if err := do(ctx); err != nil {
+			return err
+		}
+	}
+	if r.Record().Committed {
+		if err := r.define(ctx); err != nil {
 			return err
 		}
 	}
@@ -236,6 +267,32 @@ func (r *Run) stop(ctx context.Context) error {
 	r.mu.Lock()
 	clear(r.vms)
 	r.mu.Unlock()
+	if d, ok := r.s.opts.Provider.(hypervisor.Definer); ok && r.Record().Committed {
+		return d.Undefine(ctx, r.path("vms"))
+	}
+	return nil
+}
+
+// define has the platform keep the VMs of a committed run as its own, if it keeps
+// books; those whose disks are still being filled once that is done.
+func (r *Run) define(ctx context.Context) error {
+	d, ok := r.s.opts.Provider.(hypervisor.Definer)
+	rec := r.Record()
+	if !ok || !rec.Hydrated {
+		return nil
+	}
+	if err := r.adopt(ctx); err != nil {
+		return err
+	}
+	for _, v := range rec.VMs {
+		vm := r.vm(v.Config.ID)
+		if vm == nil {
+			continue
+		}
+		if err := d.Define(ctx, vm); err != nil {
+			return errs.E("recovery.define", errs.Internal, vm.Name(), err)
+		}
+	}
 	return nil
 }
 

@@ -213,7 +213,7 @@ func (s *site) recoverBoxes() error {
 	}
 	select {
 	case <-s.host.Done:
-		s.startHost()
+		s.runHost()
 	default:
 	}
 	return nil

@@ -20,6 +20,7 @@ import (
 	"holdfast/internal/drva"
 	"holdfast/internal/durable"
 	"holdfast/internal/hypervisor"
+	"holdfast/internal/hypervisor/libvirt/libvirttest"
 	"holdfast/internal/hypervisor/qemu"
 	"holdfast/internal/iofilter"
 	"holdfast/internal/journal"
@@ -32,7 +33,9 @@ const patience = 4 * time.Minute
 
 func TestMain(m *testing.M) {
 	rig.Main()
-	os.Exit(m.Run())
+	code := m.Run()
+	libvirttest.Clean()
+	os.Exit(code)
 }
 
 func must(t testing.TB, err error) {
@@ -75,15 +78,31 @@ func newSite(t *testing.T, url string) *site {
 	st, err := os.Stat(image)
 	must(t, err)
 	s := newBoxes(t, url, st.Size(), func(path string) error { return ledger.CopyImage(t.Context(), path, image) })
-	s.provider, err = qemu.New(qemu.Options{DieWithParent: true})
-	must(t, err)
+	s.provider = newProvider(t)
 	s.bootGuest()
 	s.rows(2)
 	return s
 }
 
+func newProvider(t *testing.T) *qemu.Provider {
+	t.Helper()
+	p, err := qemu.New(qemu.Options{DieWithParent: true})
+	must(t, err)
+	return p
+}
+
 // newBoxes makes a protected disk that nobody uses yet, which fill makes.
 func newBoxes(t *testing.T, url string, size int64, fill func(path string) error) *site {
+	t.Helper()
+	s := newFloor(t, url)
+	must(t, fill(s.path("a/guest.raw")))
+	s.vm = ledger.Config("erp", dr.VMID{UUID: dr.NewUUID()}, dr.DiskID{UUID: dr.NewUUID()}, size)
+	s.startBoxes()
+	return s
+}
+
+// newFloor makes a site with a container, in which nothing runs yet.
+func newFloor(t *testing.T, url string) *site {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "hfrec-") // short: unix socket paths have at most 107 bytes
 	must(t, err)
@@ -93,10 +112,7 @@ func newBoxes(t *testing.T, url string, size int64, fill func(path string) error
 		s.url = "file://" + s.path("store")
 	}
 	must(t, os.Mkdir(s.path("a"), 0o700))
-	must(t, fill(s.path("a/guest.raw")))
-	s.vm = ledger.Config("erp", dr.VMID{UUID: dr.NewUUID()}, dr.DiskID{UUID: dr.NewUUID()}, size)
 	s.makeContainer()
-	s.startBoxes()
 	return s
 }
 
@@ -128,27 +144,46 @@ func (s *site) writeJSON(name string, v any) {
 // startBoxes starts the DRVA and the host component.
 func (s *site) startBoxes() {
 	s.t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must(s.t, err)
-	addr := ln.Addr().String()
-	ln.Close()
-	s.writeJSON("a/drva.json", map[string]any{
-		"container": s.url, "key": s.path("a/drva.key"), "log": s.path("a/log"), "quota": 512 << 20,
-		"listen": addr, "tls": s.path("a/drva-tls"), "interval": "1s", "status": s.path("a/drva.sock"),
-	})
+	addr := freePort(s.t)
+	s.writeDRVA(addr)
 	s.startDRVA()
-	host := dr.HostID{UUID: dr.NewUUID()}
-	must(s.t, control.Issue(s.path("a/ca"), s.path("a/host-tls"), control.RoleHost, host.String(), nil))
-	s.writeJSON("a/host.json", map[string]any{
-		"domain": s.domain, "host": host, "name": "node1", "drva": addr, "tls": s.path("a/host-tls"), "status": s.path("a/host.sock"),
+	s.startHost(map[string]any{
+		"name": "node1", "drva": addr,
 		"vms": []iofilter.VM{{Config: s.vm, Disks: []iofilter.Disk{{
 			ID: s.vm.Disks[0].ID, Name: s.vm.Disks[0].Name, Path: s.path("a/guest.raw"), Socket: s.path("a/guest.nbd"),
 		}}}},
 	})
-	s.startHost()
 }
 
-func (s *site) startHost() {
+// freePort is an address nobody listens on.
+func freePort(t testing.TB) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+func (s *site) writeDRVA(listen string) {
+	s.t.Helper()
+	s.writeJSON("a/drva.json", map[string]any{
+		"container": s.url, "key": s.path("a/drva.key"), "log": s.path("a/log"), "quota": 512 << 20,
+		"listen": listen, "tls": s.path("a/drva-tls"), "interval": "1s", "status": s.path("a/drva.sock"),
+	})
+}
+
+// startHost starts the host component, with what cfg says and what all have.
+func (s *site) startHost(cfg map[string]any) {
+	s.t.Helper()
+	host := dr.HostID{UUID: dr.NewUUID()}
+	must(s.t, control.Issue(s.path("a/ca"), s.path("a/host-tls"), control.RoleHost, host.String(), nil))
+	cfg["domain"], cfg["host"], cfg["tls"], cfg["status"] = s.domain, host, s.path("a/host-tls"), s.path("a/host.sock")
+	s.writeJSON("a/host.json", cfg)
+	s.runHost()
+}
+
+// runHost starts the host component as it was configured.
+func (s *site) runHost() {
 	s.t.Helper()
 	p, err := rig.Start(s.path("a"), "host", s.unexpected, "iofilter", "--config", s.path("a/host.json"))
 	must(s.t, err)

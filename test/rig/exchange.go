@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,6 +22,8 @@ type Exchange struct {
 	ln   net.Listener
 	most time.Duration // longest lag, each way
 	wg   sync.WaitGroup
+
+	there, back atomic.Int64 // bytes taken from those who connect, and from targets
 
 	mu     sync.Mutex
 	target string // guarded by mu; empty: the network is down
@@ -73,6 +76,10 @@ func (x *Exchange) Target() string {
 	defer x.mu.Unlock()
 	return x.target
 }
+
+// Carried is how many bytes those who connect have sent, and the targets. Pure
+// TCP: what a protocol puts around its payload is in it.
+func (x *Exchange) Carried() (there, back int64) { return x.there.Load(), x.back.Load() }
 
 // Close breaks everything and waits for its goroutines.
 func (x *Exchange) Close() {
@@ -127,13 +134,13 @@ func (x *Exchange) carry(host net.Conn) {
 		return
 	}
 	defer x.drop(appliance)
-	x.wg.Go(func() { x.lag(appliance, host, rand.N(x.most+1)) })
-	x.lag(host, appliance, rand.N(x.most+1))
+	x.wg.Go(func() { x.lag(appliance, host, rand.N(x.most+1), &x.there) })
+	x.lag(host, appliance, rand.N(x.most+1), &x.back)
 }
 
 // lag copies from src to dst, each byte late by d, until src ends and all it said
 // has been delivered.
-func (x *Exchange) lag(dst, src net.Conn, d time.Duration) {
+func (x *Exchange) lag(dst, src net.Conn, d time.Duration, count *atomic.Int64) {
 	type parcel struct {
 		due  time.Time
 		data []byte
@@ -155,6 +162,7 @@ func (x *Exchange) lag(dst, src net.Conn, d time.Duration) {
 	for {
 		n, err := src.Read(buf)
 		if n > 0 {
+			count.Add(int64(n))
 			under <- parcel{time.Now().Add(d), bytes.Clone(buf[:n])}
 		}
 		if err != nil {

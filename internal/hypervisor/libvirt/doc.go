@@ -58,7 +58,8 @@
 //
 // # VMs that we start
 //
-// A [Provider] starts transient VMs. [RunURI] names the part of their metadata in
+// A [Provider] starts transient VMs, until Define has libvirt keep them; the
+// isolated networks of their cards are drawn in bubble.go. [RunURI] names the part of their metadata in
 // which a later process finds what it has to know; run.go draws it. A disk that
 // is on an export now and moves to an image later is described as that image, and
 // the export is a node of QEMU's, holdfast-DISK, that is put beneath libvirt's
@@ -68,6 +69,8 @@
 //	Start       create, paused ─▶ exports in front ─▶ metadata "started" ─▶ resume
 //	Adopt       "started": taken over    "starting": ended    neither: its directory goes
 //	SwitchDisk  reopen on the image ─▶ drop the export ─▶ metadata
+//	Define      metadata "defined" ─▶ networks ─▶ definition
+//	Undefine    definition ─▶ directory ─▶ networks
 //
 // # Concurrency
 //

@@ -1,10 +1,7 @@
 package libvirt
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -209,7 +206,7 @@ func source(src hypervisor.Source) *libvirtxml.DomainDiskSource {
 
 // nics adds the network cards and what each is plugged into.
 func (d *domain) nics(list *libvirtxml.DomainDeviceList) error {
-	for i, n := range d.spec.Config.NICs {
+	for _, n := range d.spec.Config.NICs {
 		model := nicModels[n.Model]
 		if model == "" {
 			return d.invalid("network card %q is not supported", n.Model)
@@ -221,9 +218,9 @@ func (d *domain) nics(list *libvirtxml.DomainDeviceList) error {
 		}
 		switch to := d.spec.Networks[n.Network]; to.Kind {
 		case hypervisor.Isolated:
-			card.Source = &libvirtxml.DomainInterfaceSource{UDP: nowhere(d.spec.Config.ID, i)}
+			card.Source = onNetwork(d.scope() + bubbleOf(n.Network))
 		case hypervisor.Named:
-			card.Source = &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: to.Name}}
+			card.Source = onNetwork(to.Name)
 		default:
 			return errs.New("libvirt.Start", errs.Unavailable, d.spec.Config.Name, "libvirt has no network that gives addresses and leads nowhere").
 				WithRemedy("map network " + n.Network + " to an isolated one, or to one of libvirt's by name")
@@ -233,15 +230,6 @@ func (d *domain) nics(list *libvirtxml.DomainDeviceList) error {
 	return nil
 }
 
-// nowhere is what an isolated card is plugged into: a pair of ports on the
-// host's loopback, of which nobody has the other one. Unlike a bridge or a tap
-// it gives the guest no way to the host's own network stack, and leaves nothing
-// behind. The addresses follow from the VM and the card, out of 2^38.
-func nowhere(vm dr.VMID, card int) *libvirtxml.DomainInterfaceSourceUDP {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", vm, card))
-	address := netip.AddrFrom4([4]byte{127, 1 + sum[0]%254, sum[1], 1 + sum[2]%254}).String()
-	port := uint(32768 + binary.BigEndian.Uint16(sum[3:])%16384*2)
-	return &libvirtxml.DomainInterfaceSourceUDP{
-		Address: address, Port: port, Local: &libvirtxml.DomainInterfaceSourceLocal{Address: address, Port: port + 1},
-	}
+func onNetwork(name string) *libvirtxml.DomainInterfaceSource {
+	return &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: name}}
 }

@@ -116,17 +116,29 @@ func TestUEFI(t *testing.T) {
 	}
 }
 
-// TestNowhere: cards of isolated networks share no port, and none is anybody's.
-func TestNowhere(t *testing.T) {
+// TestBubbles: isolated networks of one test, by their recorded names, are apart
+// from each other and from another test's; a VM that is not kept has its own.
+func TestBubbles(t *testing.T) {
+	name := func(keep bool, dir string, vm byte, network string) string {
+		s := &hypervisor.Spec{Config: dr.VMConfig{ID: dr.VMID{UUID: number16(vm)}}}
+		s.Keep, s.WorkDir = keep, dir
+		return (&domain{spec: s}).scope() + bubbleOf(network)
+	}
+	if a, b := name(true, "/t", 1, "lan"), name(true, "/t", 2, "lan"); a != b || !isBubble(a) {
+		t.Errorf("two VMs of a test are on %q and %q", a, b)
+	}
 	seen := map[string]bool{}
-	for vm := range byte(50) {
-		for card := range hypervisor.MaxNICs {
-			at := nowhere(dr.VMID{UUID: number16(vm)}, card)
-			key := at.Local.Address + " " + string(rune(at.Local.Port))
-			if !strings.HasPrefix(at.Address, "127.") || at.Port == at.Local.Port || at.Local.Port > 65535 || seen[key] {
-				t.Errorf("card %d of VM %d is at %+v %+v", card, vm, at, at.Local)
-			}
-			seen[key] = true
+	for _, n := range []string{
+		name(true, "/t", 1, "lan"), name(true, "/t", 1, "dmz"), name(true, "/u", 1, "lan"), name(false, "/t", 1, "lan"), name(false, "/t", 2, "lan"),
+	} {
+		if seen[n] {
+			t.Errorf("%q is two networks", n)
+		}
+		seen[n] = true
+	}
+	for _, foreign := range []string{"default", "holdfast", "holdfast-x-y", "holdfast-" + strings.Repeat("a", 17)} {
+		if isBubble(foreign) {
+			t.Errorf("%q is taken for one of ours", foreign)
 		}
 	}
 }

@@ -101,6 +101,15 @@ func (v *vm) create(ctx context.Context, text string) error {
 	if v.p.opt.DieWithParent && !v.record().Keep {
 		flags |= golibvirt.DomainStartAutodestroy
 	}
+	w, err := parseVM(text)
+	if err != nil {
+		return err
+	}
+	v.p.nets.Lock()
+	defer v.p.nets.Unlock()
+	if err := v.p.inflate(ctx, w.bubbles()); err != nil {
+		return err
+	}
 	ref, err := ask(ctx, v.p.conn, op, v.name, func(l *golibvirt.Libvirt) (golibvirt.Domain, error) {
 		return l.DomainCreateXML(text, flags)
 	})
@@ -361,16 +370,34 @@ func (v *vm) untilGone() {
 // free before anybody hears of the end, so that it can be started again at once.
 func (v *vm) conclude(state hypervisor.State, reason string) {
 	v.over.Do(func() {
-		if dir := v.dirNow(); dir != "" {
-			if err := os.RemoveAll(dir); err != nil {
-				v.log.Warn("run directory not removed", "err", err)
-			}
-		}
+		v.sweep()
 		v.p.release(v)
 		v.life.Move(state, reason)
 		close(v.exited)
 		v.log.Info("vm ended", "state", state.String(), "reason", reason)
 	})
+}
+
+// sweep removes what the run alone needed.
+func (v *vm) sweep() {
+	r := v.record()
+	if r == nil || r.Dir == "" {
+		return
+	}
+	if !r.Defined {
+		if err := os.RemoveAll(r.Dir); err != nil {
+			v.log.Warn("run directory not removed", "err", err)
+		}
+	}
+	scope := v.id.String()
+	if r.Keep {
+		scope = r.WorkDir
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookLimit)
+	defer cancel()
+	if err := v.p.deflate(ctx, scopeOf(scope)); err != nil {
+		v.log.Warn("an isolated network was not removed", "err", err)
+	}
 }
 
 // abandon ends a VM whose start failed, if it came to be, and returns when it

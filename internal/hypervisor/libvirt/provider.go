@@ -30,8 +30,8 @@ type ProviderOptions struct {
 	DieWithParent bool
 }
 
-// Provider starts VMs at one libvirt daemon. Each has no definition there: with
-// its end it is gone. Make it with NewProvider. Safe for concurrent use; its one
+// Provider starts VMs at one libvirt daemon. Each has no definition there, and is
+// gone with its end, unless Define gave it one. Make it with NewProvider. Safe for concurrent use; its one
 // goroutine hears events.
 type Provider struct {
 	opt    ProviderOptions // immutable, as the next four
@@ -39,6 +39,7 @@ type Provider struct {
 	conn   *conn
 	live   *Platform // for its view of VMs; it watches nothing
 	claims hypervisor.Claims
+	nets   sync.Mutex // held over looking who is on isolated networks, and changing those
 
 	stop    context.CancelFunc // ends the goroutine that hears
 	stopped chan struct{}      // closed when it has ended
@@ -282,11 +283,14 @@ func (p *Provider) Adopt(ctx context.Context, dir string) ([]hypervisor.VM, erro
 		return nil, err
 	}
 	dir = abs(dir)
-	runs, err := p.runs(ctx, dir)
+	runs, kept, err := p.runs(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
 	inUse := map[string]bool{}
+	for _, d := range kept {
+		inUse[d] = true
+	}
 	for _, v := range p.all() {
 		inUse[v.dirNow()] = true
 	}
@@ -309,30 +313,35 @@ func (p *Provider) Adopt(ctx context.Context, dir string) ([]hypervisor.VM, erro
 		}
 	}
 	slices.SortFunc(found, func(a, b hypervisor.VM) int { return strings.Compare(a.Name(), b.Name()) })
-	return found, errors.Join(append(fail, sweepRuns(dir, inUse))...)
+	return found, errors.Join(append(fail, sweepRuns(dir, inUse), p.deflate(ctx, scopeOf(dir)))...)
 }
 
-// runs returns the VMs of the daemon that a provider started under workDir.
-func (p *Provider) runs(ctx context.Context, workDir string) (list []*vm, err error) {
+// runs returns the VMs of the daemon that run and that a provider started under
+// workDir, and the directories of those that are defined.
+func (p *Provider) runs(ctx context.Context, workDir string) (list []*vm, kept []string, err error) {
 	refs, err := p.live.list(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, ref := range refs {
-		w, err := p.live.handle(ref).describe(ctx)
-		if errs.Is(err, errs.NotFound) {
-			continue // it ended just now
-		}
+		active, all, err := p.live.handle(ref).described(ctx)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if r := w.Metadata.Run; r != nil && r.WorkDir == workDir {
-			v := newVM(p, w.id(), w.Name)
-			v.ref, v.rec = ref, r
-			list = append(list, v)
+		for i, w := range all {
+			r := w.Metadata.Run
+			switch {
+			case r == nil || r.WorkDir != workDir:
+			case i == 0 && active:
+				v := newVM(p, w.id(), w.Name)
+				v.ref, v.rec = ref, r
+				list = append(list, v)
+			default:
+				kept = append(kept, r.Dir)
+			}
 		}
 	}
-	return list, nil
+	return list, kept, nil
 }
 
 // describe asks for the VM's description, and for nothing of QEMU.

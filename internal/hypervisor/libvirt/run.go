@@ -17,7 +17,7 @@ import (
 // VM is that it started. Another form gets another URI.
 //
 //	<run xmlns="urn:holdfast:run:1" workdir="/var/lib/…" dir="/var/lib/…/holdfast-lv-1"
-//	     state="started" keep="true" serial="true" screen="false">
+//	     state="started" keep="true" serial="true" screen="false" defined="true">
 //	  <disk target="vda" id="…" name="system" size="…" path="/…" socket="/…" export="…" state="export"/>
 //	</run>
 const RunURI = "urn:holdfast:run:1"
@@ -47,6 +47,7 @@ type run struct {
 	Dir     string    `xml:"dir,attr"` // the run's own
 	State   string    `xml:"state,attr"`
 	Keep    bool      `xml:"keep,attr"`
+	Defined bool      `xml:"defined,attr,omitempty"` // it has a definition, or is about to: its directory stays
 	Serial  bool      `xml:"serial,attr"`
 	Screen  bool      `xml:"screen,attr"`
 	Disks   []runDisk `xml:"disk"`

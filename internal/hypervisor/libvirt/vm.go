@@ -24,6 +24,7 @@ var _ hypervisor.LiveVM = (*liveVM)(nil)
 type view struct {
 	*vmXML
 	active     bool // it has a process
+	paused     bool // active, and its processors are halted
 	persistent bool // it has a definition, which outlives the process
 	nodes      map[string]blockNode
 	jobs       map[string]bool
@@ -46,12 +47,16 @@ func (v *liveVM) look(ctx context.Context) (*view, error) {
 	type facts struct {
 		xml                string
 		active, persistent int32
+		state              int32
 	}
 	f, err := ask(ctx, v.p.conn, op, v.name, func(l *golibvirt.Libvirt) (f facts, err error) {
 		if f.active, err = l.DomainIsActive(v.ref); err != nil {
 			return f, err
 		}
 		if f.persistent, err = l.DomainIsPersistent(v.ref); err != nil {
+			return f, err
+		}
+		if f.state, _, err = l.DomainGetState(v.ref, 0); err != nil {
 			return f, err
 		}
 		f.xml, err = l.DomainGetXMLDesc(v.ref, 0)
@@ -65,6 +70,7 @@ func (v *liveVM) look(ctx context.Context) (*view, error) {
 		return nil, err
 	}
 	w := &view{vmXML: d, active: f.active != 0, persistent: f.persistent != 0}
+	w.paused = w.active && golibvirt.DomainState(f.state) != golibvirt.DomainRunning
 	if w.active && w.hidden() {
 		// Behind libvirt's back: only QEMU knows. What it is asked taints the
 		// VM, so it is asked where we have been before, and nowhere else.
@@ -131,7 +137,7 @@ func (v *liveVM) unhalted(ctx context.Context, w *view) (*view, error) {
 
 // info completes a view with the sizes of its disks.
 func (v *liveVM) info(ctx context.Context, w *view) (hypervisor.VMInfo, error) {
-	info := hypervisor.VMInfo{Config: w.config(), Running: w.active, Agent: w.agent()}
+	info := hypervisor.VMInfo{Config: w.config(), Running: w.active, Paused: w.paused, Agent: w.agent()}
 	for i, x := range w.disks() {
 		d, err := v.liveDisk(ctx, w, x)
 		if err != nil {

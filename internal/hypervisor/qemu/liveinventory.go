@@ -465,7 +465,7 @@ func (s *scan) info() hypervisor.VMInfo {
 	i := hypervisor.VMInfo{
 		Config: dr.VMConfig{ID: s.id, Name: s.name, CPUs: s.cpus, MemoryMiB: s.memory >> 20, Machine: s.machine,
 			Firmware: s.firmware, NICs: s.nics},
-		Running: true,
+		Running: true, Paused: s.status != "running",
 	}
 	for _, d := range s.disks {
 		i.Config.Disks = append(i.Config.Disks, dr.VMDisk{Name: d.name, Size: d.size, Bus: busOf(d.driver)})

@@ -122,7 +122,7 @@ func (m *Manager) withhold(d *EntryDisk) error {
 func (m *Manager) unseen(info *hypervisor.VMInfo, e *Entry) (all error) {
 	for i := range e.Disks {
 		d := &e.Disks[i]
-		if info.Running && liveDisk(info, d.Name) != nil && !attachedTo(info, d) {
+		if info.Running && liveDisk(info, d.Name) != nil && !attachedTo(info, d) && !d.still(info) {
 			all = errors.Join(all, m.withhold(d))
 		}
 	}

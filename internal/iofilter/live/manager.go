@@ -441,16 +441,21 @@ func (m *Manager) settle(ctx context.Context, vm hypervisor.LiveVM, e *Entry) er
 		}
 		if !attachedTo(&info, d) {
 			// It writes to its own disk now: unseen until it is attached.
-			if err := m.cfg.Record.markUnseen(func(o *EntryDisk) bool { return o.ID == d.ID }); err != nil {
-				return errors.Join(all, err)
+			if !d.still(&info) {
+				if err := m.cfg.Record.markUnseen(func(o *EntryDisk) bool { return o.ID == d.ID }); err != nil {
+					return errors.Join(all, err)
+				}
+				d.Unseen = true
 			}
-			d.Unseen = true
 			sw, err := m.attach(ctx, vm, d)
 			if err != nil {
 				all = errors.Join(all, fmt.Errorf("disk %s: %w", d.Name, err))
 				continue
 			}
 			m.log.Info("disk is attached", "vm", e.Config.Name, "disk", d.Name, "route", sw.Route, "pause", sw.Pause)
+		}
+		if d.Still {
+			all = errors.Join(all, m.cfg.Record.change(d.ID, func(o *EntryDisk) { o.Still = false }))
 		}
 		if d.Unseen {
 			all = errors.Join(all, m.compare(e, d))

@@ -41,7 +41,15 @@ type EntryDisk struct {
 	// Unseen: the guest may write, or have written, without the export in its
 	// path since its copy was last known; the copy has to be compared.
 	Unseen bool `json:"unseen,omitempty"`
+	// Still: the guest has not run since somebody made the disk's sidecar true,
+	// and does not before the export is in the disk's path: it is attached with
+	// nothing to compare, if it is found to stand still. Gone once it is attached.
+	Still bool `json:"still,omitempty"`
 }
+
+// still reports whether nothing was written to the disk past its sidecar, as far
+// as the VM tells.
+func (d *EntryDisk) still(info *hypervisor.VMInfo) bool { return d.Still && !d.Unseen && info.Paused }
 
 // VM is the entry as the Filter takes it, with those of its disks that match.
 func (e *Entry) VM(match func(iofilter.Disk) bool) iofilter.VM {
@@ -243,6 +251,24 @@ func (r *Record) change(id dr.DiskID, do func(*EntryDisk)) error {
 		}
 	}
 	return nil
+}
+
+// Settled reports whether every disk of the record has been attached at least
+// once, as those that are Still wait for. Safe beside the Manager that owns the
+// file. Errors: those of OpenRecord.
+func Settled(fs durable.FS, path string) (bool, error) {
+	r, err := OpenRecord(fs, path)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range r.entries {
+		for _, d := range e.Disks {
+			if d.Still || d.Unseen {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
 }
 
 // WriteRecord makes the record at path hold entries, for a host component that
