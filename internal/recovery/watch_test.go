@@ -61,7 +61,8 @@ func TestWatchGivenUp(t *testing.T) {
 			}
 			return Process{}, errs.New("test", errs.Unavailable, "host", "it does not start")
 		},
-		End: func(context.Context, Process) error { return nil },
+		End:     func(context.Context, Process) error { return nil },
+		Running: func(string, ...string) []Process { return nil },
 	}
 	r, err := s.Disaster(t.Context(), runDir, Request{URL: "mem:", Mode: Full})
 	check(t, err)
