@@ -39,6 +39,9 @@ const (
 	shutdownLimit = 5 * time.Minute
 	// syncLimit bounds the wait for the source's final checkpoint to be published.
 	syncLimit = 30 * time.Minute
+	// silentLimit is how long the source's DRVA may say nothing: a restart takes
+	// seconds.
+	silentLimit = time.Minute
 	// protectLimit bounds the wait for the first recovery point at the recovery
 	// site.
 	protectLimit = 24 * time.Hour

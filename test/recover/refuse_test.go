@@ -316,6 +316,9 @@ func TestCancelledMigration(t *testing.T) {
 			t.Fatalf("cancelled in step %d it is %s: %s", k, rec.State, rec.Error)
 		}
 		l.removed()
+		if rec.Fence != 0 { // the DRVA finds out when it publishes next
+			must(t, src.awaitEnd(src.drva))
+		}
 		must(t, src.recoverBoxes())
 		count := src.load.Count()
 		src.writesAgain(count)
@@ -329,6 +332,16 @@ func TestCancelledMigration(t *testing.T) {
 		t.Errorf("%v", states)
 	}
 	_ = src.Stop(t.Context(), src.vm.ID, "")
+}
+
+// awaitEnd waits for the end of a process that has to end by itself.
+func (s *site) awaitEnd(p *rig.Process) error {
+	select {
+	case <-p.Done:
+		return nil
+	case <-time.After(patience):
+		return errors.New(p.Name + " does not end")
+	}
 }
 
 // writesAgain waits until the source's guest writes more than it had.
