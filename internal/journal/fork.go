@@ -97,8 +97,10 @@ func (c *Container) Fork(ctx context.Context, opts ForkOptions) (dr.TimelineID, 
 	}
 	child, err := c.writeBranch(ctx, h.timeline, cp, opts)
 	if err != nil {
-		return none, err
+		return none, err // the branch may still come to be: the pin holds its point until it expires
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unpinLimit) // there is no more to break off
+	defer cancel()
 	if err := c.Unpin(ctx, pin.ID, opts.By); err != nil {
 		// The branch is there and the pin expires: nothing is lost but time.
 		return child, nil //nolint:nilerr // see above

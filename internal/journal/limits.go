@@ -130,6 +130,8 @@ const (
 
 	// forkPin is how long the checkpoint of a branch under way is held.
 	forkPin = time.Hour
+	// unpinLimit bounds taking that back, which is not broken off.
+	unpinLimit = 10 * time.Second
 )
 
 // partAhead is how many parts of an index run are held at once while it is

@@ -58,7 +58,7 @@ func (b *Boxes) Sync(ctx context.Context) error {
 	const op = "recovery.Sync"
 	ctx, cancel := context.WithTimeoutCause(ctx, syncLimit, errors.New("the source did not come level in time"))
 	defer cancel()
-	return poll(ctx, op, b.DRVA, func(s *drvaStatus) (bool, error) {
+	return b.ask(ctx, op, func(s *drvaStatus) (bool, error) {
 		if s.Paused != nil {
 			return false, errs.New(op, errs.Conflict, b.DRVA, "protection of the domain is paused").WithRemedy("holdfast resume " + b.DRVA)
 		}
@@ -84,6 +84,23 @@ func (b *Boxes) Sync(ctx context.Context) error {
 			}
 		}
 		return len(hosts) > 0, nil
+	})
+}
+
+// ask waits until ok holds of the DRVA's status. One that does not answer may be
+// about to be started again; one that is gone ends the wait.
+func (b *Boxes) ask(ctx context.Context, op string, ok func(*drvaStatus) (bool, error)) error {
+	heard := time.Now()
+	silent := func() error {
+		if time.Since(heard) < silentLimit {
+			return nil
+		}
+		return errs.New(op, errs.Unavailable, b.DRVA, fmt.Sprintf("the source's DRVA has not answered for %v", silentLimit)).
+			WithRemedy("start it, then begin again; if its site is lost: holdfast recover disaster")
+	}
+	return pollOr(ctx, op, b.DRVA, silent, func(s *drvaStatus) (bool, error) {
+		heard = time.Now()
+		return ok(s)
 	})
 }
 
@@ -165,7 +182,7 @@ func (b *Boxes) Checkpoint(ctx context.Context, tag string) (dr.CheckpointID, er
 	if id == 0 {
 		return 0, errs.New("recovery.Checkpoint", errs.Internal, b.DRVA, "the DRVA does not say which checkpoint it cut")
 	}
-	err := poll(ctx, "recovery.Checkpoint", b.DRVA, func(s *drvaStatus) (bool, error) {
+	err := b.ask(ctx, "recovery.Checkpoint", func(s *drvaStatus) (bool, error) {
 		p := s.Checkpoints.LastPublished
 		return p != nil && p.ID >= id, nil
 	})

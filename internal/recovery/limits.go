@@ -43,6 +43,9 @@ const (
 	// VMs that stand still, which then go on without: a process's start and some
 	// commands, a second on a quiet machine.
 	watchLimit = 20 * time.Second
+	// silentLimit is how long the source's DRVA may say nothing: a restart takes
+	// seconds.
+	silentLimit = time.Minute
 	// protectLimit bounds the wait for the first recovery point at the recovery
 	// site.
 	protectLimit = 24 * time.Hour

@@ -61,32 +61,31 @@ func TestWatchdogDies(t *testing.T) {
 // is dead or hangs; it waits for the next host component, which ends what is left
 // of that watchdog, and meets no error.
 func TestHostAndWatchdogDie(t *testing.T) {
-	for name, signal := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "hung": syscall.SIGSTOP} {
-		t.Run(name, func(t *testing.T) {
-			s := newSite(t)
-			g := newGuestOf(t, s.Dir, "raw", "report")
-			s.startDRVA()
-			s.useHost(g.platform())
-			s.protect(vmName)
-			s.check(&g.load, 1)
-			watchdog := s.status().Watchdog.PID
-			start, err := live.StartOf(watchdog)
-			must(t, err)
-			s.host.Doom()
+	s := newSite(t)
+	g := newGuestOf(t, s.Dir, "raw", "report")
+	s.startDRVA()
+	s.useHost(g.platform())
+	s.protect(vmName)
+	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP} {
+		s.check(&g.load, 1)
+		watchdog := s.status().Watchdog.PID
+		start, err := live.StartOf(watchdog)
+		must(t, err)
+		s.host.Doom()
+		absent(t, g, signal.String(), func() {
 			must(t, syscall.Kill(watchdog, signal))
 			s.host.Kill() // before it starts another one
 			s.startHost()
-			g.goesOn("the next host component came")
-			s.whole(1)
-			s.check(&g.load, 1)
-			if again, err := live.StartOf(watchdog); err == nil && again == start {
-				t.Error("the old watchdog is still there")
-			}
-			must(t, s.host.Stop(patience))
-			g.goesOn("the host component was stopped")
-			g.off()
 		})
+		s.whole(1)
+		if again, err := live.StartOf(watchdog); err == nil && again == start {
+			t.Errorf("%v: the old watchdog is still there", signal)
+		}
 	}
+	s.check(&g.load, 1)
+	must(t, s.host.Stop(patience))
+	g.goesOn("the host component was stopped")
+	g.off()
 }
 
 // TestGuestIsTakenOver: one host component follows another under a guest that writes; the

@@ -55,7 +55,8 @@ func newLight(t *testing.T) *light {
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			l.samples = append(l.samples, sample{time.Now(), l.load.Acked()})
+			acked := l.load.Acked() // before the time: later it may be more
+			l.samples = append(l.samples, sample{time.Now(), acked})
 			select {
 			case <-stop:
 				return

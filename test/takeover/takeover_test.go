@@ -189,7 +189,12 @@ func (s *site) holds(n uint64) {
 	disk, err := os.ReadFile(s.Path("disk.raw"))
 	must(s.T, err)
 	for i := n - min(n, blocks); i < n; i++ {
-		if off := int(i%blocks) * blockSize; !bytes.Equal(disk[off:off+blockSize], block(i)) {
+		off := int(i%blocks) * blockSize
+		got := disk[off : off+blockSize]
+		if i+blocks == n && bytes.Equal(got, block(n)) {
+			continue // the one under way, of which nobody was told
+		}
+		if !bytes.Equal(got, block(i)) {
 			s.T.Fatalf("write %d of %d is not on the disk", i, n)
 		}
 	}
