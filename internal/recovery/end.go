@@ -303,8 +303,13 @@ func (rec *Record) covers(p *dr.Checkpoint) bool {
 	return p.Scope == dr.Group || len(rec.Request.VMs) > 0
 }
 
-// pollOr asks a box for its status until ok says so, or fails; silent is called
-// when the box does not answer, and ends it by an error.
+// poll asks a box for its status until ok says so, or fails.
+func poll[T any](ctx context.Context, op, socket string, ok func(*T) (bool, error)) error {
+	return pollOr(ctx, op, socket, func() error { return nil }, ok)
+}
+
+// pollOr is poll; silent is called when the box does not answer, and ends it by
+// an error.
 func pollOr[T any](ctx context.Context, op, socket string, silent func() error, ok func(*T) (bool, error)) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
