@@ -145,6 +145,7 @@ type VMInfo struct {
 	Paused  bool        // Running, and its processors are halted: nothing of it writes that is not under way
 	Disks   []LiveDisk  // as Config.Disks, with what capture needs to know
 	Agent   bool        // a guest agent answered lately
+	Place   Place       // where it is filed
 }
 
 // LiveDisk is a disk of a VM.

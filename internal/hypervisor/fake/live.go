@@ -29,6 +29,8 @@ type Host struct {
 	vms       map[string]*LiveVM // guarded by mu, by name
 	listening map[string]bool    // guarded by mu: sockets with a server
 	open      []*Platform        // guarded by mu: who hears of changes
+	estate    hypervisor.Estate  // guarded by mu: what Survey tells
+	away      error              // guarded by mu: why nothing is answered; nil: it is
 }
 
 var (
@@ -148,9 +150,14 @@ func (p *Platform) Close() error {
 
 // usable refuses after Close and for a ctx that has ended.
 func (p *Platform) usable(ctx context.Context, op, object string) error {
+	p.host.mu.Lock()
+	away := p.host.away
+	p.host.mu.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
+	case away != nil:
+		return errs.E(op, errs.Unavailable, object, away)
 	case p.closed:
 		return errs.New(op, errs.Unavailable, object, "the driver was closed")
 	case ctx.Err() != nil:

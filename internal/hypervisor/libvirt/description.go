@@ -41,6 +41,7 @@ type vmXML struct {
 	Metadata struct {
 		Protection *protection `xml:"urn:holdfast:libvirt:1 protection"`
 		Run        *run        `xml:"urn:holdfast:run:1 run"`
+		Place      *placeXML   `xml:"urn:holdfast:place:1 place"`
 	} `xml:"metadata"`
 }
 

@@ -137,7 +137,7 @@ func (v *liveVM) unhalted(ctx context.Context, w *view) (*view, error) {
 
 // info completes a view with the sizes of its disks.
 func (v *liveVM) info(ctx context.Context, w *view) (hypervisor.VMInfo, error) {
-	info := hypervisor.VMInfo{Config: w.config(), Running: w.active, Paused: w.paused, Agent: w.agent()}
+	info := hypervisor.VMInfo{Config: w.config(), Running: w.active, Paused: w.paused, Agent: w.agent(), Place: w.Metadata.Place.place()}
 	for i, x := range w.disks() {
 		d, err := v.liveDisk(ctx, w, x)
 		if err != nil {

@@ -28,6 +28,7 @@ type watcher struct {
 var watched = []golibvirt.DomainEventID{
 	golibvirt.DomainEventIDLifecycle, golibvirt.DomainEventIDIoErrorReason, golibvirt.DomainEventIDBlockJob,
 	golibvirt.DomainEventIDDeviceAdded, golibvirt.DomainEventIDDeviceRemoved,
+	golibvirt.DomainEventIDMetadataChange, golibvirt.DomainEventIDAgentLifecycle,
 }
 
 func newWatcher(p *Platform) *watcher { return &watcher{p: p, known: map[dr.VMID]hypervisor.VMInfo{}} }
@@ -168,6 +169,10 @@ func (w *watcher) hear(ctx context.Context, e any) {
 		d = e.Dom
 	case *golibvirt.DomainEventCallbackDeviceRemovedMsg:
 		d = e.Msg.Dom
+	case *golibvirt.DomainEventCallbackMetadataChangeMsg:
+		d = e.Dom
+	case *golibvirt.DomainEventCallbackAgentLifecycleMsg:
+		d = e.Dom
 	default:
 		return
 	}
@@ -280,7 +285,7 @@ func (w *watcher) compare(d golibvirt.Domain, before, now hypervisor.VMInfo) {
 	}
 	a, b := before.Config, now.Config
 	a.Disks, b.Disks = nil, nil
-	if !reflect.DeepEqual(a, b) {
+	if !reflect.DeepEqual(a, b) || !reflect.DeepEqual(before.Place, now.Place) || before.Agent != now.Agent {
 		w.tell(hypervisor.ChangedConfig, d, "", "")
 	}
 	for _, n := range now.Disks {

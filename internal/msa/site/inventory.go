@@ -47,6 +47,8 @@ type VM struct {
 	Agent     bool     `json:"agent,omitempty"` // a guest agent has answered
 	Disks     []VMDisk `json:"disks,omitempty"`
 	NICs      []VMNIC  `json:"nics,omitempty"`
+	// PlaceholderFor is set of a placeholder alone: the protected VM it stands for.
+	PlaceholderFor dr.VMID `json:"placeholder_for,omitzero"`
 }
 
 // VMDisk is a disk of a VM.
@@ -219,12 +221,12 @@ func (v *View) Members(d *ProtectedDomain, c problem.Checker) []*VM {
 
 // Adoptable returns the VMs that a domain's rules match and that are in no domain:
 // whoever adopts them adds their ids to the domain. taken says which VMs are in
-// one, this domain among them.
+// one, this domain among them. Placeholders are never adopted.
 func (v *View) Adoptable(d *ProtectedDomain, taken func(dr.VMID) bool) []*VM {
 	var list []*VM
 	for _, vm := range v.All() {
 		for _, r := range d.Adopt {
-			if r.Matches(vm) && !taken(vm.ID) {
+			if r.Matches(vm) && vm.PlaceholderFor.IsZero() && !taken(vm.ID) {
 				list = append(list, vm)
 				break
 			}
