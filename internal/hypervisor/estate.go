@@ -47,11 +47,11 @@ type Surveyor interface {
 
 // Addressed is a LiveVM whose guest's addresses can be known.
 type Addressed interface {
-	// Addresses returns what is known of each network card, by its MAC address:
-	// what the guest's agent says, or else what the network has leased. None is no
-	// error: guests without agent on foreign networks are common. Kinds: NotFound,
-	// Unavailable, Canceled.
-	Addresses(ctx context.Context) (map[string][]netip.Prefix, error)
+	// Addresses returns what is known of each network card, by its MAC address in
+	// lower case: what the guest's agent says, which is asked if Info said that it
+	// answers, or else what the network has leased. None is no error: guests without
+	// agent on foreign networks are common. Kinds: NotFound, Unavailable, Canceled.
+	Addresses(ctx context.Context, agent bool) (map[string][]netip.Prefix, error)
 }
 
 // Placeholder is a VM that cannot be started and has no disks: it keeps the place

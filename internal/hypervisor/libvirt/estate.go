@@ -170,14 +170,15 @@ func surveyed(l *golibvirt.Libvirt) (e hypervisor.Estate, err error) {
 func bytesOf(n uint64) int64 { return int64(min(n, 1<<62)) }
 
 // Addresses asks the guest's agent, and without one libvirt's own leases.
-func (v *liveVM) Addresses(ctx context.Context) (map[string][]netip.Prefix, error) {
+func (v *liveVM) Addresses(ctx context.Context, agent bool) (map[string][]netip.Prefix, error) {
 	const op = "libvirt.Addresses"
 	found, err := ask(ctx, v.p.conn, op, v.name, func(l *golibvirt.Libvirt) ([]golibvirt.DomainInterface, error) {
-		list, err := l.DomainInterfaceAddresses(v.ref, uint32(golibvirt.DomainInterfaceAddressesSrcAgent), 0)
-		if err != nil {
-			list, err = l.DomainInterfaceAddresses(v.ref, uint32(golibvirt.DomainInterfaceAddressesSrcLease), 0)
+		if agent {
+			if list, err := l.DomainInterfaceAddresses(v.ref, uint32(golibvirt.DomainInterfaceAddressesSrcAgent), 0); err == nil {
+				return list, nil
+			}
 		}
-		return list, err
+		return l.DomainInterfaceAddresses(v.ref, uint32(golibvirt.DomainInterfaceAddressesSrcLease), 0)
 	})
 	if errs.Is(err, errs.Conflict) { // it does not run
 		return nil, nil

@@ -49,13 +49,14 @@ func (p *Platform) PutPlaceholder(ctx context.Context, h hypervisor.Placeholder)
 			return err
 		}
 	}
-	return tell(ctx, p.conn, op, h.Name, func(l *golibvirt.Libvirt) error {
+	err = tell(ctx, p.conn, op, h.Name, func(l *golibvirt.Libvirt) error {
 		_, err := l.DomainDefineXML(text)
-		if code(err) == golibvirt.ErrOperationFailed {
-			return errs.E(op, errs.Exists, h.Name, err).WithRemedy("rename that VM, or give the placeholder another name in the VM's recovery settings")
-		}
 		return err
 	})
+	if code(err) == golibvirt.ErrOperationFailed { // what libvirt says of a name that is taken
+		return errs.E(op, errs.Exists, h.Name, err).WithRemedy("rename that VM, or give the placeholder another name in the VM's recovery settings")
+	}
+	return err
 }
 
 // RemovePlaceholder undefines one.

@@ -38,6 +38,12 @@ func (p *Platform) Survey(ctx context.Context) (hypervisor.Estate, error) {
 		v.mu.Lock()
 		info := v.last
 		v.mu.Unlock()
+		if info.Config.Name == "" {
+			// Nobody has looked yet; one that cannot be asked has nothing to tell.
+			if info, err = v.Info(ctx); err != nil {
+				continue
+			}
+		}
 		for _, n := range info.Config.NICs {
 			networks[n.Network] = n.Network != ""
 		}

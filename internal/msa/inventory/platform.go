@@ -246,7 +246,7 @@ func (p *Platform) listed(ctx context.Context, m *member, e hypervisor.Estate) (
 	g.SetLimit(lookers)
 	for i, v := range all {
 		g.Go(func() (err error) {
-			found[i], err = look(ctx, v, e)
+			found[i], _, err = look(ctx, v, e)
 			return err
 		})
 	}
@@ -262,41 +262,45 @@ func (p *Platform) listed(ctx context.Context, m *member, e hypervisor.Estate) (
 	return list, nil
 }
 
-// look looks at one VM; nil: it is gone.
-func look(ctx context.Context, v hypervisor.LiveVM, e hypervisor.Estate) (*site.VM, error) {
+// look looks at one VM; nil: it is gone. stray reports that a disk of it lies in no
+// datastore that is known.
+func look(ctx context.Context, v hypervisor.LiveVM, e hypervisor.Estate) (of *site.VM, stray bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lookFor)
 	defer cancel()
 	info, err := v.Info(ctx)
 	if errs.Is(err, errs.NotFound) {
-		return nil, nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	vm := translate(&info, e)
+	for i, d := range info.Disks {
+		stray = stray || d.Path != "" && vm.Disks[i].Datastore == ""
+	}
 	if a, ok := v.(hypervisor.Addressed); ok && info.Running {
 		asking, cancel := context.WithTimeout(ctx, addressFor)
 		defer cancel()
 		// Without an answer the addresses known before stay: see Store.
-		if known, err := a.Addresses(asking); err == nil {
+		if known, err := a.Addresses(asking, info.Agent); err == nil {
 			for i := range vm.NICs {
 				vm.NICs[i].Addresses = known[vm.NICs[i].MAC]
 			}
 		}
 	}
-	return &vm, nil
+	return &vm, stray, nil
 }
 
-// changed looks at the VMs that were told of. Without an answer of one host, what
+// changed looks at the VMs that were told of; stray is as of look. Without an answer of one host, what
 // is on no other is left as it was: it may be there.
-func (p *Platform) changed(ctx context.Context, ids []dr.VMID) (u Update, err error) {
+func (p *Platform) changed(ctx context.Context, ids []dr.VMID) (u Update, stray bool, err error) {
 	vms, all := map[dr.VMID]site.VM{}, true
 	for _, m := range p.members {
-		err := p.found(ctx, m, ids, vms)
+		s, err := p.found(ctx, m, ids, vms)
 		if err != nil && (len(p.members) == 1 || !errs.Is(err, errs.Unavailable)) {
-			return Update{}, err
+			return Update{}, false, err
 		}
-		all = all && err == nil
+		all, stray = all && err == nil, stray || s
 	}
 	for _, id := range ids {
 		if vm, ok := vms[id]; ok {
@@ -305,14 +309,14 @@ func (p *Platform) changed(ctx context.Context, ids []dr.VMID) (u Update, err er
 			u.Gone = append(u.Gone, id)
 		}
 	}
-	return u, nil
+	return u, stray, nil
 }
 
 // found enters those of the VMs that a host has.
-func (p *Platform) found(ctx context.Context, m *member, ids []dr.VMID, vms map[dr.VMID]site.VM) error {
+func (p *Platform) found(ctx context.Context, m *member, ids []dr.VMID, vms map[dr.VMID]site.VM) (stray bool, err error) {
 	hv, err := m.driver()
 	if err != nil {
-		return err
+		return false, err
 	}
 	m.mu.Lock()
 	e := m.estate
@@ -323,18 +327,20 @@ func (p *Platform) found(ctx context.Context, m *member, ids []dr.VMID, vms map[
 			continue
 		}
 		var vm *site.VM
+		lost := false
 		if err == nil {
-			vm, err = look(ctx, v, e)
+			vm, lost, err = look(ctx, v, e)
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
+		stray = stray || lost
 		if vm != nil {
 			keepBest(vms, *vm)
 			p.seen(id, m.Name)
 		}
 	}
-	return nil
+	return stray, nil
 }
 
 // places surveys every host that can be reached; nil: one was not, and what is known

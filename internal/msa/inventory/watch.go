@@ -90,16 +90,24 @@ func (w *watch) look(ctx context.Context, all bool, ids []dr.VMID, surveying boo
 		w.told = withoutVMs(u.Whole)
 		return u, nil
 	}
-	var places *site.Inventory
 	if surveying {
 		ids = append(ids, w.glance()...)
-		if now := w.p.places(ctx); now != nil && !reflect.DeepEqual(now, w.told) {
-			w.told, places = now, now
-		}
 	}
-	u, err := w.p.changed(ctx, ids)
+	u, stray, err := w.p.changed(ctx, ids)
 	if err != nil {
 		return u, err
+	}
+	if surveying || stray {
+		if now := w.p.places(ctx); now != nil && !reflect.DeepEqual(now, w.told) {
+			w.told, u.Places = now, now
+			if stray { // a disk in a new datastore: now it has a name
+				again, _, err := w.p.changed(ctx, ids)
+				if err != nil {
+					return u, err
+				}
+				u.VMs, u.Gone = again.VMs, again.Gone
+			}
+		}
 	}
 	for i := range u.VMs {
 		if !slices.Contains(w.ids, u.VMs[i].ID) {
@@ -107,7 +115,6 @@ func (w *watch) look(ctx context.Context, all bool, ids []dr.VMID, surveying boo
 		}
 	}
 	w.ids = slices.DeleteFunc(w.ids, func(id dr.VMID) bool { return slices.Contains(u.Gone, id) })
-	u.Places = places
 	return u, nil
 }
 
