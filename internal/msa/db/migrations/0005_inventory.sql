@@ -19,6 +19,7 @@ CREATE TABLE inventory_vms (
 	host    TEXT   NOT NULL,
 	folder  TEXT   NOT NULL,
 	running BIGINT NOT NULL,
+	stands_for TEXT NOT NULL,
 	doc     TEXT   NOT NULL,
 	PRIMARY KEY (site, id)
 );
@@ -47,3 +48,68 @@ CREATE TABLE placeholders (
 	PRIMARY KEY (site, vm)
 );
 CREATE INDEX placeholders_by_domain ON placeholders (domain, site, vm);
+
+-- Events and alarms: package alarm says what the columns mean.
+
+CREATE TABLE events (
+	id       TEXT   NOT NULL PRIMARY KEY,
+	at       BIGINT NOT NULL,
+	code     TEXT   NOT NULL,
+	severity TEXT   NOT NULL,
+	state    TEXT   NOT NULL,
+	object   TEXT   NOT NULL,
+	detail   TEXT   NOT NULL
+);
+CREATE INDEX events_by_time ON events (at);
+
+CREATE TABLE alarms (
+	code            TEXT   NOT NULL,
+	object          TEXT   NOT NULL,
+	detail          TEXT   NOT NULL,
+	count           BIGINT NOT NULL,
+	raised_at       BIGINT NOT NULL,
+	cleared_at      BIGINT NOT NULL,
+	acknowledged_at BIGINT NOT NULL,
+	acknowledged_by TEXT   NOT NULL,
+	note            TEXT   NOT NULL,
+	PRIMARY KEY (code, object)
+);
+CREATE INDEX alarms_by_time ON alarms (raised_at, code, object);
+
+CREATE TABLE outlets (
+	name     TEXT   NOT NULL PRIMARY KEY,
+	version  BIGINT NOT NULL,
+	body     TEXT   NOT NULL,
+	sent     BIGINT NOT NULL,
+	dropped  BIGINT NOT NULL,
+	sent_at  BIGINT NOT NULL,
+	failures BIGINT NOT NULL,
+	error    TEXT   NOT NULL
+);
+
+CREATE TABLE deliveries (
+	outlet      TEXT   NOT NULL REFERENCES outlets (name) ON DELETE CASCADE,
+	event       TEXT   NOT NULL REFERENCES events (id) ON DELETE CASCADE,
+	made_at     BIGINT NOT NULL,
+	due_at      BIGINT NOT NULL,
+	tries       BIGINT NOT NULL,
+	owner       TEXT   NOT NULL,
+	lease_until BIGINT NOT NULL,
+	PRIMARY KEY (outlet, event)
+);
+CREATE INDEX deliveries_by_due ON deliveries (due_at);
+
+-- Statistics: package stats says what the columns mean.
+
+CREATE TABLE stats (
+	level  BIGINT NOT NULL,
+	metric TEXT   NOT NULL,
+	object TEXT   NOT NULL,
+	at     BIGINT NOT NULL,
+	n      BIGINT NOT NULL,
+	total  BIGINT NOT NULL,
+	least  BIGINT NOT NULL,
+	most   BIGINT NOT NULL,
+	PRIMARY KEY (level, metric, object, at)
+);
+CREATE INDEX stats_by_time ON stats (level, at);

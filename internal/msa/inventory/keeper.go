@@ -1,0 +1,288 @@
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+	"holdfast/internal/msa/alarm"
+	"holdfast/internal/msa/catalog"
+	"holdfast/internal/msa/db"
+	"holdfast/internal/msa/site"
+)
+
+// Keeper brings what a provider tells of a site into SQL, has VMs adopted by rule,
+// and keeps the placeholders. Every replica has one for each site; one of them
+// works. It does not own the provider.
+type Keeper struct {
+	site     site.Name // immutable, as all
+	provider Provider
+	db       *db.DB
+	catalog  *catalog.Catalog
+	store    *Store
+	log      *slog.Logger
+	owner    string
+}
+
+// NewKeeper returns a keeper that does nothing before Run. A nil log is none.
+func NewKeeper(of site.Name, p Provider, d *db.DB, c *catalog.Catalog, s *Store, log *slog.Logger) *Keeper {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Keeper{site: of, provider: p, db: d, catalog: c, store: s, log: log.With("site", of), owner: dr.NewUUID().String()}
+}
+
+// Run works whenever the site's lease can be had, until ctx ends.
+func (k *Keeper) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		var h hold
+		ok := false
+		err := k.db.Tx(ctx, func(tx *db.Tx) (err error) {
+			h, ok, err = claim(ctx, tx, k.site, k.owner)
+			return err
+		})
+		if err == nil && ok {
+			err = k.reign(ctx, h)
+		}
+		if err != nil && ctx.Err() == nil {
+			k.log.Warn("the inventory is not kept", "err", err)
+		}
+		if !wait(ctx, pollEvery) {
+			return
+		}
+	}
+}
+
+// reign keeps the site as long as its lease can be renewed.
+func (k *Keeper) reign(ctx context.Context, h hold) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	renewed := make(chan struct{})
+	go func() {
+		defer close(renewed)
+		k.renew(ctx, h, stop)
+	}()
+	err := k.follow(ctx, h)
+	stop(err)
+	<-renewed
+	if errs.Is(context.Cause(ctx), errs.Fenced) {
+		return context.Cause(ctx)
+	}
+	giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), pollEvery)
+	defer cancel()
+	return errors.Join(err, k.db.Tx(giving, func(tx *db.Tx) error { return h.release(giving, tx) }))
+}
+
+// renew extends the lease until ctx ends, and ends the reign when another one has
+// the site, or nobody knows who has.
+func (k *Keeper) renew(ctx context.Context, h hold, stop context.CancelCauseFunc) {
+	last := time.Now()
+	for wait(ctx, renewEvery) {
+		began := time.Now()
+		err := k.db.Tx(ctx, func(tx *db.Tx) error { _, err := h.guard(ctx, tx); return err })
+		switch {
+		case err == nil:
+			last = began
+		case errs.Is(err, errs.Fenced), time.Since(last) > LeaseFor/5*4:
+			stop(errs.E("inventory.Keeper", errs.Fenced, string(k.site), err))
+			return
+		}
+	}
+}
+
+// follow brings update after update in, until ctx ends or the database fails.
+func (k *Keeper) follow(ctx context.Context, h hold) error {
+	w, err := k.provider.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	var led *ledger
+	if err := k.db.View(ctx, func(tx *db.Tx) (err error) { led, err = readLedger(ctx, tx, k.site); return err }); err != nil {
+		return err
+	}
+	pause := reopenFirst
+	for {
+		looking, cancel := context.WithTimeout(ctx, adoptEvery)
+		u, err := w.Next(looking)
+		quiet := looking.Err() != nil
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			pause = reopenFirst
+			if err := k.apply(ctx, h, led, u); err != nil {
+				return err
+			}
+		case !quiet:
+			if err := k.noteAway(ctx, h, err); err != nil {
+				return err
+			}
+			if !wait(ctx, pause) {
+				return nil
+			}
+			pause = min(2*pause, reopenMost)
+			continue
+		}
+		if err := k.adopt(ctx, h); err != nil {
+			return err
+		}
+		if err := k.attend(ctx, h); err != nil {
+			return err
+		}
+	}
+}
+
+// apply stores what an update changes.
+func (k *Keeper) apply(ctx context.Context, h hold, led *ledger, u Update) error {
+	d, err := led.compare(u)
+	if err != nil {
+		return err
+	}
+	words := d.words
+	if u.Missing != nil {
+		words = db.Text(fmt.Sprintf("a part is not reached: %v; %s", u.Missing, words), maxWords)
+	}
+	err = k.db.Tx(ctx, func(tx *db.Tx) error {
+		if _, err := h.guard(ctx, tx); err != nil {
+			return err
+		}
+		if err := h.seen(ctx, tx, words, !d.empty()); err != nil {
+			return err
+		}
+		if err := alarm.Set(ctx, tx, alarm.PlatformAway, string(k.site), false, ""); err != nil {
+			return err
+		}
+		if err := alarm.Set(ctx, tx, alarm.InventoryPartial, string(k.site), words != "", words); err != nil {
+			return err
+		}
+		if d.empty() {
+			return nil
+		}
+		if err := led.write(ctx, tx, d); err != nil {
+			return err
+		}
+		return catalog.NoteAll(ctx, tx, led.lines(d))
+	})
+	if err != nil {
+		return err // the reign ends, and the ledger with it: what is stored is read anew
+	}
+	led.commit(d)
+	return nil
+}
+
+// noteAway notes that the platform does not answer.
+func (k *Keeper) noteAway(ctx context.Context, h hold, why error) error {
+	k.log.Warn("the platform does not answer", "err", why)
+	return k.db.Tx(ctx, func(tx *db.Tx) error {
+		if _, err := h.guard(ctx, tx); err != nil {
+			return err
+		}
+		fresh, err := h.away(ctx, tx, why.Error())
+		if err != nil {
+			return err
+		}
+		if err := alarm.Set(ctx, tx, alarm.PlatformAway, string(k.site), true, why.Error()); err != nil || !fresh {
+			return err
+		}
+		return catalog.Note(ctx, tx, "inventory", string(k.site), "away", "")
+	})
+}
+
+// adopter is who adoptions are made by.
+const adopter = "auto-adopt"
+
+// adopt has VMs join domains by their rules.
+func (k *Keeper) adopt(ctx context.Context, h hold) error {
+	var list []Adoption
+	var refused []Refusal
+	decide := func(tx *db.Tx) error {
+		domains, err := domainsOf(ctx, tx)
+		if err != nil {
+			return err
+		}
+		views, err := k.store.Views(ctx, tx)
+		if err != nil {
+			return err
+		}
+		list, refused = Adoptions(k.site, views, domains)
+		return nil
+	}
+	if err := k.db.View(ctx, decide); err != nil {
+		return err
+	}
+	for _, a := range list {
+		err := k.db.Tx(ctx, func(tx *db.Tx) error { return k.join(ctx, tx, h, a.Domain, decide, &list) })
+		if errs.Is(err, errs.Invalid) || errs.Is(err, errs.Conflict) {
+			refused = append(refused, Refusal{VM: a.VMs[0], Domains: []site.Name{a.Domain}, Why: err.Error()})
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return k.noteRefused(ctx, h, refused)
+}
+
+// join adds VMs to a domain. What is decided by is read again when the catalog's turn
+// is had: meanwhile a VM may have come into another domain.
+func (k *Keeper) join(ctx context.Context, tx *db.Tx, h hold, name site.Name, decide func(*db.Tx) error, list *[]Adoption) error {
+	if _, err := h.guard(ctx, tx); err != nil {
+		return err
+	}
+	if err := catalog.Turn(ctx, tx); err != nil {
+		return err
+	}
+	if err := decide(tx); err != nil {
+		return err
+	}
+	for _, a := range *list {
+		if a.Domain != name {
+			continue
+		}
+		d, err := catalog.Find[*site.ProtectedDomain](ctx, tx, name)
+		if err != nil {
+			return err
+		}
+		for _, vm := range a.VMs {
+			d.VMs = append(d.VMs, site.Ref(vm.ID.String()))
+		}
+		if _, _, err := k.catalog.Put(ctx, tx, d, adopter); err != nil {
+			return err
+		}
+		return alarm.Tell(ctx, tx, alarm.Adopted, "domain "+string(name), fmt.Sprintf("%d VMs, %s among them", len(a.VMs), a.VMs[0].Ref))
+	}
+	return nil
+}
+
+// noteRefused raises one alarm for all VMs that nobody adopts.
+func (k *Keeper) noteRefused(ctx context.Context, h hold, refused []Refusal) error {
+	words := ""
+	for i, r := range refused {
+		if i == 10 {
+			words += fmt.Sprintf("; and %d more", len(refused)-i)
+			break
+		}
+		words += fmt.Sprintf("%sVM %s (%v): %s", map[bool]string{true: "; "}[i > 0], r.VM.Ref, r.Domains, r.Why)
+	}
+	return k.db.Tx(ctx, func(tx *db.Tx) error {
+		if _, err := h.guard(ctx, tx); err != nil {
+			return err
+		}
+		return alarm.Set(ctx, tx, alarm.AdoptRefused, string(k.site), words != "", db.Text(words, maxWords))
+	})
+}
+
+// domainsOf returns all protected domains.
+func domainsOf(ctx context.Context, tx *db.Tx) (list []*site.ProtectedDomain, err error) {
+	all, err := catalog.All(ctx, tx, site.KindDomain)
+	for _, o := range all {
+		list = append(list, o.(*site.ProtectedDomain))
+	}
+	return list, err
+}
