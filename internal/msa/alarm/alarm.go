@@ -88,13 +88,20 @@ func Tell(ctx context.Context, tx *db.Tx, c Code, object, detail string) error {
 	return note(ctx, tx, d, Happened, db.Text(object, maxObject), db.Text(detail, maxDetail))
 }
 
-// note stores an event, a delivery for each outlet, and a line of the feed.
-func note(ctx context.Context, tx *db.Tx, d Definition, s State, object, detail string) error {
+// storeEvent stores an event and returns its id.
+func storeEvent(ctx context.Context, tx *db.Tx, d Definition, s State, object, detail string) (string, error) {
 	var random [6]byte
 	rand.Read(random[:]) // never fails
 	id := fmt.Sprintf("%012x%x", tx.Now(), random)
-	if _, err := tx.Exec(ctx, `INSERT INTO events (id, at, code, severity, state, object, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		id, tx.Now(), string(d.Code), string(d.Severity), string(s), object, detail); err != nil {
+	_, err := tx.Exec(ctx, `INSERT INTO events (id, at, code, severity, state, object, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		id, tx.Now(), string(d.Code), string(d.Severity), string(s), object, detail)
+	return id, err
+}
+
+// note stores an event, a delivery for each outlet, and a line of the feed.
+func note(ctx context.Context, tx *db.Tx, d Definition, s State, object, detail string) error {
+	id, err := storeEvent(ctx, tx, d, s, object, detail)
+	if err != nil {
 		return err
 	}
 	outlets, err := Outlets(ctx, tx)
@@ -115,7 +122,8 @@ func note(ctx context.Context, tx *db.Tx, d Definition, s State, object, detail 
 // deliver queues an event for an outlet, unless too much waits there already.
 func deliver(ctx context.Context, tx *db.Tx, outlet, event string) error {
 	n, err := tx.Exec(ctx, `INSERT INTO deliveries (outlet, event, made_at, due_at, tries, owner, lease_until)
-		SELECT $1, $2, $3, $3, 0, '', 0 WHERE (SELECT count(*) FROM deliveries WHERE outlet = $1) < $4`, outlet, event, tx.Now(), maxPending)
+		SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS BIGINT), CAST($3 AS BIGINT), 0, '', 0
+		WHERE (SELECT count(*) FROM deliveries WHERE outlet = $1) < $4`, outlet, event, tx.Now(), maxPending)
 	if err == nil && n == 0 {
 		_, err = tx.Exec(ctx, `UPDATE outlets SET dropped = dropped + 1 WHERE name = $1`, outlet)
 	}

@@ -19,21 +19,31 @@ import (
 // and keeps the placeholders. Every replica has one for each site; one of them
 // works. It does not own the provider.
 type Keeper struct {
-	site     site.Name // immutable, as all
-	provider Provider
-	db       *db.DB
-	catalog  *catalog.Catalog
-	store    *Store
-	log      *slog.Logger
-	owner    string
+	Options
+	owner string
 }
 
-// NewKeeper returns a keeper that does nothing before Run. A nil log is none.
-func NewKeeper(of site.Name, p Provider, d *db.DB, c *catalog.Catalog, s *Store, log *slog.Logger) *Keeper {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+// Options are what a Keeper is made from.
+type Options struct {
+	Site     site.Name
+	Provider Provider
+	DB       *db.DB
+	Catalog  *catalog.Catalog
+	Store    *Store
+	Poll     time.Duration // how often a site that another replica keeps is asked for; 0: 5 s
+	Logger   *slog.Logger  // nil: nothing is logged
+}
+
+// NewKeeper returns a keeper that does nothing before Run.
+func NewKeeper(o Options) *Keeper {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Keeper{site: of, provider: p, db: d, catalog: c, store: s, log: log.With("site", of), owner: dr.NewUUID().String()}
+	if o.Poll <= 0 {
+		o.Poll = pollEvery
+	}
+	o.Logger = o.Logger.With("site", o.Site)
+	return &Keeper{Options: o, owner: dr.NewUUID().String()}
 }
 
 // Run works whenever the site's lease can be had, until ctx ends.
@@ -41,17 +51,17 @@ func (k *Keeper) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		var h hold
 		ok := false
-		err := k.db.Tx(ctx, func(tx *db.Tx) (err error) {
-			h, ok, err = claim(ctx, tx, k.site, k.owner)
+		err := k.DB.Tx(ctx, func(tx *db.Tx) (err error) {
+			h, ok, err = claim(ctx, tx, k.Site, k.owner)
 			return err
 		})
 		if err == nil && ok {
 			err = k.reign(ctx, h)
 		}
 		if err != nil && ctx.Err() == nil {
-			k.log.Warn("the inventory is not kept", "err", err)
+			k.Logger.Warn("the inventory is not kept", "err", err)
 		}
-		if !wait(ctx, pollEvery) {
+		if !wait(ctx, k.Poll) {
 			return
 		}
 	}
@@ -74,7 +84,7 @@ func (k *Keeper) reign(ctx context.Context, h hold) error {
 	}
 	giving, cancel := context.WithTimeout(context.WithoutCancel(ctx), pollEvery)
 	defer cancel()
-	return errors.Join(err, k.db.Tx(giving, func(tx *db.Tx) error { return h.release(giving, tx) }))
+	return errors.Join(err, k.DB.Tx(giving, func(tx *db.Tx) error { return h.release(giving, tx) }))
 }
 
 // renew extends the lease until ctx ends, and ends the reign when another one has
@@ -83,12 +93,12 @@ func (k *Keeper) renew(ctx context.Context, h hold, stop context.CancelCauseFunc
 	last := time.Now()
 	for wait(ctx, renewEvery) {
 		began := time.Now()
-		err := k.db.Tx(ctx, func(tx *db.Tx) error { _, err := h.guard(ctx, tx); return err })
+		err := k.DB.Tx(ctx, func(tx *db.Tx) error { _, err := h.guard(ctx, tx); return err })
 		switch {
 		case err == nil:
 			last = began
 		case errs.Is(err, errs.Fenced), time.Since(last) > LeaseFor/5*4:
-			stop(errs.E("inventory.Keeper", errs.Fenced, string(k.site), err))
+			stop(errs.E("inventory.Keeper", errs.Fenced, string(k.Site), err))
 			return
 		}
 	}
@@ -96,13 +106,13 @@ func (k *Keeper) renew(ctx context.Context, h hold, stop context.CancelCauseFunc
 
 // follow brings update after update in, until ctx ends or the database fails.
 func (k *Keeper) follow(ctx context.Context, h hold) error {
-	w, err := k.provider.Watch(ctx)
+	w, err := k.Provider.Watch(ctx)
 	if err != nil {
 		return err
 	}
 	defer w.Close()
 	var led *ledger
-	if err := k.db.View(ctx, func(tx *db.Tx) (err error) { led, err = readLedger(ctx, tx, k.site); return err }); err != nil {
+	if err := k.DB.View(ctx, func(tx *db.Tx) (err error) { led, err = readLedger(ctx, tx, k.Site); return err }); err != nil {
 		return err
 	}
 	pause := reopenFirst
@@ -148,17 +158,17 @@ func (k *Keeper) apply(ctx context.Context, h hold, led *ledger, u Update) error
 	if u.Missing != nil {
 		words = db.Text(fmt.Sprintf("a part is not reached: %v; %s", u.Missing, words), maxWords)
 	}
-	err = k.db.Tx(ctx, func(tx *db.Tx) error {
+	err = k.DB.Tx(ctx, func(tx *db.Tx) error {
 		if _, err := h.guard(ctx, tx); err != nil {
 			return err
 		}
 		if err := h.seen(ctx, tx, words, !d.empty()); err != nil {
 			return err
 		}
-		if err := alarm.Set(ctx, tx, alarm.PlatformAway, string(k.site), false, ""); err != nil {
+		if err := alarm.Set(ctx, tx, alarm.PlatformAway, string(k.Site), false, ""); err != nil {
 			return err
 		}
-		if err := alarm.Set(ctx, tx, alarm.InventoryPartial, string(k.site), words != "", words); err != nil {
+		if err := alarm.Set(ctx, tx, alarm.InventoryPartial, string(k.Site), words != "", words); err != nil {
 			return err
 		}
 		if d.empty() {
@@ -178,8 +188,8 @@ func (k *Keeper) apply(ctx context.Context, h hold, led *ledger, u Update) error
 
 // noteAway notes that the platform does not answer.
 func (k *Keeper) noteAway(ctx context.Context, h hold, why error) error {
-	k.log.Warn("the platform does not answer", "err", why)
-	return k.db.Tx(ctx, func(tx *db.Tx) error {
+	k.Logger.Warn("the platform does not answer", "err", why)
+	return k.DB.Tx(ctx, func(tx *db.Tx) error {
 		if _, err := h.guard(ctx, tx); err != nil {
 			return err
 		}
@@ -187,10 +197,10 @@ func (k *Keeper) noteAway(ctx context.Context, h hold, why error) error {
 		if err != nil {
 			return err
 		}
-		if err := alarm.Set(ctx, tx, alarm.PlatformAway, string(k.site), true, why.Error()); err != nil || !fresh {
+		if err := alarm.Set(ctx, tx, alarm.PlatformAway, string(k.Site), true, why.Error()); err != nil || !fresh {
 			return err
 		}
-		return catalog.Note(ctx, tx, "inventory", string(k.site), "away", "")
+		return catalog.Note(ctx, tx, "inventory", string(k.Site), "away", "")
 	})
 }
 
@@ -206,18 +216,18 @@ func (k *Keeper) adopt(ctx context.Context, h hold) error {
 		if err != nil {
 			return err
 		}
-		views, err := k.store.Views(ctx, tx)
+		views, err := k.Store.Views(ctx, tx)
 		if err != nil {
 			return err
 		}
-		list, refused = Adoptions(k.site, views, domains)
+		list, refused = Adoptions(k.Site, views, domains)
 		return nil
 	}
-	if err := k.db.View(ctx, decide); err != nil {
+	if err := k.DB.View(ctx, decide); err != nil {
 		return err
 	}
 	for _, a := range list {
-		err := k.db.Tx(ctx, func(tx *db.Tx) error { return k.join(ctx, tx, h, a.Domain, decide, &list) })
+		err := k.DB.Tx(ctx, func(tx *db.Tx) error { return k.join(ctx, tx, h, a.Domain, decide, &list) })
 		if errs.Is(err, errs.Invalid) || errs.Is(err, errs.Conflict) {
 			refused = append(refused, Refusal{VM: a.VMs[0], Domains: []site.Name{a.Domain}, Why: err.Error()})
 			continue
@@ -252,7 +262,7 @@ func (k *Keeper) join(ctx context.Context, tx *db.Tx, h hold, name site.Name, de
 		for _, vm := range a.VMs {
 			d.VMs = append(d.VMs, site.Ref(vm.ID.String()))
 		}
-		if _, _, err := k.catalog.Put(ctx, tx, d, adopter); err != nil {
+		if _, _, err := k.Catalog.Put(ctx, tx, d, adopter); err != nil {
 			return err
 		}
 		return alarm.Tell(ctx, tx, alarm.Adopted, "domain "+string(name), fmt.Sprintf("%d VMs, %s among them", len(a.VMs), a.VMs[0].Ref))
@@ -270,11 +280,11 @@ func (k *Keeper) noteRefused(ctx context.Context, h hold, refused []Refusal) err
 		}
 		words += fmt.Sprintf("%sVM %s (%v): %s", map[bool]string{true: "; "}[i > 0], r.VM.Ref, r.Domains, r.Why)
 	}
-	return k.db.Tx(ctx, func(tx *db.Tx) error {
+	return k.DB.Tx(ctx, func(tx *db.Tx) error {
 		if _, err := h.guard(ctx, tx); err != nil {
 			return err
 		}
-		return alarm.Set(ctx, tx, alarm.AdoptRefused, string(k.site), words != "", db.Text(words, maxWords))
+		return alarm.Set(ctx, tx, alarm.AdoptRefused, string(k.Site), words != "", db.Text(words, maxWords))
 	})
 }
 

@@ -191,15 +191,15 @@ func Placeholders(ctx context.Context, tx *db.Tx, at, domain site.Name) (list []
 // placeholder away: when it returns its name is free. It stays so until Restore. No
 // effect without a placeholder. Kinds: Unavailable, Canceled.
 func (k *Keeper) Vacate(ctx context.Context, vm dr.VMID) error {
-	err := k.db.Tx(ctx, func(tx *db.Tx) error {
-		_, err := tx.Exec(ctx, `UPDATE placeholders SET used = 1, state = $3, error = '' WHERE site = $1 AND vm = $2`, string(k.site), vm.String(), string(site.PlaceholderUsed))
+	err := k.DB.Tx(ctx, func(tx *db.Tx) error {
+		_, err := tx.Exec(ctx, `UPDATE placeholders SET used = 1, state = $3, error = '' WHERE site = $1 AND vm = $2`, string(k.Site), vm.String(), string(site.PlaceholderUsed))
 		return err
 	})
-	keeper := k.provider.Places()
+	keeper := k.Provider.Places()
 	if err != nil || keeper == nil {
 		return err
 	}
-	return keeper.RemovePlaceholder(ctx, PlaceholderID(k.site, vm))
+	return keeper.RemovePlaceholder(ctx, PlaceholderID(k.Site, vm))
 }
 
 // Restore notes that no VM is in the placeholder's place any more: the keeper puts it
@@ -217,21 +217,21 @@ func Repair(ctx context.Context, tx *db.Tx, at, domain site.Name) (int64, error)
 
 // attend makes the site's placeholders what they should be.
 func (k *Keeper) attend(ctx context.Context, h hold) error {
-	keeper := k.provider.Places()
+	keeper := k.Provider.Places()
 	if keeper == nil {
 		return nil
 	}
 	var acts []Act
-	err := k.db.View(ctx, func(tx *db.Tx) error {
+	err := k.DB.View(ctx, func(tx *db.Tx) error {
 		objects, err := catalog.All(ctx, tx, site.KindDomain, site.KindMappings, site.KindSettings)
 		if err != nil {
 			return err
 		}
-		views, err := k.store.Views(ctx, tx)
+		views, err := k.Store.Views(ctx, tx)
 		if err != nil {
 			return err
 		}
-		noted, err := Placeholders(ctx, tx, k.site, "")
+		noted, err := Placeholders(ctx, tx, k.Site, "")
 		if err != nil {
 			return err
 		}
@@ -239,7 +239,7 @@ func (k *Keeper) attend(ctx context.Context, h hold) error {
 		for _, r := range noted {
 			rows[r.VM] = r
 		}
-		acts = Decide(Wanted(k.site, objects, views), rows, views[k.site], db.Time(tx.Now()))
+		acts = Decide(Wanted(k.Site, objects, views), rows, views[k.Site], db.Time(tx.Now()))
 		return nil
 	})
 	if err != nil {
@@ -254,27 +254,49 @@ func (k *Keeper) attend(ctx context.Context, h hold) error {
 }
 
 // carryOut does one act. The row is there before the placeholder is, and goes after
-// it: no placeholder is without one.
+// it: no placeholder is without one. A VM that takes its place meanwhile (Vacate) has
+// it taken away again.
 func (k *Keeper) carryOut(ctx context.Context, h hold, keeper hypervisor.PlaceKeeper, a Act) error {
-	if err := k.db.Tx(ctx, func(tx *db.Tx) error {
+	used := false
+	isUsed := func(tx *db.Tx) error {
+		var n int64
+		_, err := tx.Row(ctx, `SELECT used FROM placeholders WHERE site = $1 AND vm = $2`, []any{string(k.Site), string(a.Row.VM)}, &n)
+		used = n == 1
+		return err
+	}
+	if err := k.DB.Tx(ctx, func(tx *db.Tx) error {
 		if _, err := h.guard(ctx, tx); err != nil {
 			return err
 		}
-		return a.Row.write(ctx, tx)
+		if err := a.Row.write(ctx, tx); err != nil {
+			return err
+		}
+		return isUsed(tx)
 	}); err != nil {
 		return err
 	}
 	var failed error
 	switch {
+	case a.Put && used:
+		return nil
 	case a.Put:
-		failed = keeper.PutPlaceholder(ctx, a.Row.Want)
+		if failed = keeper.PutPlaceholder(ctx, a.Row.Want); failed == nil {
+			if err := k.DB.View(ctx, isUsed); err != nil {
+				return err
+			}
+			if used {
+				failed = keeper.RemovePlaceholder(ctx, a.Row.Want.ID)
+			}
+		}
 	case a.Remove:
 		failed = keeper.RemovePlaceholder(ctx, a.Row.Want.ID)
-	}
-	if ctx.Err() != nil || failed == nil && !a.Put && !a.Remove {
+	default:
 		return nil
 	}
-	return k.db.Tx(ctx, func(tx *db.Tx) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return k.DB.Tx(ctx, func(tx *db.Tx) error {
 		if _, err := h.guard(ctx, tx); err != nil {
 			return err
 		}
