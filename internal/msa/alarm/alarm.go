@@ -161,7 +161,7 @@ func List(ctx context.Context, tx *db.Tx, all bool, after Cursor, limit int) (pa
 		holding = 0
 	}
 	err = tx.Rows(ctx, `SELECT code, object, detail, count, raised_at, cleared_at, acknowledged_at, acknowledged_by, note FROM alarms
-		WHERE ($1 = 0 OR cleared_at = 0) AND ($2 = 0 OR raised_at < $2 OR raised_at = $2 AND (code > $3 OR code = $3 AND object > $4))
+		WHERE ($1 = 0 OR cleared_at = 0) AND (CAST($2 AS BIGINT) = 0 OR raised_at < $2 OR raised_at = $2 AND (code > $3 OR code = $3 AND object > $4))
 		ORDER BY raised_at DESC, code, object LIMIT $5`, []any{holding, after.At, after.Code, after.Object, limit + 1},
 		func(scan func(...any) error) error {
 			var a Alarm

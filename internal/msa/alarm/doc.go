@@ -21,6 +21,6 @@
 //
 // # The table is the document
 //
-// docs/operate/alarms.md is drawn from the codes. A code that is raised nowhere, or
-// has no remedy, fails a test.
+// docs/operate/alarms.md is drawn from the codes. A code without words or remedy, or
+// that the document does not have, fails a test.
 package alarm

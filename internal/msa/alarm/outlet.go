@@ -262,7 +262,7 @@ func stale(op, name string) error {
 // DeleteOutlet deletes an outlet and what waits there; version 0: whichever it has.
 // Kinds: NotFound, Conflict (catalog.ErrStale).
 func DeleteOutlet(ctx context.Context, tx *db.Tx, name string, version int64, by string) error {
-	n, err := tx.Exec(ctx, `DELETE FROM outlets WHERE name = $1 AND ($2 = 0 OR version = $2)`, db.Text(name, maxObject), version)
+	n, err := tx.Exec(ctx, `DELETE FROM outlets WHERE name = $1 AND (CAST($2 AS BIGINT) = 0 OR version = $2)`, db.Text(name, maxObject), version)
 	if err != nil {
 		return err
 	}

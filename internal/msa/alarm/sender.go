@@ -19,6 +19,8 @@ type Sender struct {
 	Secret func(ctx context.Context, name string) (string, error)
 	Logger *slog.Logger  // nil: nothing is logged
 	Every  time.Duration // between looks for what is due; 0: 2 s
+	Retry  time.Duration // the first pause after a failure, doubled each time; 0: 5 s
+	Lease  time.Duration // how long what this one takes stays with it; 0: as long as a batch may take
 
 	owner string
 }
@@ -39,6 +41,12 @@ func (s *Sender) Run(ctx context.Context) {
 	every := s.Every
 	if every <= 0 {
 		every = sendEvery
+	}
+	if s.Retry <= 0 {
+		s.Retry = firstRetry
+	}
+	if s.Lease <= 0 {
+		s.Lease = sendLease
 	}
 	s.owner = dr.NewUUID().String()
 	tick := time.NewTicker(every)
@@ -88,7 +96,7 @@ func (s *Sender) take(ctx context.Context) (list []delivery, outlets map[string]
 		}
 		n, err := tx.Exec(ctx, `UPDATE deliveries SET owner = $1, lease_until = $2 WHERE lease_until <= $3 AND event || ' ' || outlet IN
 			(SELECT event || ' ' || outlet FROM deliveries WHERE due_at <= $3 AND lease_until <= $3 ORDER BY due_at, event LIMIT $4)`,
-			s.owner, now+sendLease.Milliseconds(), now, sendBatch)
+			s.owner, now+s.Lease.Milliseconds(), now, sendBatch)
 		if err != nil || n == 0 {
 			return err
 		}
@@ -181,7 +189,7 @@ func (s *Sender) sent(ctx context.Context, d *delivery) error {
 // is no failure.
 func (s *Sender) failed(ctx context.Context, o *Outlet, list []delivery, why error) error {
 	return s.DB.Tx(ctx, func(tx *db.Tx) error {
-		pause, count := min(lastRetry, firstRetry<<min(list[0].tries, 10)), int64(1)
+		pause, count := min(lastRetry, s.Retry<<min(list[0].tries, 10)), int64(1)
 		if errs.Is(why, errs.Canceled) {
 			pause, count = 0, 0
 		}
