@@ -8,8 +8,9 @@ const (
 	maxSteps = 20000
 	// maxSnapshot bounds a snapshot as JSON, bytes.
 	maxSnapshot = 16 << 20
-	// maxAfter bounds the steps one step waits for by name; groups do the rest.
-	maxAfter = 64
+	// maxAfter bounds the steps one step waits for by name: a VM on which all others
+	// of a plan depend is shut down after them.
+	maxAfter = 2000
 	// maxName bounds names, kinds, keys, users and subjects, bytes.
 	maxName = 200
 	// maxWords bounds one note, question, answer or reason, bytes.
