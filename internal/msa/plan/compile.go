@@ -62,7 +62,7 @@ func Compile(p *Plan, req Request, v *View) (*Runbook, problem.List, error) {
 	if req.Operation == Test {
 		c.use = mapping.Test
 	}
-	if c.point.isZero() {
+	if c.point.IsZero() {
 		c.point = p.Point
 	}
 	c.point.check(problem.For(&l, site.Label(p)).At("point"))
@@ -285,4 +285,5 @@ func (c *compiler) callout(o *Callout, vm *VMInputs) Step {
 	return Step{Kind: KindScript, Version: StepVersion, Title: o.Name, Inputs: in}
 }
 
-func (p Point) isZero() bool { return !p.App && p.At.IsZero() && p.Tag == "" && len(p.Domains) == 0 }
+// IsZero reports whether nothing is said: the newest checkpoint.
+func (p Point) IsZero() bool { return !p.App && p.At.IsZero() && p.Tag == "" && len(p.Domains) == 0 }

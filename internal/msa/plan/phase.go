@@ -178,7 +178,7 @@ func (c *compiler) disks(row Row) []Step {
 		test := c.req.Operation == Test
 		pin := Step{ID: "pin/" + string(d), Kind: KindPin, Domain: d, Title: "choose the checkpoint of " + string(d)}
 		pin.Inputs = PinInputs{Domain: d, Point: c.point, Checkpoint: c.point.Domains[d],
-			Final: c.req.Operation == Planned || c.req.Operation == Failback}
+			Final: c.req.Operation == Planned || c.req.Operation == Failback, Test: test}
 		if !test {
 			pin.Needs = []string{"fence/" + string(d)}
 		}

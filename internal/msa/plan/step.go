@@ -90,6 +90,7 @@ type PinInputs struct {
 	Point      Point     `json:"point,omitzero"`
 	Checkpoint uint64    `json:"checkpoint,omitempty"` // 0: as Point says
 	Final      bool      `json:"final,omitempty"`      // the one of the final sync
+	Test       bool      `json:"test,omitempty"`       // beside production
 }
 
 // DisksInputs are of KindDisks.

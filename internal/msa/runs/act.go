@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/db"
@@ -175,8 +176,15 @@ func Abandon(ctx context.Context, tx *db.Tx, id, by string) error {
 }
 
 // Prune deletes ended runs that ended before a time, oldest first, with all their
-// rows, at most a bounded number at once; it returns how many. Parked runs stay.
-func Prune(ctx context.Context, tx *db.Tx, before int64) (int64, error) {
+// rows, at most a bounded number at once; it returns how many. Parked runs stay, and
+// those to be kept: others may go on from them.
+func Prune(ctx context.Context, tx *db.Tx, before int64, keep ...string) (int64, error) {
+	args := []any{before, pruneBatch}
+	var not strings.Builder
+	for _, id := range keep {
+		args = append(args, id)
+		fmt.Fprintf(&not, " AND id <> $%d", len(args))
+	}
 	return tx.Exec(ctx, `DELETE FROM runs WHERE id IN (SELECT id FROM runs
-		WHERE state NOT IN ('active', 'parked') AND ended_at < $1 ORDER BY ended_at LIMIT $2)`, before, pruneBatch)
+		WHERE state NOT IN ('active', 'parked') AND ended_at < $1`+not.String()+` ORDER BY ended_at LIMIT $2)`, args...)
 }

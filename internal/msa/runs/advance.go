@@ -138,8 +138,10 @@ func (m *model) settle(now int64, halted bool, gate int, shut *step) {
 		switch {
 		case st.status == Inactive && halted && m.cancelled:
 			m.set(st, Canceled, now, "")
+			st.blocks = true
 		case st.status == Inactive && halted:
 			m.set(st, Skipped, now, "another step stopped the run")
+			st.blocks = true
 		case st.status == Inactive && shut != nil && st.phase == Forward && st.spec.Group > gate:
 			m.set(st, Skipped, now, "nothing begins behind "+shut.spec.Name)
 			st.blocks = true
