@@ -1,0 +1,174 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	v1 "holdfast/api"
+	"holdfast/internal/errs"
+	"holdfast/internal/msa/auth"
+	"holdfast/internal/msa/catalog"
+	"holdfast/internal/msa/db"
+	"holdfast/internal/msa/db/dbtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(dbtest.Main(m)) }
+
+// people are known by their tokens.
+type people map[string]*auth.Principal
+
+func (p people) Authenticate(_ context.Context, r *http.Request) (*auth.Principal, error) {
+	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if who := p[token]; who != nil {
+		return who, nil
+	}
+	return nil, errs.New("test", errs.Denied, "token", "nobody has this token")
+}
+
+// everybody is whom the tests know: the token is the name.
+func everybody() people {
+	p := people{
+		"erp": auth.OfUser("erp", auth.Grant{Role: auth.ProtectionAdmin, Folder: "erp"}, auth.Grant{Role: auth.PlanAuthor, Folder: "erp"}),
+	}
+	for _, r := range auth.Roles() {
+		p[string(r)] = auth.OfUser(string(r), auth.Grant{Role: r})
+	}
+	return p
+}
+
+// rig is the API on a server, with TLS, and its audit log.
+type rig struct {
+	t   *testing.T
+	db  *db.DB
+	srv *httptest.Server
+	who string // the token that is sent; empty: none
+
+	mu    sync.Mutex
+	audit []Entry
+	log   bytes.Buffer
+}
+
+func (r *rig) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.log.Write(b)
+}
+
+func newRig(t *testing.T, url string, tune ...func(*Options)) *rig {
+	t.Helper()
+	d, err := db.Open(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	r := &rig{t: t, db: d, who: "admin"}
+	o := Options{DB: d, Auth: everybody(), Catalog: &catalog.Catalog{}, Release: "test", Logger: slog.New(slog.NewTextHandler(r, nil)),
+		Audit: func(_ context.Context, _ *db.Tx, e Entry) error {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.audit = append(r.audit, e)
+			return nil
+		}}
+	for _, f := range tune {
+		f(&o)
+	}
+	h, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.srv = httptest.NewTLSServer(h)
+	t.Cleanup(r.srv.Close)
+	return r
+}
+
+// answer is what came back.
+type answer struct {
+	*http.Response
+	t    *testing.T
+	body []byte
+}
+
+// as decodes the body.
+func as[T any](a answer) T {
+	a.t.Helper()
+	var v T
+	d := json.NewDecoder(bytes.NewReader(a.body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&v); err != nil {
+		a.t.Fatalf("%d %s: %v", a.StatusCode, a.body, err)
+	}
+	return v
+}
+
+// want demands a status.
+func (a answer) want(status int) answer {
+	a.t.Helper()
+	if a.StatusCode != status {
+		a.t.Fatalf("%s %s: %d, want %d: %s", a.Request.Method, a.Request.URL.Path, a.StatusCode, status, a.body)
+	}
+	return a
+}
+
+// problem demands an error with a kind and a remedy.
+func (a answer) problem(status int, kind errs.Kind) v1.Problem {
+	a.t.Helper()
+	a.want(status)
+	if ct := a.Header.Get("Content-Type"); ct != "application/problem+json" {
+		a.t.Errorf("an error comes as %q", ct)
+	}
+	p := as[v1.Problem](a)
+	if p.Kind != kind.String() || p.Status != status || p.Remedy == "" {
+		a.t.Errorf("problem %+v, want kind %s with a remedy", p, kind)
+	}
+	return p
+}
+
+// send sends a request; body may be nil, text or what becomes JSON. headers are
+// name, value, name, value, …
+func (r *rig) send(method, path string, body any, headers ...string) answer {
+	r.t.Helper()
+	var reader io.Reader
+	switch b := body.(type) {
+	case nil:
+	case string:
+		reader = strings.NewReader(b)
+	default:
+		text, err := json.Marshal(b)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		reader = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(r.t.Context(), method, r.srv.URL+prefix+path, reader)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if r.who != "" {
+		req.Header.Set("Authorization", "Bearer "+r.who)
+	}
+	if reader != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := r.srv.Client().Do(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return answer{resp, r.t, b}
+}

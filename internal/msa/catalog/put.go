@@ -1,0 +1,353 @@
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+	"holdfast/internal/msa/db"
+	"holdfast/internal/msa/file"
+	"holdfast/internal/msa/problem"
+	"holdfast/internal/msa/site"
+)
+
+// Turn has the changes of objects take turns, until the transaction ends. Put,
+// Delete and Apply take it themselves; who decides by an object he read before that
+// takes it first.
+func Turn(ctx context.Context, tx *db.Tx) error {
+	_, err := tx.Exec(ctx, `UPDATE sequences SET value = value + 1 WHERE name = 'catalog'`)
+	return err
+}
+
+// Put stores an object. Version 0 makes a new one; another is the version that was
+// read. It sets id and version of o and returns what is wrong with it that does not
+// keep it from being stored, and whether anything was changed: an object that is as
+// it is to be stays as it is, whatever version was named. Kinds: Invalid (with the
+// problems), Exists, NotFound, Conflict (ErrStale, or a guard), Full.
+func (c *Catalog) Put(ctx context.Context, tx *db.Tx, o site.Object, by string) (found problem.List, changed bool, err error) {
+	if err := Turn(ctx, tx); err != nil {
+		return found, false, err
+	}
+	h := o.Head()
+	ch := file.ObjectChange{Action: file.Create, Kind: o.Kind(), Name: h.Name, ID: h.ID, Version: h.Version, Object: o}
+	if h.Version != 0 {
+		ch.Action = file.Change
+	}
+	same, err := c.settle(ctx, tx, &ch)
+	if err != nil || same {
+		return found, false, err
+	}
+	found, err = c.apply(ctx, tx, []file.ObjectChange{ch}, by)
+	return found, err == nil, err
+}
+
+// settle compares a change of one object with what is stored. It reports whether
+// that is so already, and then completes the object.
+func (c *Catalog) settle(ctx context.Context, tx *db.Tx, ch *file.ObjectChange) (same bool, err error) {
+	const op = "catalog.Put"
+	old, err := Get(ctx, tx, ch.Kind, ch.Name)
+	switch {
+	case errs.Is(err, errs.NotFound):
+		if ch.Action == file.Change {
+			return false, err
+		}
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	h := old.Object.Head()
+	if ch.ID.IsZero() || ch.ID == h.ID {
+		was, err := encode(old.Object)
+		if err != nil {
+			return false, err
+		}
+		is, err := encode(ch.Object)
+		if err != nil {
+			return false, err
+		}
+		if was == is {
+			*ch.Object.Head() = *h
+			return true, nil
+		}
+	}
+	if ch.Action == file.Create {
+		return false, errs.New(op, errs.Exists, site.Label(old.Object), "there is one of this name").
+			WithRemedy("choose another name; or read it, and send its version with your change")
+	}
+	return false, checkVersion(op, old, ch.ID, ch.Version)
+}
+
+// checkVersion refuses who did not read what is stored now.
+func checkVersion(op string, old Stored, id dr.UUID, v site.Version) error {
+	h := old.Object.Head()
+	if h.Version == v && (id.IsZero() || id == h.ID) {
+		return nil
+	}
+	what := fmt.Sprintf("you read version %d, now it is %d, by %s", v, h.Version, old.By)
+	if !id.IsZero() && id != h.ID {
+		what = "it was deleted, and another one of its name made"
+	}
+	return errs.E(op, errs.Conflict, site.Label(old.Object), fmt.Errorf("%w: %s", ErrStale, what)).
+		WithRemedy("read it again, and make your change there")
+}
+
+// Delete deletes an object; version 0: whatever version it has. It returns whether
+// it was there: to delete what is gone is no error. Kinds: Conflict (ErrStale;
+// others name it; a guard).
+func (c *Catalog) Delete(ctx context.Context, tx *db.Tx, k site.Kind, n site.Name, id dr.UUID, v site.Version, by string) (bool, error) {
+	if err := Turn(ctx, tx); err != nil {
+		return false, err
+	}
+	old, err := Get(ctx, tx, k, n)
+	if errs.Is(err, errs.NotFound) && file.New(k) != nil {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if v != 0 {
+		if err := checkVersion("catalog.Delete", old, id, v); err != nil {
+			return false, err
+		}
+	}
+	h := old.Object.Head()
+	_, err = c.apply(ctx, tx, []file.ObjectChange{{Action: file.Delete, Kind: k, Name: n, ID: h.ID, Version: h.Version}}, by)
+	return err == nil, err
+}
+
+// Diff says what applying wanted objects would change, and what is wrong with the
+// outcome. Kinds: Invalid, Conflict, as file.Diff.
+func (c *Catalog) Diff(ctx context.Context, tx *db.Tx, wanted []site.Object, prune bool) (*file.Changes, problem.List, error) {
+	current, err := All(ctx, tx)
+	if err != nil {
+		return nil, problem.List{}, err
+	}
+	changes, err := file.Diff(current, wanted, prune)
+	if err != nil {
+		return nil, problem.List{}, err
+	}
+	found, err := c.check(ctx, tx, current, changes.All)
+	return changes, found, err
+}
+
+// Apply carries out what Diff says, all of it or nothing. Objects that were changed
+// since then are a Conflict with ErrStale. It returns what is wrong with the outcome
+// that does not keep it from being stored. Kinds as of Put and Delete.
+func (c *Catalog) Apply(ctx context.Context, tx *db.Tx, changes *file.Changes, by string) (problem.List, error) {
+	if len(changes.All) == 0 {
+		return problem.List{}, nil
+	}
+	if err := Turn(ctx, tx); err != nil {
+		return problem.List{}, err
+	}
+	for _, ch := range changes.All {
+		old, err := Get(ctx, tx, ch.Kind, ch.Name)
+		switch {
+		case errs.Is(err, errs.NotFound) && ch.Action == file.Create:
+		case errs.Is(err, errs.NotFound):
+			return problem.List{}, errs.E("catalog.Apply", errs.Conflict, string(ch.Kind)+" "+string(ch.Name), fmt.Errorf("%w: it was deleted", ErrStale)).
+				WithRemedy("compare again")
+		case err != nil:
+			return problem.List{}, err
+		case ch.Action == file.Create:
+			return problem.List{}, errs.E("catalog.Apply", errs.Conflict, string(ch.Kind)+" "+string(ch.Name), fmt.Errorf("%w: it was made", ErrStale)).
+				WithRemedy("compare again")
+		default:
+			if err := checkVersion("catalog.Apply", old, ch.ID, ch.Version); err != nil {
+				return problem.List{}, err
+			}
+		}
+	}
+	return c.apply(ctx, tx, changes.All, by)
+}
+
+// check returns what is wrong with the outcome of changes: all problems of the
+// objects that change, and of others what blocks.
+func (c *Catalog) check(ctx context.Context, tx *db.Tx, current []site.Object, changes []file.ObjectChange) (found problem.List, err error) {
+	var views map[site.Name]*site.View
+	if c.Views != nil {
+		if views, err = c.Views(ctx, tx); err != nil {
+			return found, err
+		}
+	}
+	after := outcome(current, changes)
+	if len(after) > MaxObjects {
+		return found, errs.New("catalog.Apply", errs.Full, "", fmt.Sprintf("there would be %d objects", len(after))).
+			WithRemedy(fmt.Sprintf("at most %d can be stored", MaxObjects))
+	}
+	var was, is problem.List
+	site.CheckSet(&was, current, views)
+	site.CheckSet(&is, after, views)
+	touched := map[string]bool{}
+	for _, ch := range changes {
+		touched[string(ch.Kind)+" "+string(ch.Name)] = true
+	}
+	before := map[problem.Problem]bool{}
+	for _, p := range was.All {
+		before[p] = true
+	}
+	for _, p := range is.All {
+		// What is wrong with others, and was before, is not this change's: a VM that
+		// its platform has lost must not keep everything else from being changed.
+		if touched[p.Object] || !before[p] && p.Severity == problem.Blocker {
+			found.Add(p)
+		}
+	}
+	found.More += is.More
+	return found, nil
+}
+
+// outcome is what there is after changes. Nothing it is given is changed.
+func outcome(current []site.Object, changes []file.ObjectChange) []site.Object {
+	by := map[string]*file.ObjectChange{}
+	for i := range changes {
+		by[string(changes[i].Kind)+" "+string(changes[i].Name)] = &changes[i]
+	}
+	var after []site.Object
+	for _, o := range current {
+		if by[site.Label(o)] == nil {
+			after = append(after, o)
+		}
+	}
+	for i := range changes {
+		if changes[i].Action != file.Delete {
+			after = append(after, changes[i].Object)
+		}
+	}
+	site.SortObjects(after)
+	return after
+}
+
+// apply checks and stores changes whose versions are right. The caller has the turn.
+func (c *Catalog) apply(ctx context.Context, tx *db.Tx, changes []file.ObjectChange, by string) (problem.List, error) {
+	current, err := All(ctx, tx)
+	if err != nil {
+		return problem.List{}, err
+	}
+	for _, ch := range changes {
+		if ch.Action == file.Delete {
+			if err := c.unreferenced(current, changes, ch); err != nil {
+				return problem.List{}, err
+			}
+		}
+	}
+	found, err := c.check(ctx, tx, current, changes)
+	if err != nil {
+		return found, err
+	}
+	if found.Blocked() {
+		return found, found.Err("catalog.Put")
+	}
+	old := map[string]site.Object{}
+	for _, o := range current {
+		old[site.Label(o)] = o
+	}
+	for _, g := range c.Guards {
+		for _, ch := range changes {
+			if err := g(ctx, tx, old[string(ch.Kind)+" "+string(ch.Name)], ch.Object); err != nil {
+				return found, err
+			}
+		}
+	}
+	return found, store(ctx, tx, changes, old, by)
+}
+
+// unreferenced refuses to delete what others name, and says who does.
+func (c *Catalog) unreferenced(current []site.Object, changes []file.ObjectChange, gone file.ObjectChange) error {
+	var users []string
+	for _, o := range outcome(current, changes) {
+		for _, r := range site.References(o) {
+			if r.Kind == gone.Kind && r.Name == gone.Name && len(users) < 10 {
+				users = append(users, site.Label(o))
+				break
+			}
+		}
+	}
+	if len(users) == 0 {
+		return nil
+	}
+	return errs.New("catalog.Delete", errs.Conflict, string(gone.Kind)+" "+string(gone.Name), "it is used by "+strings.Join(users, ", ")).
+		WithRemedy("change or delete those first")
+}
+
+// store writes the rows. Names that lead from changed objects go first and come
+// last, so that what is deleted is named by nothing, and what is named is there.
+func store(ctx context.Context, tx *db.Tx, changes []file.ObjectChange, old map[string]site.Object, by string) error {
+	var lines []Change
+	for _, ch := range changes {
+		if _, err := tx.Exec(ctx, `DELETE FROM object_refs WHERE kind = $1 AND name = $2`, string(ch.Kind), string(ch.Name)); err != nil {
+			return err
+		}
+	}
+	for _, ch := range changes {
+		line := Change{Kind: string(ch.Kind), Name: string(ch.Name), Action: string(ch.Action), By: by}
+		if was := old[string(ch.Kind)+" "+string(ch.Name)]; was != nil {
+			line.Folder = was.Head().Folder
+		}
+		if ch.Action == file.Delete {
+			if _, err := tx.Exec(ctx, `DELETE FROM objects WHERE kind = $1 AND name = $2`, string(ch.Kind), string(ch.Name)); err != nil {
+				return err
+			}
+			lines = append(lines, line)
+			continue
+		}
+		if err := write(ctx, tx, ch, by); err != nil {
+			return err
+		}
+		if to := ch.Object.Head().Folder; to != line.Folder && ch.Action == file.Change {
+			gone := line // who may see the old folder alone sees it go
+			gone.Action = string(file.Delete)
+			lines = append(lines, gone)
+		}
+		line.Folder = ch.Object.Head().Folder
+		lines = append(lines, line)
+	}
+	for _, ch := range changes {
+		if ch.Action == file.Delete {
+			continue
+		}
+		for _, r := range site.References(ch.Object) {
+			if r.Name == "" {
+				continue
+			}
+			if _, err := tx.Exec(ctx, `INSERT INTO object_refs (kind, name, field, to_kind, to_name) VALUES ($1, $2, $3, $4, $5)`,
+				string(ch.Kind), string(ch.Name), r.Field, string(r.Kind), string(r.Name)); err != nil {
+				return err
+			}
+		}
+	}
+	return NoteAll(ctx, tx, lines)
+}
+
+// write stores one object and completes its head.
+func write(ctx context.Context, tx *db.Tx, ch file.ObjectChange, by string) error {
+	h := ch.Object.Head()
+	body, err := encode(ch.Object)
+	if err != nil {
+		return err
+	}
+	by = db.Text(by, maxWord)
+	if ch.Action == file.Create {
+		id := dr.NewUUID()
+		if _, err := tx.Exec(ctx, `INSERT INTO objects (kind, name, id, version, folder, body, changed_at, changed_by) VALUES ($1, $2, $3, 1, $4, $5, $6, $7)`,
+			string(ch.Kind), string(ch.Name), id.String(), string(h.Folder), body, tx.Now(), by); err != nil {
+			return err
+		}
+		h.ID, h.Version = id, 1
+		return nil
+	}
+	var id string
+	var version uint64
+	found, err := tx.Row(ctx, `UPDATE objects SET version = version + 1, folder = $3, body = $4, changed_at = $5, changed_by = $6
+		WHERE kind = $1 AND name = $2 RETURNING id, version`, []any{string(ch.Kind), string(ch.Name), string(h.Folder), body, tx.Now(), by}, &id, &version)
+	if err == nil && !found {
+		err = noObject("catalog.Put", ch.Kind, ch.Name)
+	}
+	if err != nil {
+		return err
+	}
+	h.Version = site.Version(version)
+	return h.ID.UnmarshalText([]byte(id))
+}
