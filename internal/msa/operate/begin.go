@@ -260,7 +260,7 @@ func (b *beginning) before() string {
 // scope is what the run is about: what is asked for, or what the plan's last test or
 // recovery was about.
 func (b *beginning) scope(ctx context.Context, tx *db.Tx) (scope, error) {
-	sc := scope{b.q.Point, slices.Clone(b.q.VMs)}
+	sc := scope{Point: b.q.Point, VMs: slices.Clone(b.q.VMs)}
 	asked := len(sc.VMs) > 0 || !sc.Point.IsZero()
 	fresh := (recovers(b.does) || b.does == plan.Test) && !b.goesOn()
 	if !fresh {
@@ -269,21 +269,22 @@ func (b *beginning) scope(ctx context.Context, tx *db.Tx) (scope, error) {
 				WithRemedy("leave point and VMs out")
 		}
 		if !asked {
-			return b.r.scope, nil
+			sc = b.r.scope
 		}
 	}
-	if len(sc.VMs) > 0 || b.r.State != plan.PartialRecovery && b.r.State != plan.PartialReprotect {
-		return sc, nil
+	switch {
+	case b.r.State == plan.PartialRecovery && len(sc.VMs) == 0:
+		return b.rest(ctx, tx, sc, plan.AtRest)
+	case family(b.does) == plan.Reprotect && !b.goesOn() && (sc.Rest || b.r.State == plan.PartialReprotect):
+		return b.rest(ctx, tx, scope{Point: sc.Point}, plan.FailedOver) // whoever recovered them
 	}
-	return b.rest(ctx, tx, sc)
+	return sc, nil
 }
 
-// rest names the VMs of the domains that another plan has not done already.
-func (b *beginning) rest(ctx context.Context, tx *db.Tx, sc scope) (scope, error) {
-	want := plan.AtRest
-	if b.r.State == plan.PartialReprotect {
-		want = plan.FailedOver
-	}
+// rest names the VMs of the domains that stand somewhere, unless all do: others have
+// done the rest already.
+func (b *beginning) rest(ctx context.Context, tx *db.Tx, sc scope, want plan.Failover) (scope, error) {
+	all := true
 	for _, name := range b.p.Domains {
 		at, err := Domain(ctx, tx, name)
 		if err != nil {
@@ -291,11 +292,15 @@ func (b *beginning) rest(ctx context.Context, tx *db.Tx, sc scope) (scope, error
 		}
 		d := b.view.Domains[name]
 		if at.Failover != want || d == nil {
+			all = false
 			continue
 		}
 		for _, vm := range b.view.Protected.Members(d, problem.For(&problem.List{}, "")) {
 			sc.VMs = append(sc.VMs, site.Ref(vm.ID.String()))
 		}
+	}
+	if sc.Rest = !all; all {
+		sc.VMs = nil
 	}
 	return sc, nil
 }

@@ -33,6 +33,9 @@ type Status struct {
 type scope struct {
 	Point plan.Point `json:"point,omitzero"`
 	VMs   []site.Ref `json:"vms,omitempty"`
+	// Rest is set when the VMs are those of the domains that another plan had not
+	// recovered yet.
+	Rest bool `json:"rest,omitempty"`
 }
 
 // row is a row of plan_states.
