@@ -126,12 +126,16 @@ func ms(t time.Time) int64 {
 	return t.UnixMilli()
 }
 
+// claimSQL takes a domain, unless a plan has it: $1 domain, $2 plan. A test takes the
+// condition away, and is told.
+var claimSQL = `INSERT INTO plan_claims (domain, plan) VALUES ($1, $2) ON CONFLICT (domain) DO NOTHING`
+
 // take gives the plan's domains to it. Kind Conflict: another plan has one; nothing is
 // taken then, as the caller's transaction ends.
 func take(ctx context.Context, tx *db.Tx, name site.Name, domains []site.Name) error {
 	claims := plan.Claims{}
 	for _, d := range slices.Sorted(slices.Values(domains)) { // in one order, so that two do not wait for each other
-		if _, err := tx.Exec(ctx, `INSERT INTO plan_claims (domain, plan) VALUES ($1, $2) ON CONFLICT (domain) DO NOTHING`, d, name); err != nil {
+		if _, err := tx.Exec(ctx, claimSQL, d, name); err != nil {
 			return err
 		}
 		var has site.Name
