@@ -139,10 +139,13 @@ func take(ctx context.Context, tx *db.Tx, name site.Name, domains []site.Name) e
 			return err
 		}
 		var has site.Name
-		if _, err := tx.Row(ctx, `SELECT plan FROM plan_claims WHERE domain = $1`, []any{d}, &has); err != nil {
+		found, err := tx.Row(ctx, `SELECT plan FROM plan_claims WHERE domain = $1`, []any{d}, &has)
+		if err != nil {
 			return err
 		}
-		claims[d] = has
+		if found {
+			claims[d] = has
+		}
 	}
 	return claims.Take(name, domains)
 }

@@ -3,6 +3,7 @@ package fakesite
 import (
 	"context"
 	"encoding/json"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/errs"
@@ -32,12 +33,19 @@ type Site struct {
 	// Blind and Unfenced leave out a rule, for tests that must notice: to look before an
 	// effect; to refuse an older epoch.
 	Blind, Unfenced bool
+
+	calls atomic.Int64 // effects under way
 }
+
+// Idle reports whether no effect is under way.
+func (s *Site) Idle() bool { return s.calls.Load() == 0 }
 
 var _ operate.Effects = (*Site)(nil)
 
 // effect does one effect: it looks, asks, acts. there reports whether it is done.
 func (s *Site) effect(ctx context.Context, a *operate.Act, kind plan.Kind, object string, there func(*State) bool, act func(*State)) (runs.Result, error) {
+	s.calls.Add(1)
+	defer s.calls.Add(-1)
 	s.point("before", kind, a)
 	if s.Fail != nil {
 		if err := s.Fail(kind, object, a); err != nil {
