@@ -62,7 +62,7 @@ func Compile(p *Plan, req Request, v *View) (*Runbook, problem.List, error) {
 	if req.Operation == Test {
 		c.use = mapping.Test
 	}
-	if c.point.isZero() {
+	if c.point.IsZero() {
 		c.point = p.Point
 	}
 	c.point.check(problem.For(&l, site.Label(p)).At("point"))
@@ -70,9 +70,7 @@ func Compile(p *Plan, req Request, v *View) (*Runbook, problem.List, error) {
 	c.subset(&l)
 	c.groups = byPriority(c.members, problem.For(&l, site.Label(p)))
 	c.book = &Runbook{Plan: p.Name, Version: p.Version, Operation: req.Operation, Domains: c.domains(), Commit: p.Commit}
-	if v.Mappings != nil {
-		c.book.From, c.book.To = v.Mappings.From, v.Mappings.To
-	}
+	c.book.From, c.book.To = v.sites(p)
 	blocked := l.Blocked()
 	c.place(&l)
 	if blocked || l.Blocked() && !c.tolerant() {
@@ -80,6 +78,17 @@ func Compile(p *Plan, req Request, v *View) (*Runbook, problem.List, error) {
 	}
 	c.build()
 	return c.book, l, nil
+}
+
+// sites are those of a run in the view's direction.
+func (v *View) sites(p *Plan) (from, to site.Name) {
+	switch {
+	case v.Mappings != nil:
+		return v.Mappings.From, v.Mappings.To
+	case v.Protected != nil && v.Protected.Site == p.To:
+		return p.To, p.From
+	}
+	return p.From, p.To
 }
 
 // tolerant reports whether the operation goes on without VMs that have no place.
@@ -208,9 +217,6 @@ func (c *compiler) build() {
 		c.phase(row)
 		c.callouts(Place{After: row.Phase}, row)
 	}
-	if c.story.Fence != "" {
-		c.unwind()
-	}
 }
 
 // add adds a group, unless it is empty.
@@ -279,4 +285,5 @@ func (c *compiler) callout(o *Callout, vm *VMInputs) Step {
 	return Step{Kind: KindScript, Version: StepVersion, Title: o.Name, Inputs: in}
 }
 
-func (p Point) isZero() bool { return !p.App && p.At.IsZero() && p.Tag == "" && len(p.Domains) == 0 }
+// IsZero reports whether nothing is said: the newest checkpoint.
+func (p Point) IsZero() bool { return !p.App && p.At.IsZero() && p.Tag == "" && len(p.Domains) == 0 }

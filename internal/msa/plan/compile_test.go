@@ -44,13 +44,16 @@ func text(b *plan.Runbook) string {
 					fmt.Fprintf(&s, " after %s", strings.Join(st.After, " "))
 				}
 				fmt.Fprintf(&s, "\n      %s\n      %s\n", st.Title, in)
+				if u := st.Undo; u != nil {
+					in, _ := json.Marshal(u.Inputs)
+					fmt.Fprintf(&s, "      undo: %s %s %s\n", u.Kind, u.Title, in)
+				}
 			}
 		}
 	}
 	groups(b.Groups)
 	if b.Fence != "" {
-		fmt.Fprintf(&s, "an error before %s is unwound:\n", b.Fence)
-		groups(b.Unwind)
+		fmt.Fprintf(&s, "an error before %s is unwound\n", b.Fence)
 	}
 	out := s.String()
 	for n := range 60 { // ids are long, and numbers tell as much
@@ -107,7 +110,7 @@ func TestStepsAreData(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, g := range append(b.Groups, b.Unwind...) {
+		for _, g := range b.Groups {
 			for _, s := range g.Steps {
 				seen[s.Kind] = true
 				raw, err := json.Marshal(s.Inputs)

@@ -25,8 +25,8 @@
 //	 ├─ …                     a group begins when the one before has ended
 //	 ├─ Group "p1"            one chain of steps for each VM
 //	 │     configure → address → pre… → power-on → wait… → delay → post…
-//	 └─ Unwind                groups that put the protected site back, if a
-//	                          planned run fails before its fence
+//	 └─ Fence                 the group before which a planned run that fails is
+//	                          unwound: what was begun is undone, the last first
 //
 // A step names those it needs (they must have succeeded, else it is skipped) and
 // those it comes after (they must have ended, in whatever way). Its kind, version

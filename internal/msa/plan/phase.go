@@ -159,6 +159,9 @@ func (c *compiler) shutdown(row Row) {
 				in.Cut, in.Timeout = m.set.Stop.Cut, or(m.set.Stop.Timeout, DefaultShutdown)
 			}
 			s.Inputs = in
+			if c.story.Fence != "" {
+				s.Undo = &Undo{KindStartSource, StepVersion, "start again " + string(m.vm.Ref), in.VMInputs}
+			}
 			for _, o := range m.after {
 				users[o] = append(users[o], s.ID)
 			}
@@ -175,7 +178,7 @@ func (c *compiler) disks(row Row) []Step {
 		test := c.req.Operation == Test
 		pin := Step{ID: "pin/" + string(d), Kind: KindPin, Domain: d, Title: "choose the checkpoint of " + string(d)}
 		pin.Inputs = PinInputs{Domain: d, Point: c.point, Checkpoint: c.point.Domains[d],
-			Final: c.req.Operation == Planned || c.req.Operation == Failback}
+			Final: c.req.Operation == Planned || c.req.Operation == Failback, Test: test}
 		if !test {
 			pin.Needs = []string{"fence/" + string(d)}
 		}
@@ -221,17 +224,4 @@ func (c *compiler) placeholders(row Row) []Step {
 		}
 	}
 	return c.finish(row, steps)
-}
-
-// unwind makes the groups that put the protected site back in service.
-func (c *compiler) unwind() {
-	groups := c.book.Groups
-	c.book.Groups = nil
-	for _, row := range []Row{
-		{PhaseResume, RuleBestEffort, "resume the VMs that were suspended"},
-		{PhaseRestart, RuleBestEffort, "start the protected VMs that were shut down, P1 first"},
-	} {
-		c.phase(row)
-	}
-	c.book.Unwind, c.book.Groups = c.book.Groups, groups
 }

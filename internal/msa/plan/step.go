@@ -90,6 +90,7 @@ type PinInputs struct {
 	Point      Point     `json:"point,omitzero"`
 	Checkpoint uint64    `json:"checkpoint,omitempty"` // 0: as Point says
 	Final      bool      `json:"final,omitempty"`      // the one of the final sync
+	Test       bool      `json:"test,omitempty"`       // beside production
 }
 
 // DisksInputs are of KindDisks.
@@ -179,7 +180,16 @@ type Step struct {
 	After   []string  `json:"after,omitempty"` // ids of steps that must have ended
 	VM      dr.VMID   `json:"vm,omitzero"`     // of a chain
 	Domain  site.Name `json:"domain,omitempty"`
-	Inputs  any       `json:"inputs"` // of the kind's type
+	Inputs  any       `json:"inputs"`         // of the kind's type
+	Undo    *Undo     `json:"undo,omitempty"` // nil: there is nothing to take back
+}
+
+// Undo takes back a step that was begun, whether it was done or not: it looks.
+type Undo struct {
+	Kind    Kind   `json:"kind"`
+	Version int    `json:"version"`
+	Title   string `json:"title"`
+	Inputs  any    `json:"inputs"` // of the kind's type
 }
 
 // Group is steps that go together: each begins when what it names allows, the
@@ -210,13 +220,12 @@ type Runbook struct {
 	To        site.Name    `json:"to"`
 	Domains   []site.Name  `json:"domains"`
 	Groups    []Group      `json:"groups"`
-	Fence     string       `json:"fence,omitempty"`  // name of the group from whose begin on nothing is unwound
-	Unwind    []Group      `json:"unwind,omitempty"` // instead of the rest, when a step of rule stop fails before Fence
+	Fence     string       `json:"fence,omitempty"` // name of the group before which a failure or cancel is unwound: what was begun is undone
 	Commit    Commit       `json:"commit,omitzero"`
 	LeftOut   []LeftOut    `json:"left_out,omitempty"`
 }
 
-// Steps is how many steps a runbook has, those that unwind not counted.
+// Steps is how many steps a runbook has, those that undo not counted.
 func (r *Runbook) Steps() (n int) {
 	for i := range r.Groups {
 		n += len(r.Groups[i].Steps)

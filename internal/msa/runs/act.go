@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/db"
@@ -148,9 +149,42 @@ func Answer(ctx context.Context, tx *db.Tx, id string, seq int, answer, by strin
 	return saveEvents(ctx, tx, id, []event{{seq, "step", string(Success)}})
 }
 
+// Abandon ends a parked run as cancelled, as it stands: nothing more of it is done or
+// undone. What it did is told by its rows, and a rerun goes on from them. Kinds:
+// NotFound, Conflict (it is not parked).
+func Abandon(ctx context.Context, tx *db.Tx, id, by string) error {
+	const op = "runs.Abandon"
+	state, _, _, err := poke(ctx, tx, op, id)
+	if err != nil {
+		return err
+	}
+	if state != Parked {
+		return errs.New(op, errs.Conflict, id, "the run is "+string(state)+", not parked").WithRemedy("cancel it")
+	}
+	if err := ensureUnfolded(ctx, tx, id); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `UPDATE run_steps SET status = 'cancelled', blocks = 1, executes = 0, due_at = 0, ended_at = $2
+		WHERE run = $1 AND status IN ('inactive', 'running')`, id, tx.Now()); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `UPDATE runs SET state = 'cancelled', reason = '', cancel_at = CASE WHEN cancel_at = 0 THEN $2 ELSE cancel_at END,
+		cancel_by = CASE WHEN cancel_by = '' THEN $3 ELSE cancel_by END, ended_at = $2 WHERE id = $1`, id, tx.Now(), db.Text(by, maxName)); err != nil {
+		return err
+	}
+	return saveEvents(ctx, tx, id, []event{{0, "run", string(Cancelled)}})
+}
+
 // Prune deletes ended runs that ended before a time, oldest first, with all their
-// rows, at most a bounded number at once; it returns how many. Parked runs stay.
-func Prune(ctx context.Context, tx *db.Tx, before int64) (int64, error) {
+// rows, at most a bounded number at once; it returns how many. Parked runs stay, and
+// those to be kept: others may go on from them.
+func Prune(ctx context.Context, tx *db.Tx, before int64, keep ...string) (int64, error) {
+	args := []any{before, pruneBatch}
+	var not strings.Builder
+	for _, id := range keep {
+		args = append(args, id)
+		fmt.Fprintf(&not, " AND id <> $%d", len(args))
+	}
 	return tx.Exec(ctx, `DELETE FROM runs WHERE id IN (SELECT id FROM runs
-		WHERE state NOT IN ('active', 'parked') AND ended_at < $1 ORDER BY ended_at LIMIT $2)`, before, pruneBatch)
+		WHERE state NOT IN ('active', 'parked') AND ended_at < $1`+not.String()+` ORDER BY ended_at LIMIT $2)`, args...)
 }

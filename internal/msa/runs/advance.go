@@ -13,6 +13,7 @@ type model struct {
 	id        string
 	rerunOf   string
 	parallel  int
+	room      map[int]int // by group, where it is less
 	state     State
 	phase     Phase
 	verdict   State // what the run will end as, once known; empty before
@@ -25,6 +26,7 @@ type model struct {
 	prompts   []int // to be opened
 	defaults  []int // prompts whose default is taken
 	progress  bool  // some step ended: the run does not crash over and over
+	news      bool  // it parked or ended, or a prompt was opened or ended: Options.Joined is told
 	interrupt []int // live steps whose end is wanted
 }
 
@@ -58,6 +60,7 @@ func (m *model) set(st *step, to Status, now int64, words string) {
 		m.events = append(m.events, event{st.seq, "step", string(to)})
 	}
 	st.status, st.dirty = to, true
+	m.news = m.news || st.spec.Kind == KindPrompt
 	if words != "" {
 		st.note = words
 	}
@@ -77,7 +80,7 @@ func allowed(from, to Status) bool {
 
 func (m *model) park(reason string) {
 	if m.state == Active {
-		m.state, m.reason = Parked, reason
+		m.state, m.reason, m.news = Parked, reason, true
 		m.events = append(m.events, event{0, "run", string(Parked)})
 	}
 }
@@ -96,10 +99,9 @@ func (m *model) stopped() bool {
 // cancelled, timed out or begun, each of these once grab has given it room; whether
 // the phase changes or the run ends. starved is set when more would be begun.
 func (m *model) advance(now int64, grab func() bool) (begin []*step, starved bool) {
-	m.interrupt = nil
 	for m.state == Active {
 		halted := m.phase == Forward && (m.cancelled || m.stopped())
-		m.settle(now, halted)
+		m.settleAll(now, halted)
 		if m.state != Active {
 			return nil, false
 		}
@@ -114,8 +116,21 @@ func (m *model) advance(now int64, grab func() bool) (begin []*step, starved boo
 	return nil, false
 }
 
-// settle moves the steps of the phase that need no execution.
-func (m *model) settle(now int64, halted bool) {
+// settleAll moves the steps of the phase that need no execution. What that shuts is
+// settled as well.
+func (m *model) settleAll(now int64, halted bool) {
+	for {
+		gate, shut := m.shut()
+		m.interrupt = nil
+		m.settle(now, halted, gate, shut)
+		if after, by := m.shut(); m.state != Active || by == shut && after == gate {
+			return
+		}
+	}
+}
+
+// settle moves each step once.
+func (m *model) settle(now int64, halted bool, gate int, shut *step) {
 	for _, st := range m.steps {
 		if st.phase != m.phase || st.status.Ended() {
 			continue
@@ -123,8 +138,13 @@ func (m *model) settle(now int64, halted bool) {
 		switch {
 		case st.status == Inactive && halted && m.cancelled:
 			m.set(st, Canceled, now, "")
+			st.blocks = true
 		case st.status == Inactive && halted:
 			m.set(st, Skipped, now, "another step stopped the run")
+			st.blocks = true
+		case st.status == Inactive && shut != nil && st.phase == Forward && st.spec.Group > gate:
+			m.set(st, Skipped, now, "nothing begins behind "+shut.spec.Name)
+			st.blocks = true
 		case st.status == Inactive:
 			m.settleInactive(st, now)
 		case halted && (m.cancelled || !st.live):
@@ -138,6 +158,17 @@ func (m *model) settle(now int64, halted bool) {
 			m.settleRunning(st, now)
 		}
 	}
+}
+
+// shut returns the lowest group behind which nothing begins any more, and the step
+// because of which that is so; nil if there is none.
+func (m *model) shut() (group int, by *step) {
+	for _, st := range m.steps {
+		if st.phase == Forward && st.spec.OnError == Gate && st.blocks && (by == nil || st.spec.Group < group) {
+			group, by = st.spec.Group, st
+		}
+	}
+	return group, by
 }
 
 func (m *model) settleInactive(st *step, now int64) {
@@ -203,7 +234,7 @@ func (m *model) next() {
 	case Undoing:
 		m.phase = Finally
 	case Finally:
-		m.state = m.outcome()
+		m.state, m.news = m.outcome(), true
 		m.events = append(m.events, event{0, "run", string(m.state)})
 		return
 	}
@@ -242,9 +273,8 @@ func (m *model) outcome() State {
 
 // begin picks the steps that may begin or go on, as long as there is room.
 func (m *model) begin(now int64, grab func() bool) (out []*step, starved bool) {
-	room := m.parallel
 	lowest := 0 // the lowest group with a step that has not ended
-	first := true
+	first, busy := true, 0
 	for _, st := range m.steps {
 		if st.phase != m.phase || st.status.Ended() {
 			continue
@@ -253,9 +283,14 @@ func (m *model) begin(now int64, grab func() bool) (out []*step, starved bool) {
 			lowest, first = st.spec.Group, false
 		}
 		if st.status == Running && !builtin(st.spec.Kind) {
-			room--
+			busy++
 		}
 	}
+	room := m.parallel
+	if n, ok := m.room[lowest]; ok && m.phase == Forward {
+		room = min(room, n)
+	}
+	room -= busy
 	for _, st := range m.steps {
 		if st.phase != m.phase || st.status.Ended() || st.live {
 			continue
@@ -286,9 +321,11 @@ func (m *model) begin(now int64, grab func() bool) (out []*step, starved bool) {
 
 // ready reports whether what a step is after has ended.
 func (m *model) ready(st *step) bool {
-	for _, dep := range st.spec.Deps {
-		if !m.steps[dep-1].status.Ended() {
-			return false
+	for _, deps := range [][]int{st.spec.Deps, st.spec.Waits} {
+		for _, dep := range deps {
+			if !m.steps[dep-1].status.Ended() {
+				return false
+			}
 		}
 	}
 	return true

@@ -50,7 +50,7 @@ func newDriver(w *Worker, id string, epoch int64, l *lease) *driver {
 	ctx, cancel := context.WithCancelCause(w.base)
 	return &driver{
 		w: w, lease: l, ctx: ctx, interrupt: cancel,
-		held:    &held{db: w.db, kinds: w.opts.Kinds, id: id, owner: w.owner, epoch: epoch, live: make(map[int]int)},
+		held:    &held{db: w.db, kinds: w.opts.Kinds, join: w.opts.Joined, id: id, owner: w.owner, epoch: epoch, live: make(map[int]int)},
 		reports: make(chan report, maxParallel), kicks: make(chan struct{}, 1), calls: make(map[int]*attempt),
 	}
 }
@@ -200,9 +200,7 @@ func (d *driver) begin(l launch) {
 		Input: l.step.spec.Input, Memory: json.RawMessage(l.step.memory), hold: d.hold,
 	}
 	if u := l.undoes; u != nil {
-		if c.Undoes = u.spec.Origin; c.Undoes == "" {
-			c.Undoes = key(d.held.id, u.seq)
-		}
+		c.Undoes = u.key(d.held.id)
 		c.UndoesMemory = json.RawMessage(u.memory)
 	}
 	d.mu.Lock()

@@ -18,6 +18,7 @@ import (
 type held struct {
 	db    *db.DB
 	kinds Kinds
+	join  func(context.Context, *db.Tx, string) error // Options.Joined
 	id    string
 	owner string
 	epoch int64
@@ -50,16 +51,17 @@ func dueRuns(ctx context.Context, tx *db.Tx, limit int) (out []candidate, err er
 
 // claim takes a run for an owner; nil when another was faster. A run that was
 // dropped more than most times without a step's end in between is parked instead.
-func claim(ctx context.Context, d *db.DB, id string, seen int64, owner string, lease int64, most int64) (*claimed, error) {
+func claim(ctx context.Context, d *db.DB, run candidate, owner string, o *Options) (*claimed, error) {
 	var c *claimed
+	id := run.id
 	err := d.Tx(ctx, func(tx *db.Tx) error {
 		c = new(claimed)
-		found, err := tx.Row(ctx, sqlText.claim, []any{id, seen, owner, tx.Now(), tx.Now() + lease}, &c.epoch, &c.crashes)
+		found, err := tx.Row(ctx, sqlText.claim, []any{id, run.epoch, owner, tx.Now(), tx.Now() + o.Lease.Milliseconds()}, &c.epoch, &c.crashes)
 		if err != nil || !found {
 			c = nil
 			return err
 		}
-		if c.crashes <= most {
+		if c.crashes <= o.Crashes {
 			return nil
 		}
 		words := fmt.Sprintf("its owner ended %d times in the middle of it, and no step ended between", c.crashes)
@@ -67,7 +69,7 @@ func claim(ctx context.Context, d *db.DB, id string, seen int64, owner string, l
 		if _, err := tx.Exec(ctx, `UPDATE runs SET state = 'parked', reason = $2, owner = '', lease_until = 0 WHERE id = $1`, id, words); err != nil {
 			return err
 		}
-		return saveEvents(ctx, tx, id, []event{{0, "run", string(Parked)}})
+		return join(ctx, tx, id, []event{{0, "run", string(Parked)}}, o.Joined)
 	})
 	return c, err
 }
@@ -178,7 +180,7 @@ func (h *held) decide(ctx context.Context, tx *db.Tx, m *model, t *turn) error {
 }
 
 func (h *held) launch(m *model, st *step) launch {
-	l := launch{step: *st, key: key(h.id, st.seq), epoch: h.epoch, attempt: st.attempt}
+	l := launch{step: *st, key: st.key(h.id), epoch: h.epoch, attempt: st.attempt}
 	if of := st.spec.Undoes; of > 0 {
 		undone := *m.steps[of-1]
 		l.undoes = &undone
@@ -219,9 +221,23 @@ func (h *held) save(ctx context.Context, tx *db.Tx, m *model, t *turn) error {
 		m.id, m.state, m.phase, m.verdict, db.Text(m.reason, maxWords), owner, due, ended); err != nil {
 		return err
 	}
+	told := h.join
+	if !m.news {
+		told = nil
+	}
 	events := m.events
-	m.events = nil
-	return saveEvents(ctx, tx, m.id, events)
+	m.events, m.news = nil, false
+	return join(ctx, tx, m.id, events, told)
+}
+
+// join tells whoever joined, then appends to the feed: that comes last.
+func join(ctx context.Context, tx *db.Tx, run string, events []event, told func(context.Context, *db.Tx, string) error) error {
+	if told != nil {
+		if err := told(ctx, tx, run); err != nil {
+			return err
+		}
+	}
+	return saveEvents(ctx, tx, run, events)
 }
 
 func saveStep(ctx context.Context, tx *db.Tx, run string, st *step) error {

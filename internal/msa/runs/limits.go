@@ -3,13 +3,14 @@ package runs
 import "time"
 
 const (
-	// maxSteps bounds the steps of a run: 1,000 VMs with some ten each, and as
+	// maxSteps bounds the steps of a run: 2,000 VMs with some twelve each, and as
 	// many that undo.
-	maxSteps = 20000
-	// maxSnapshot bounds a snapshot as JSON, bytes.
-	maxSnapshot = 16 << 20
-	// maxAfter bounds the steps one step waits for by name; groups do the rest.
-	maxAfter = 64
+	maxSteps = 50000
+	// maxSnapshot bounds a snapshot as JSON, bytes: some 600 a step.
+	maxSnapshot = 32 << 20
+	// maxAfter bounds the steps one step waits for by name: a VM on which all others
+	// of a plan depend is shut down after them.
+	maxAfter = 2000
 	// maxName bounds names, kinds, keys, users and subjects, bytes.
 	maxName = 200
 	// maxWords bounds one note, question, answer or reason, bytes.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/db"
@@ -30,6 +31,7 @@ func load(ctx context.Context, tx *db.Tx, id string) (*model, error) {
 	if m.parallel = s.Parallel; m.parallel == 0 {
 		m.parallel = defaultParallel
 	}
+	m.room = s.Room
 	if unfolded != 0 {
 		m.steps, err = loadSteps(ctx, tx, id)
 		return m, err
@@ -60,7 +62,7 @@ func loadSteps(ctx context.Context, tx *db.Tx, id string) (steps []*step, err er
 		if st.seq != len(steps) {
 			return errs.New("runs.load", errs.Corrupt, id, fmt.Sprintf("step %d is missing", len(steps)))
 		}
-		for _, dep := range st.spec.Deps {
+		for _, dep := range slices.Concat(st.spec.Deps, st.spec.Waits) {
 			if dep < 1 || dep >= st.seq {
 				return errs.New("runs.load", errs.Corrupt, id, fmt.Sprintf("step %d depends on %d", st.seq, dep))
 			}

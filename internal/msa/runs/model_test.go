@@ -29,6 +29,8 @@ type game struct {
 	acts    map[string]int // effects by key
 	fence   int64          // the newest epoch the world has seen
 	answers map[int]int    // accepted
+	room    map[int]int    // the snapshot's
+	told    State          // what who joined saw last, if it was committed
 	wrong   string         // the first rule that was broken
 }
 
@@ -71,7 +73,7 @@ func drawSnapshot(t *rapid.T) Snapshot {
 		case 1:
 			st = timer(st.Name, time.Hour)
 		default:
-			st.OnError = rapid.SampledFrom([]OnError{Continue, Warn, Stop}).Draw(t, "on error")
+			st.OnError = rapid.SampledFrom([]OnError{Continue, Warn, Gate, Stop}).Draw(t, "on error")
 			st.NoReturn = rapid.IntRange(0, 5).Draw(t, "no return") == 0
 			st.Retry = Retry{Attempts: rapid.IntRange(0, 2).Draw(t, "attempts"), First: time.Hour}
 			if rapid.Bool().Draw(t, "undo") {
@@ -80,11 +82,17 @@ func drawSnapshot(t *rapid.T) Snapshot {
 		}
 		st.Group = group
 		for j := range i {
-			if rapid.IntRange(0, 3).Draw(t, "after") == 0 {
+			switch rapid.IntRange(0, 5).Draw(t, "after") {
+			case 0:
 				st.After = append(st.After, fmt.Sprintf("s%d", j))
+			case 1:
+				st.Behind = append(st.Behind, fmt.Sprintf("s%d", j))
 			}
 		}
 		s.Steps = append(s.Steps, st)
+	}
+	if rapid.Bool().Draw(t, "room") {
+		s.Room = map[int]int{rapid.IntRange(0, group).Draw(t, "of"): rapid.IntRange(1, 2).Draw(t, "places")}
 	}
 	end := do("end")
 	end.Finally = true
@@ -103,7 +111,7 @@ func (g *game) claim(p *player) {
 	}); err != nil || state != Active {
 		return
 	}
-	c, err := claim(ctxGame, g.d, g.id, epoch, fmt.Sprintf("%p-%d", p, len(g.workers)), time.Hour.Milliseconds(), 1000)
+	c, err := claim(ctxGame, g.d, candidate{g.id, epoch}, fmt.Sprintf("%p-%d", p, len(g.workers)), &Options{Lease: time.Hour, Crashes: 1000})
 	if err != nil {
 		g.blame("claim: %v", err)
 	}
@@ -113,7 +121,13 @@ func (g *game) claim(p *player) {
 	if until > now {
 		g.blame("claimed while another's lease lasts")
 	}
-	p.held = &held{db: g.d, kinds: g.kinds, id: g.id, owner: fmt.Sprintf("%p-%d", p, len(g.workers)), epoch: c.epoch, live: map[int]int{}}
+	p.held = &held{db: g.d, kinds: g.kinds, id: g.id, owner: fmt.Sprintf("%p-%d", p, len(g.workers)), epoch: c.epoch, live: map[int]int{}, join: g.join}
+}
+
+func (g *game) join(ctx context.Context, x *db.Tx, id string) error {
+	r, err := Get(ctx, x, id)
+	g.told = r.State
+	return err
 }
 
 func (g *game) pass(p *player, leave bool) {
@@ -210,6 +224,10 @@ func (g *game) look() {
 		return
 	}
 	g.lookAtFeed(feed, steps)
+	g.lookAtRoom(steps)
+	if st := r.State; st != Active && st != g.told {
+		g.blame("the run is %s, and who joined was told %q", st, g.told)
+	}
 	for _, st := range steps {
 		for _, other := range steps {
 			if st.begun > 0 && other.phase == st.phase && other.spec.Group < st.spec.Group && !other.status.Ended() {
@@ -221,11 +239,36 @@ func (g *game) look() {
 				g.blame("%s began after %s, which is %s", st.spec.Name, d.spec.Name, d.status)
 			}
 		}
+		for _, wait := range st.spec.Waits {
+			if d := steps[wait-1]; st.begun > 0 && !d.status.Ended() {
+				g.blame("%s began behind %s, which is %s", st.spec.Name, d.spec.Name, d.status)
+			}
+		}
+		for _, other := range steps {
+			if other.phase == Forward && st.phase == Forward && st.begun > 0 && other.spec.OnError == Gate && other.blocks && other.ended <= st.begun && st.spec.Group > other.spec.Group {
+				g.blame("%s began behind the gate of %s", st.spec.Name, other.spec.Name)
+			}
+		}
 		if r.State.Ended() && !st.status.Ended() && (st.phase != Undoing) {
 			g.blame("the run is %s, %s is %s", r.State, st.spec.Name, st.status)
 		}
 		if st.phase == Finally && r.State.Ended() && st.begun == 0 && st.status != Skipped {
 			g.blame("the end did not run")
+		}
+	}
+}
+
+// lookAtRoom checks that no more steps of a group run than there is room for.
+func (g *game) lookAtRoom(steps []*step) {
+	under := map[int]int{}
+	for _, st := range steps {
+		if st.phase == Forward && st.status == Running && !builtin(st.spec.Kind) {
+			under[st.spec.Group]++
+		}
+	}
+	for group, n := range under {
+		if most, ok := g.room[group]; ok && n > most {
+			g.blame("%d steps of group %d run, there is room for %d", n, group, most)
 		}
 	}
 }
@@ -307,6 +350,7 @@ func play(t *rapid.T, d *db.DB, careful bool) string {
 	g := &game{t: t, d: d, kinds: one(nil), careful: careful, acts: map[string]int{}, answers: map[int]int{}, workers: []*player{{}, {}}}
 	g.kinds[Kind{"do", 1}] = DoerFunc(func(context.Context, *Call) (Result, error) { return Result{}, nil })
 	s := drawSnapshot(t)
+	g.room = s.Room
 	if err := g.tx(func(x *db.Tx) (err error) {
 		g.id, _, err = Start(ctxGame, x, Request{Key: fmt.Sprint(time.Now().UnixNano()), Subject: "s", Operation: "o", By: "me", Snapshot: s})
 		return err
@@ -401,7 +445,7 @@ func TestModelCatchesBrokenRules(t *testing.T) {
 		}, true, "while another's lease lasts"},
 		"prompts are answered twice": {func() {
 			sqlText.answer = `UPDATE run_prompts SET answer = $3, answered_by = $4, answered_at = $5 WHERE run = $1 AND seq = $2`
-		}, true, "answered twice"},
+		}, true, "success after success"}, // once by its default, say
 		"steps that do not look": {func() {}, false, "acted 2 times"},
 	} {
 		sqlText = right

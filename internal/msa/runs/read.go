@@ -71,6 +71,9 @@ type StepState struct {
 	Undoes      int // the step it takes back; 0: none
 	Status      Status
 	Attempt     int       // attempts begun
+	Failed      bool      // its last attempt failed, also if that counts but as a warning
+	Missed      bool      // it was not done, and what is after it is skipped
+	Key         string    // the name of its effect
 	Due         time.Time // when it goes on, if it waits for a time
 	Begun       time.Time
 	Ended       time.Time
@@ -85,7 +88,7 @@ func Steps(ctx context.Context, tx *db.Tx, id string) (out []StepState, err erro
 	steps, err := loadSteps(ctx, tx, id)
 	for _, st := range steps {
 		out = append(out, StepState{
-			Seq: st.seq, Phase: st.phase, Step: st.spec.Step, Undoes: st.spec.Undoes, Status: st.status, Attempt: st.attempt,
+			Seq: st.seq, Phase: st.phase, Step: st.spec.Step, Undoes: st.spec.Undoes, Status: st.status, Attempt: st.attempt, Failed: st.failures > 0, Missed: st.blocks, Key: st.key(id),
 			Due: db.Time(st.due), Begun: db.Time(st.begun), Ended: db.Time(st.ended), Done: st.done, Total: st.total,
 			Note: st.note, Memory: json.RawMessage(st.memory), Output: st.output,
 		})

@@ -14,6 +14,8 @@ import (
 type Snapshot struct {
 	// Parallel is how many steps may run at once; 0: 20.
 	Parallel int `json:"parallel,omitempty"`
+	// Room is how many steps of a group may run at once, where that is less.
+	Room map[int]int `json:"room,omitempty"`
 	// Steps are in an order in which each comes behind those it is After.
 	Steps []Step `json:"steps"`
 }
@@ -30,6 +32,9 @@ type Step struct {
 	// After names earlier steps, of the same or a lower group, that must have
 	// ended well; else this one is skipped.
 	After []string `json:"after,omitempty"`
+	// Behind names earlier steps, of the same or a lower group, that must have
+	// ended, however they ended.
+	Behind []string `json:"behind,omitempty"`
 	// Finally makes it run at the end, whatever happened before.
 	Finally bool            `json:"finally,omitempty"`
 	Input   json.RawMessage `json:"input,omitempty"`
@@ -89,6 +94,7 @@ type OnError string
 const (
 	Continue OnError = "continue" // what is After it is skipped, the rest goes on, the run fails in the end
 	Warn     OnError = "warn"     // it counts as a warning and stops nothing
+	Gate     OnError = "gate"     // as Continue, and steps of later groups are skipped
 	Stop     OnError = "stop"     // nothing new begins; the run is undone if it can be
 )
 
@@ -127,6 +133,11 @@ func (s *Snapshot) Check() error {
 	if s.Parallel < 0 || s.Parallel > maxParallel {
 		return bad("snapshot", fmt.Sprintf("%d steps at once; at most %d", s.Parallel, maxParallel))
 	}
+	for group, n := range s.Room {
+		if n < 1 || n > maxParallel {
+			return bad(fmt.Sprintf("group %d", group), fmt.Sprintf("%d steps at once; 1 to %d", n, maxParallel))
+		}
+	}
 	seen := make(map[string]*Step, len(s.Steps))
 	for i := range s.Steps {
 		st := &s.Steps[i]
@@ -146,10 +157,10 @@ func (s *Snapshot) Check() error {
 
 // check says what is wrong with a step, given those before it.
 func (st *Step) check(seen map[string]*Step) string {
-	if len(st.After) > maxAfter {
-		return fmt.Sprintf("it is after %d steps by name; at most %d", len(st.After), maxAfter)
+	if n := len(st.After) + len(st.Behind); n > maxAfter {
+		return fmt.Sprintf("it is after %d steps by name; at most %d", n, maxAfter)
 	}
-	for _, name := range st.After {
+	for _, name := range slices.Concat(st.After, st.Behind) {
 		dep := seen[name]
 		switch {
 		case dep == nil:
@@ -158,7 +169,7 @@ func (st *Step) check(seen map[string]*Step) string {
 			return fmt.Sprintf("it is after %q, which is in another phase or a later group", name)
 		}
 	}
-	if !slices.Contains([]OnError{"", Continue, Warn, Stop}, st.OnError) {
+	if !slices.Contains([]OnError{"", Continue, Warn, Gate, Stop}, st.OnError) {
 		return fmt.Sprintf("on error %q is not known", st.OnError)
 	}
 	if st.Finally && (st.Undo != nil || st.OnError == Stop || st.NoReturn) {

@@ -23,7 +23,10 @@ type Request struct {
 	By        string // who asked
 	// RerunOf is the id of an ended run whose done steps need not be done again:
 	// those of the same name, kind, version and input become already-done.
-	RerunOf  string
+	RerunOf string
+	// Epoch is one that the epochs of all the run's owners are larger than: that of
+	// the run before, of which a call may still be on the wire.
+	Epoch    int64
 	Snapshot Snapshot
 }
 
@@ -42,6 +45,9 @@ func Start(ctx context.Context, tx *db.Tx, q Request) (id string, started bool, 
 	if err := q.Snapshot.Check(); err != nil {
 		return "", false, err
 	}
+	if q.Epoch < 0 || q.Epoch >= 1<<53 {
+		return "", false, errs.New(op, errs.Invalid, "epoch", fmt.Sprintf("%d is none", q.Epoch))
+	}
 	if err := checkRerun(ctx, tx, q.RerunOf); err != nil {
 		return "", false, err
 	}
@@ -57,8 +63,8 @@ func Start(ctx context.Context, tx *db.Tx, q Request) (id string, started bool, 
 	id = dr.NewUUID().String()
 	n, err := tx.Exec(ctx, `INSERT INTO runs (id, request, digest, subject, operation, started_by, rerun_of, snapshot,
 		state, phase, verdict, reason, unfolded, cancel_at, cancel_by, owner, epoch, lease_until, crashes, pokes, due_at, created_at, ended_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'active', 'forward', '', '', 0, 0, '', '', 0, 0, 0, 0, 0, $9, 0)
-		ON CONFLICT (request) DO NOTHING`, id, q.Key, digest, q.Subject, q.Operation, q.By, q.RerunOf, text, tx.Now())
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'active', 'forward', '', '', 0, 0, '', '', $10, 0, 0, 0, 0, $9, 0)
+		ON CONFLICT (request) DO NOTHING`, id, q.Key, digest, q.Subject, q.Operation, q.By, q.RerunOf, text, tx.Now(), q.Epoch)
 	if err != nil || n == 1 {
 		return id, n == 1, err
 	}

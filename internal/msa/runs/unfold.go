@@ -10,8 +10,9 @@ import (
 type spec struct {
 	Step
 	Deps   []int  `json:"deps,omitempty"`   // numbers of the steps it is after, all lower than its own
+	Waits  []int  `json:"waits,omitempty"`  // numbers of those it is behind, likewise
 	Undoes int    `json:"undoes,omitempty"` // the number of the step it takes back; 0: none
-	Origin string `json:"origin,omitempty"` // the key under which an earlier run did it
+	Origin string `json:"origin,omitempty"` // the key under which an earlier run did or began it
 }
 
 // step is a row of run_steps.
@@ -41,6 +42,15 @@ type step struct {
 // key is the name under which a step's effect is made, in every attempt.
 func key(run string, seq int) string { return run + "/" + strconv.Itoa(seq) }
 
+// key is the step's own: that of the run that began it first, of those this one goes
+// on from.
+func (st *step) key(run string) string {
+	if st.spec.Origin != "" {
+		return st.spec.Origin
+	}
+	return key(run, st.seq)
+}
+
 // unfold makes a run's rows of its snapshot: the steps in their order, then what
 // undoes them, the last first, so that each row depends on lower numbers alone.
 func unfold(s *Snapshot) []*step {
@@ -52,6 +62,9 @@ func unfold(s *Snapshot) []*step {
 		sp := spec{Step: st}
 		for _, name := range st.After {
 			sp.Deps = append(sp.Deps, byName[name])
+		}
+		for _, name := range st.Behind {
+			sp.Waits = append(sp.Waits, byName[name])
 		}
 		sp.Undo = nil
 		phase := Forward
@@ -85,7 +98,7 @@ func unfoldUndo(s *Snapshot, forward []*step) (out []*step) {
 			waits = []int{next}
 			next++
 		}
-		for _, dep := range forward[i].spec.Deps {
+		for _, dep := range slices.Concat(forward[i].spec.Deps, forward[i].spec.Waits) {
 			for _, w := range waits {
 				if !slices.Contains(later[dep], w) {
 					later[dep] = append(later[dep], w)
@@ -96,8 +109,10 @@ func unfoldUndo(s *Snapshot, forward []*step) (out []*step) {
 	return out
 }
 
-// inherit marks what an earlier run has done. Steps that were taken back there are
-// to be done again.
+// inherit marks what an earlier run has done, and hands down the keys of what it
+// began: whoever does such a step looks for the effect under the name it was made
+// under. Steps that were taken back there are to be done again, as are those whose
+// kind or input is another, and what is after these.
 func inherit(steps, before []*step, run string, now int64) {
 	old := make(map[string]*step, len(before))
 	undone := make(map[int]bool)
@@ -109,15 +124,20 @@ func inherit(steps, before []*step, run string, now int64) {
 			undone[st.spec.Undoes] = true
 		}
 	}
+	other := make(map[int]bool) // by number: not the step it was
 	for _, st := range steps {
 		was := old[st.spec.Name]
-		if st.phase != Forward || st.spec.Always || was == nil || !was.achieved() || undone[was.seq] ||
-			was.spec.Kind != st.spec.Kind || was.spec.Version != st.spec.Version || !sameJSON(was.spec.Input, st.spec.Input) {
+		if st.phase != Forward || was == nil || undone[was.seq] || was.spec.Kind != st.spec.Kind || was.spec.Version != st.spec.Version ||
+			!sameJSON(was.spec.Input, st.spec.Input) || slices.ContainsFunc(st.spec.Deps, func(dep int) bool { return other[dep] }) {
+			other[st.seq] = true
 			continue
 		}
-		st.status, st.begun, st.ended, st.memory, st.note = AlreadyDone, now, now, was.memory, "done by run "+run
-		if st.spec.Origin = was.spec.Origin; st.spec.Origin == "" {
-			st.spec.Origin = key(run, was.seq)
+		if st.spec.Always || was.begun == 0 {
+			continue
+		}
+		st.spec.Origin, st.memory = was.key(run), was.memory
+		if was.achieved() {
+			st.status, st.begun, st.ended, st.note = AlreadyDone, now, now, "done by run "+run
 		}
 	}
 }

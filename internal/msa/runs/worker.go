@@ -25,6 +25,11 @@ type Options struct {
 	Parallel     int           // most steps executed at once, of all runs: 128
 	Crashes      int64         // a run that is dropped more often without progress is parked: 5
 	Grace        time.Duration // how long a worker that stops waits for its steps: 5 s
+	// Joined, if not nil, is called in each transaction of this worker in which a run
+	// parked or ended, or a prompt of it was opened or ended, when the rows say so:
+	// what it does is committed with them or not at all. It may be called again for a
+	// transaction that lost. While it fails, the run goes no further.
+	Joined func(ctx context.Context, tx *db.Tx, run string) error
 }
 
 func (o *Options) defaults() error {
@@ -184,7 +189,7 @@ func (w *Worker) claimDue(ctx context.Context) error {
 			continue
 		}
 		asked := w.clock.now()
-		c, err := claim(ctx, w.db, id, run.epoch, w.owner, w.opts.Lease.Milliseconds(), w.opts.Crashes)
+		c, err := claim(ctx, w.db, run, w.owner, &w.opts)
 		if err != nil {
 			return err
 		}

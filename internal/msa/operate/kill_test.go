@@ -1,0 +1,5 @@
+package operate_test
+
+const helperURL = "HOLDFAST_OPERATE_URL"
+
+func helper() {}
