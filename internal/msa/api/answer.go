@@ -54,6 +54,7 @@ func change[O any](ctx context.Context, s *server, object string, f func(tx *db.
 		return nil, err
 	}
 	c.audited = true
+	s.hub.poke()
 	if replayed {
 		c.context.SetHeader("Idempotency-Replayed", "true")
 	}

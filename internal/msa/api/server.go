@@ -35,7 +35,10 @@ type Options struct {
 	Catalog *catalog.Catalog // nil: one without inventories
 	// Audit appends to the audit log, in the transaction of what is done. Nil:
 	// nothing is logged, which only tests want.
-	Audit   func(context.Context, *db.Tx, Entry) error
+	Audit func(context.Context, *db.Tx, Entry) error
+	// Wake has whoever carries out tasks look at once: one was started. Nil: nobody
+	// is woken, they look by themselves.
+	Wake    func()
 	Release string       // of Holdfast, for people
 	Logger  *slog.Logger // nil: none
 }
@@ -50,6 +53,7 @@ type server struct {
 	api   huma.API
 	ops   []Operation
 	gates *gates
+	hub   *hub
 }
 
 // New returns the API. Kind Invalid: the options.
@@ -71,11 +75,15 @@ func build(o Options) (*server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &server{Options: o, mux: http.NewServeMux(), gates: newGates()}
+	s := &server{Options: o, mux: http.NewServeMux(), gates: newGates(), hub: newHub(o.DB)}
 	s.api = humago.New(s.mux, config(o.Release))
 	for _, register := range []func(){
 		s.registerSystem,
 		s.registerObjects,
+		s.registerDrafts,
+		s.registerApply,
+		s.registerTasks,
+		s.registerEvents,
 	} {
 		register()
 	}
