@@ -204,6 +204,36 @@ func WriteCredentials(out string, root, cert []byte, key *ecdsa.PrivateKey) erro
 	return writePair(op, out, certFile, keyFile, cert, key)
 }
 
+// LoadKey reads the private key of a certificate directory, to ask for another
+// certificate with. Kinds as of LoadCredentials.
+func LoadKey(dir string) (*ecdsa.PrivateKey, error) {
+	const op = "control.LoadKey"
+	c, err := LoadCredentials(dir)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := c.current().PrivateKey.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, errs.New(op, errs.Invalid, dir, "its key is not an ECDSA key").WithRemedy("enrol the box again")
+	}
+	return key, nil
+}
+
+// WriteCertificate replaces the certificate of a directory by one for the same key, in
+// one step: whoever loads the directory finds the old one or the new one. Durable on
+// return. Kind Invalid for one of another key.
+func WriteCertificate(dir string, cert *x509.Certificate) error {
+	const op = "control.WriteCertificate"
+	key, err := LoadKey(dir)
+	if err != nil {
+		return err
+	}
+	if !key.PublicKey.Equal(cert.PublicKey) {
+		return errs.New(op, errs.Invalid, dir, "the certificate is of another key")
+	}
+	return writePEM(filepath.Join(dir, certFile), "CERTIFICATE", cert.Raw)
+}
+
 // EncodePEM renders a certificate for people and for other programs.
 func EncodePEM(der []byte) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))

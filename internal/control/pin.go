@@ -89,3 +89,7 @@ func CheckChain(cert, root *x509.Certificate, use x509.ExtKeyUsage, expect Role)
 	}
 	return "", errs.New(op, errs.Denied, string(expect), fmt.Sprintf("the certificate stands for no %s", expect))
 }
+
+// CheckIssuer reports whether an authority has signed a certificate, be it good now or
+// not: an error says that it has not.
+func CheckIssuer(cert, root *x509.Certificate) error { return cert.CheckSignatureFrom(root) }
