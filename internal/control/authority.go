@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
 	"time"
 
@@ -164,9 +165,7 @@ func (a *Authority) Sign(pub crypto.PublicKey, s Subject) ([]byte, error) {
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}
-	for _, b := range s.Boxes {
-		tmpl.URIs = append(tmpl.URIs, boxURI(b.Role, b.Name))
-	}
+	tmpl.URIs = URIs(s.Boxes...)
 	for _, addr := range s.Addrs {
 		if ip := net.ParseIP(addr); ip != nil {
 			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
@@ -179,6 +178,14 @@ func (a *Authority) Sign(pub crypto.PublicKey, s Subject) ([]byte, error) {
 		return nil, errs.E(op, errs.Internal, s.Boxes[0].Name, err)
 	}
 	return der, nil
+}
+
+// URIs are the names of boxes as certificates have them.
+func URIs(boxes ...Box) (uris []*url.URL) {
+	for _, b := range boxes {
+		uris = append(uris, boxURI(b.Role, b.Name))
+	}
+	return uris
 }
 
 // BoxesOf are what a certificate stands for.
