@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,8 +18,6 @@ import (
 	"holdfast/internal/msa/db/dbtest"
 	"holdfast/internal/msa/seal"
 )
-
-func TestMain(m *testing.M) { os.Exit(dbtest.Main(m)) }
 
 func options(t *testing.T, url string) Options {
 	t.Helper()
@@ -51,7 +48,7 @@ func mustOpen(t *testing.T, o Options) *PKI {
 
 // TestOneAuthority: replicas that start at once, and later, have one authority.
 func TestOneAuthority(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, url string) {
+	func(t *testing.T, url string) { // on PostgreSQL, packages enrol and pair open it
 		o := options(t, url)
 		var wg sync.WaitGroup
 		prints := make(chan string, 6)
@@ -80,7 +77,7 @@ func TestOneAuthority(t *testing.T) {
 		if _, err := Open(t.Context(), o); !errs.Is(err, errs.Conflict) {
 			t.Errorf("another site: %v", err)
 		}
-	})
+	}(t, dbtest.SQLite(t))
 }
 
 func TestImport(t *testing.T) {
