@@ -5,13 +5,11 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/big"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -25,8 +23,11 @@ import (
 type Role string
 
 const (
-	RoleHost Role = "host" // a host component; name = dr.HostID
-	RoleDRVA Role = "drva" // a DR virtual appliance; name = dr.DomainID it serves
+	RoleHost    Role = "host"      // a host component; name = dr.HostID
+	RoleDRVA    Role = "drva"      // a DR virtual appliance; name = dr.DomainID it serves
+	RoleRocVA   Role = "rocva"     // a recovery appliance; name = its appliance's
+	RoleManager Role = "manager"   // a site's manager; name = the site's
+	RoleBox     Role = "appliance" // any box a manager has enrolled, whatever it is besides; name = its appliance's
 )
 
 // Validity of what this package issues. A site authority outlives its
@@ -56,26 +57,11 @@ func InitAuthority(dir, site string) error {
 		return errs.New(op, errs.Exists, dir, "this directory already holds an authority").
 			WithRemedy("use it, or choose another directory; replacing it would cut off every box it has issued for")
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	a, err := NewAuthority(site)
 	if err != nil {
-		return errs.E(op, errs.Internal, dir, err)
+		return err
 	}
-	now := time.Now()
-	tmpl := &x509.Certificate{
-		SerialNumber:          serial(),
-		Subject:               pkix.Name{CommonName: "Holdfast site " + site},
-		NotBefore:             now.Add(-clockSlack),
-		NotAfter:              now.Add(authorityValidity),
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		MaxPathLenZero:        true,
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		return errs.E(op, errs.Internal, dir, err)
-	}
-	return writePair(op, dir, caCertFile, caKeyFile, der, key)
+	return writePair(op, dir, caCertFile, caKeyFile, a.cert.Raw, a.key)
 }
 
 // Issue creates a box's certificate directory out, signed by the authority in
@@ -85,17 +71,11 @@ func Issue(caDir, out string, role Role, name string, addrs []string) error {
 	return IssueNames(caDir, out, role, []string{name}, addrs)
 }
 
-// MaxNames bounds the names of one certificate: a DRVA's domains.
-const MaxNames = 64
-
 // IssueNames is Issue for a box that stands for several: a DRVA that serves
 // several domains. Kind Invalid for no name or more than MaxNames.
 func IssueNames(caDir, out string, role Role, names, addrs []string) error {
 	const op = "control.Issue"
-	if len(names) == 0 || len(names) > MaxNames {
-		return errs.New(op, errs.Invalid, out, fmt.Sprintf("a certificate has 1 to %d names, not %d", MaxNames, len(names)))
-	}
-	caCert, caKey, err := loadAuthority(op, caDir)
+	a, err := LoadAuthority(caDir)
 	if err != nil {
 		return err
 	}
@@ -103,36 +83,15 @@ func IssueNames(caDir, out string, role Role, names, addrs []string) error {
 	if err != nil {
 		return errs.E(op, errs.Internal, out, err)
 	}
-	now := time.Now()
-	tmpl := &x509.Certificate{
-		SerialNumber: serial(),
-		Subject:      pkix.Name{CommonName: string(role) + " " + names[0]},
-		NotBefore:    now.Add(-clockSlack),
-		NotAfter:     now.Add(boxValidity),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}
+	s := Subject{Addrs: addrs, Validity: boxValidity}
 	for _, name := range names {
-		tmpl.URIs = append(tmpl.URIs, boxURI(role, name))
+		s.Boxes = append(s.Boxes, Box{role, name})
 	}
-	for _, a := range addrs {
-		if ip := net.ParseIP(a); ip != nil {
-			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
-		} else {
-			tmpl.DNSNames = append(tmpl.DNSNames, a)
-		}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, caCert, key.Public(), caKey)
+	der, err := a.Sign(key.Public(), s)
 	if err != nil {
-		return errs.E(op, errs.Internal, out, err)
+		return err
 	}
-	if err := durable.MkdirAll(durable.OS{}, out); err != nil {
-		return errs.E(op, errs.Internal, out, err)
-	}
-	if err := writePEM(filepath.Join(out, caCertFile), "CERTIFICATE", caCert.Raw); err != nil {
-		return errs.E(op, errs.Internal, out, err)
-	}
-	return writePair(op, out, certFile, keyFile, der, key)
+	return WriteCredentials(out, a.cert.Raw, der, key)
 }
 
 func boxURI(role Role, name string) *url.URL {
@@ -145,31 +104,6 @@ func serial() *big.Int {
 		panic("control: the system's random source failed: " + err.Error())
 	}
 	return n.Add(n, big.NewInt(1))
-}
-
-func loadAuthority(op, dir string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
-	remedy := "create one with: holdfast cert init " + dir
-	certDER, err := readPEM(filepath.Join(dir, caCertFile), "CERTIFICATE")
-	if err != nil {
-		return nil, nil, errs.E(op, errs.Internal, dir, err).WithRemedy(remedy)
-	}
-	cert, err := x509.ParseCertificate(certDER)
-	if err != nil {
-		return nil, nil, errs.E(op, errs.Corrupt, filepath.Join(dir, caCertFile), err)
-	}
-	keyDER, err := readPEM(filepath.Join(dir, caKeyFile), "PRIVATE KEY")
-	if err != nil {
-		return nil, nil, errs.E(op, errs.Internal, dir, err).WithRemedy(remedy)
-	}
-	k, err := x509.ParsePKCS8PrivateKey(keyDER)
-	if err != nil {
-		return nil, nil, errs.E(op, errs.Corrupt, filepath.Join(dir, caKeyFile), err)
-	}
-	key, ok := k.(*ecdsa.PrivateKey)
-	if !ok {
-		return nil, nil, errs.New(op, errs.Corrupt, filepath.Join(dir, caKeyFile), "not an ECDSA key")
-	}
-	return cert, key, nil
 }
 
 func writePair(op, dir, certName, keyName string, der []byte, key *ecdsa.PrivateKey) error {
