@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	v1 "holdfast/api"
 	"holdfast/internal/errs"
@@ -144,12 +145,15 @@ func (s *server) refuseAs(w http.ResponseWriter, status int, err error) {
 
 func init() {
 	// The library makes its own errors by this variable, for want of another way.
-	huma.NewError = refusal
+	huma.NewError = func(status int, words string, found ...error) huma.StatusError {
+		return refusal(nil, status, words, found...)
+	}
+	huma.NewErrorWithContext = refusal
 }
 
 // refusal makes what the library says of a request, by the API's document, one of
 // our problems.
-func refusal(status int, words string, found ...error) huma.StatusError {
+func refusal(ctx huma.Context, status int, words string, found ...error) huma.StatusError {
 	kind := errs.Invalid
 	switch {
 	case status == http.StatusRequestEntityTooLarge:
@@ -176,8 +180,13 @@ func refusal(status int, words string, found ...error) huma.StatusError {
 		}
 		p.Faults = append(p.Faults, f)
 	}
+	p.Remedy = "see the operation in " + prefix + "/openapi.json"
 	if len(p.Faults) > 0 {
 		p.Remedy = "correct what faults lists"
+	}
+	if ctx != nil {
+		_, w := humago.Unwrap(ctx)
+		p.Request = w.Header().Get(requestHeader)
 	}
 	return p
 }

@@ -12,21 +12,19 @@ import (
 	"holdfast/internal/msa/seal"
 )
 
-// Certificates tells whose certificate a connection has proved. pki, pair and enrol
-// together are one.
-type Certificates interface {
-	// Holder returns the principal of a verified chain: the first is the other
-	// side's. Kind Denied for a certificate that is nobody's any more.
-	Holder(ctx context.Context, chain []*x509.Certificate) (*Principal, error)
-}
+// CertificateFunc tells whose certificate a connection has proved: the first of the
+// chain is the other side's, and nothing of it has been checked but that the other
+// side has the key. Kinds: NotFound (not of an authority it knows), Denied (nobody's
+// any more). Packages enrol and pair have one each.
+type CertificateFunc func(ctx context.Context, chain []*x509.Certificate) (*Principal, error)
 
 // Options are what an Auth needs.
 type Options struct {
 	DB *db.DB
 	// Box keeps the secret of an OpenID Connect provider. nil: no provider.
 	Box *seal.Box
-	// Certificates knows boxes and peers. nil: nobody comes with a certificate.
-	Certificates Certificates
+	// Certificates know boxes and peers, and are asked in turn.
+	Certificates []CertificateFunc
 	// Client talks to the provider; nil: http.DefaultClient.
 	Client *http.Client
 	// cheap has tests spend no time on hashes.
@@ -37,7 +35,7 @@ type Options struct {
 type Auth struct {
 	db       *db.DB
 	box      *seal.Box
-	certs    Certificates
+	certs    []CertificateFunc
 	client   *http.Client
 	hash     *hasher
 	crossing *http.CrossOriginProtection
@@ -73,14 +71,28 @@ func (a *Auth) Authenticate(ctx context.Context, r *http.Request) (*Principal, e
 	if c, err := r.Cookie(SessionCookie); err == nil {
 		return a.bySession(ctx, r, c.Value)
 	}
-	if a.certs != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		return a.certs.Holder(ctx, r.TLS.PeerCertificates)
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		return a.byCertificate(ctx, r.TLS.PeerCertificates)
 	}
 	return nil, denied("nobody is logged in", "log in, or send an API token")
 }
 
 func denied(words, remedy string) error {
 	return errs.New("auth.Authenticate", errs.Denied, "request", words).WithRemedy(remedy)
+}
+
+func (a *Auth) byCertificate(ctx context.Context, chain []*x509.Certificate) (*Principal, error) {
+	for _, f := range a.certs {
+		p, err := f(ctx, chain)
+		if errs.Is(err, errs.NotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return p, nil
+	}
+	return nil, denied("the certificate is of no authority that is known here", "enrol the box, or pair the sites, again")
 }
 
 func (a *Auth) byToken(ctx context.Context, secret string) (*Principal, error) {
