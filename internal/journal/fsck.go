@@ -343,6 +343,9 @@ func (k *checker) claim(ctx context.Context, t dr.TimelineID, e dr.Epoch, key st
 
 func (k *checker) meta(ctx context.Context, key, rest string) error {
 	dir, _, _ := strings.Cut(rest, "/")
+	if dir == "settings" {
+		return k.checkSettings(ctx, key)
+	}
 	id, err := dr.ParseUUID(dir)
 	if err != nil {
 		return k.unknown(key)

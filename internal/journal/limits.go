@@ -46,6 +46,9 @@ const (
 	// configuration in bytes; real ones are below 8 KiB.
 	maxDocument = 1 << 20
 
+	// MaxSettings bounds what a manager keeps in a container, bytes as given: a domain of
+	// 500 VMs with its plans takes some 40 KiB, compressed.
+	MaxSettings = 256 << 10
 	// MaxTrace bounds a boot trace in bytes: 32 Ki chunks take about 100 KiB.
 	MaxTrace = 256 << 10
 
