@@ -56,6 +56,7 @@ const (
 	PeerAway        Code = "peer-away"
 	CertificateEnds Code = "certificate-ends"
 	SplitBrain      Code = "split-brain"
+	SettingsStale   Code = "settings-unpublished"
 
 	RunStarted  Code = "run-started"
 	RunEnded    Code = "run-ended"
@@ -115,6 +116,7 @@ var protectionCodes = []Definition{
 	{ApplianceBack, Info, false, "appliance", "an appliance was started again", "nothing, unless it happens often: then see its log"},
 	{PeerAway, Warning, true, "site", "the manager of the peer site does not answer", "see the line and that manager; recovery from a disaster does not need it"},
 	{CertificateEnds, Warning, true, "certificate", "a certificate ends within a month", "renew it: certificates of appliances renew themselves while they report"},
+	{SettingsStale, Warning, true, "domain", "what is known of the domain could not be stored in its container: a fresh manager would find older plans there", "see the words; recovery of the disks is not affected"},
 	{SplitBrain, Error, true, "domain", "the old site is back with VMs that were recovered elsewhere", "run the plan again: it cleans the old site and leaves the recovered VMs alone"},
 }
 

@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 
 	"holdfast/internal/errs"
@@ -48,11 +49,16 @@ func (h hold) release(ctx context.Context, tx *db.Tx) error {
 	return err
 }
 
+// newGeneration is a number for a site's generation that no other transaction has:
+// larger ones are later, up to a millisecond. A view that was made in a transaction
+// which failed is then nobody's.
+func newGeneration(tx *db.Tx) int64 { return tx.Now()<<20 | rand.Int64N(1<<20) }
+
 // seen notes that the platform has answered, and what of it could not be read.
 func (h hold) seen(ctx context.Context, tx *db.Tx, words string, changed bool) error {
 	_, err := tx.Exec(ctx, `UPDATE inventory_sites SET seen_at = $2, away_since = 0, words = $3,
-		generation = CASE WHEN $4 = 0 AND generation > 0 THEN generation WHEN generation >= $2 THEN generation + 1 ELSE $2 END WHERE site = $1`,
-		string(h.site), tx.Now(), words, map[bool]int64{true: 1}[changed])
+		generation = CASE WHEN $4 = 0 AND generation > 0 THEN generation WHEN generation >= $5 THEN generation + 1 ELSE $5 END WHERE site = $1`,
+		string(h.site), tx.Now(), words, map[bool]int64{true: 1}[changed], newGeneration(tx))
 	return err
 }
 

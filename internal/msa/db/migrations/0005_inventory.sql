@@ -113,3 +113,14 @@ CREATE TABLE stats (
 	PRIMARY KEY (level, metric, object, at)
 );
 CREATE INDEX stats_by_time ON stats (level, at);
+
+-- What was stored in containers for a fresh manager: package scan says what the
+-- columns mean.
+
+CREATE TABLE published (
+	domain TEXT   NOT NULL PRIMARY KEY,
+	digest TEXT   NOT NULL,
+	at     BIGINT NOT NULL,
+	due_at BIGINT NOT NULL,
+	tries  BIGINT NOT NULL
+);
