@@ -103,7 +103,7 @@ func config(release string) huma.Config {
 				Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName),
 				SecuritySchemes: map[string]*huma.SecurityScheme{
 					"token":   {Type: "http", Scheme: "bearer", Description: "An API token, or the token of a session"},
-					"session": {Type: "apiKey", In: "cookie", Name: "holdfast_session", Description: "A session of the console; changes need its CSRF token besides"},
+					"session": {Type: "apiKey", In: "cookie", Name: auth.SessionCookie, Description: "A session of the console; changes need its CSRF token besides"},
 				},
 			},
 		},
