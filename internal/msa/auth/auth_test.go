@@ -470,7 +470,8 @@ func TestSessions(t *testing.T) {
 			"hash instead of secret":  {"GET", []string{cookie(hashOf(secret))}, false},
 			"long":                    {"GET", []string{cookie(strings.Repeat("A", 5000))}, false},
 			"bad bearer wins":         {"GET", []string{cookie(secret), "Authorization: Bearer hft_x"}, false},
-			"session as bearer":       {"GET", []string{"Authorization: Bearer " + secret}, false},
+			"session as bearer":       {"POST", []string{"Authorization: Bearer " + secret}, true},
+			"made up bearer":          {"GET", []string{"Authorization: Bearer hfc_x"}, false},
 			"nothing":                 {"GET", nil, false},
 		} {
 			if _, err := r.ask(c.method, c.headers...); (err == nil) != c.ok || err != nil && !errs.Is(err, errs.Denied) {
