@@ -79,7 +79,7 @@ func detail(ctx context.Context, v any) {
 	}
 }
 
-// bare is a context's remote address: what log-ins are counted by.
+// remoteOf is where who asks comes from: what log-ins are counted by.
 func remoteOf(ctx context.Context) string { return callOf(ctx).remote }
 
 // agentOf is how the client calls itself.
@@ -88,15 +88,15 @@ func agentOf(ctx context.Context) string { return callOf(ctx).context.Header("Us
 // item is an answer with one thing in it.
 type item[T any] struct{ Body T }
 
-// list is an answer with a whole list in it: of what is bounded.
-type list[T any] struct {
+// every is an answer with a whole list in it: of what is bounded.
+type every[T any] struct {
 	Body struct {
 		Items []T `json:"items"`
 	}
 }
 
-func listOf[T any](items []T) *list[T] {
-	out := &list[T]{}
+func everyOf[T any](items []T) *every[T] {
+	out := &every[T]{}
 	out.Body.Items = items
 	if items == nil {
 		out.Body.Items = []T{}

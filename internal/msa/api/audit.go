@@ -119,7 +119,7 @@ func credential(name site.Name) (string, error) {
 // begins with: seal.Box.Use(ctx, tx, CredentialPrefix+name, …).
 const CredentialPrefix = "credential/"
 
-func (s *server) listSecrets(ctx context.Context, _ *none) (*list[seal.Secret], error) {
+func (s *server) listSecrets(ctx context.Context, _ *none) (*every[seal.Secret], error) {
 	var found []seal.Secret
 	err := s.view(ctx, func(tx *db.Tx) error {
 		found = nil
@@ -141,7 +141,7 @@ func (s *server) listSecrets(ctx context.Context, _ *none) (*list[seal.Secret], 
 			}
 		}
 	})
-	return listOf(found), err
+	return everyOf(found), err
 }
 
 type putSecretIn struct {

@@ -59,11 +59,11 @@ func (s *server) registerPairing() {
 		Summary: "For paired managers: tell that one un-pairs"}, s.leavePair)
 }
 
-func (s *server) listPairs(ctx context.Context, _ *none) (*list[pair.Pair], error) {
-	var out *list[pair.Pair]
+func (s *server) listPairs(ctx context.Context, _ *none) (*every[pair.Pair], error) {
+	var out *every[pair.Pair]
 	return out, s.view(ctx, func(tx *db.Tx) error {
 		all, err := pair.List(ctx, tx)
-		out = listOf(all)
+		out = everyOf(all)
 		return err
 	})
 }
@@ -119,11 +119,16 @@ func (s *server) acceptPair(ctx context.Context, in *acceptPairIn) (*item[pair.P
 	if err != nil {
 		return nil, err
 	}
-	p, err := pair.Accept(ctx, s.DB, k, in.Body.Name, in.Body.Token, s.address(in.Body.Address))
+	// The other site has taken the token by then; what we trust is entered below.
+	a, err := pair.Accept(ctx, k, in.Body.Name, in.Body.Token, s.address(in.Body.Address))
 	if err != nil {
 		return nil, err
 	}
 	return change(ctx, s, "pair "+string(in.Body.Name), func(tx *db.Tx) (*item[pair.Pair], error) {
+		p, err := a.Trust(ctx, tx)
+		if err != nil {
+			return nil, err
+		}
 		return &item[pair.Pair]{p}, catalog.Note(ctx, tx, "pairing", string(in.Body.Name), "accept", by(ctx))
 	})
 }

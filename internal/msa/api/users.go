@@ -41,10 +41,10 @@ func (s *server) registerUsers() {
 		return o
 	}
 	add(s, own("list-tokens", http.MethodGet, "/tokens", "List one's own API tokens", "", 0), s.listTokens)
-	make := own("create-token", http.MethodPost, "/tokens", "Make an API token for oneself",
+	newToken := own("create-token", http.MethodPost, "/tokens", "Make an API token for oneself",
 		"Its secret is in the answer, and nowhere else. It may what its scope and its holder's roles both allow. Takes a person who has logged in.", http.StatusCreated)
-	make.Secret = true
-	add(s, make, s.createToken)
+	newToken.Secret = true
+	add(s, newToken, s.createToken)
 	add(s, own("revoke-token", http.MethodDelete, "/tokens/{id}", "Revoke one of one's own API tokens", "", http.StatusNoContent), s.revokeToken)
 	add(s, own("list-sessions", http.MethodGet, "/sessions", "List one's own sessions", "", 0), s.listSessions)
 	add(s, own("end-session", http.MethodDelete, "/sessions/{id}", "End one of one's own sessions", "", http.StatusNoContent), s.endSession)
@@ -56,7 +56,7 @@ type RoleBody struct {
 	May  []string  `json:"may"`
 }
 
-func (s *server) roles(context.Context, *none) (*list[RoleBody], error) {
+func (s *server) roles(context.Context, *none) (*every[RoleBody], error) {
 	var all []RoleBody
 	for _, r := range auth.Roles() {
 		b := RoleBody{r, []string{}}
@@ -67,7 +67,7 @@ func (s *server) roles(context.Context, *none) (*list[RoleBody], error) {
 		}
 		all = append(all, b)
 	}
-	return listOf(all), nil
+	return everyOf(all), nil
 }
 
 // UserIn names a user.
@@ -191,15 +191,15 @@ func (s *server) endUserSessions(ctx context.Context, in *UserIn) (*nothingOut, 
 	})
 }
 
-func (s *server) listUserTokens(ctx context.Context, in *UserIn) (*list[auth.Token], error) {
+func (s *server) listUserTokens(ctx context.Context, in *UserIn) (*every[auth.Token], error) {
 	return s.tokensOf(ctx, in.User)
 }
 
-func (s *server) tokensOf(ctx context.Context, user string) (*list[auth.Token], error) {
-	var out *list[auth.Token]
+func (s *server) tokensOf(ctx context.Context, user string) (*every[auth.Token], error) {
+	var out *every[auth.Token]
 	return out, s.view(ctx, func(tx *db.Tx) error {
 		all, err := auth.Tokens(ctx, tx, user)
-		out = listOf(all)
+		out = everyOf(all)
 		return err
 	})
 }
@@ -215,7 +215,7 @@ func (s *server) revokeUserToken(ctx context.Context, in *userTokenIn) (*nothing
 	})
 }
 
-func (s *server) listTokens(ctx context.Context, _ *none) (*list[auth.Token], error) {
+func (s *server) listTokens(ctx context.Context, _ *none) (*every[auth.Token], error) {
 	return s.tokensOf(ctx, own(ctx))
 }
 
@@ -257,12 +257,12 @@ func (s *server) revokeToken(ctx context.Context, in *IDIn) (*nothingOut, error)
 	})
 }
 
-func (s *server) listSessions(ctx context.Context, _ *none) (*list[auth.Session], error) {
-	var out *list[auth.Session]
+func (s *server) listSessions(ctx context.Context, _ *none) (*every[auth.Session], error) {
+	var out *every[auth.Session]
 	user := own(ctx)
 	return out, s.view(ctx, func(tx *db.Tx) error {
 		all, err := auth.Sessions(ctx, tx, user)
-		out = listOf(all)
+		out = everyOf(all)
 		return err
 	})
 }
@@ -287,7 +287,7 @@ type approvalsIn struct {
 	Limit   int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 }
 
-func (s *server) listApprovals(ctx context.Context, in *approvalsIn) (*list[auth.Approval], error) {
+func (s *server) listApprovals(ctx context.Context, in *approvalsIn) (*every[auth.Approval], error) {
 	var seenOnes []auth.Approval
 	err := s.view(ctx, func(tx *db.Tx) error {
 		all, err := auth.Approvals(ctx, tx, in.Subject, in.Limit)
@@ -298,7 +298,7 @@ func (s *server) listApprovals(ctx context.Context, in *approvalsIn) (*list[auth
 		}
 		return err
 	})
-	return listOf(seenOnes), err
+	return everyOf(seenOnes), err
 }
 
 type decideIn struct {
