@@ -10,6 +10,7 @@ import (
 
 	v1 "holdfast/api"
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
@@ -198,7 +199,7 @@ func TestFiles(t *testing.T) {
 		if one := string(r.send("GET", "/export?kind=site&name=a", nil).want(http.StatusOK).body); !strings.Contains(one, "name: a") || strings.Contains(one, "kind: domain") {
 			t.Errorf("exported %s", one)
 		}
-		if r.audit[len(r.audit)-1].Outcome != "refused" || !strings.Contains(r.audit[0].Detail, "create domain d") {
+		if r.audit[len(r.audit)-1].Outcome != audit.Failed || !strings.Contains(r.audit[0].Detail, "create domain d") {
 			t.Errorf("audit log %+v", r.audit)
 		}
 	})

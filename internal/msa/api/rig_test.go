@@ -15,6 +15,7 @@ import (
 
 	v1 "holdfast/api"
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
@@ -53,7 +54,7 @@ type rig struct {
 	who string // the token that is sent; empty: none
 
 	mu    sync.Mutex
-	audit []Entry
+	audit []audit.Entry
 	log   bytes.Buffer
 }
 
@@ -72,11 +73,11 @@ func newRig(t *testing.T, url string, tune ...func(*Options)) *rig {
 	t.Cleanup(func() { d.Close() })
 	r := &rig{t: t, db: d, who: "admin"}
 	o := Options{DB: d, Auth: everybody(), Catalog: &catalog.Catalog{}, Release: "test", Logger: slog.New(slog.NewTextHandler(r, nil)),
-		Audit: func(_ context.Context, _ *db.Tx, e Entry) error {
+		Audit: func(ctx context.Context, tx *db.Tx, e audit.Entry) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.audit = append(r.audit, e)
-			return nil
+			return audit.Append(ctx, tx, e)
 		}}
 	for _, f := range tune {
 		f(&o)

@@ -10,6 +10,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
@@ -22,20 +23,14 @@ type Authenticator interface {
 	Authenticate(ctx context.Context, r *http.Request) (*auth.Principal, error)
 }
 
-// Entry is a line of the audit log: who did what, to what, from where, and what
-// came of it.
-type Entry struct {
-	By, Operation, Object, Outcome, Remote, Detail string
-}
-
 // Options is what the API stands on. DB and Auth are needed.
 type Options struct {
 	DB      *db.DB
 	Auth    Authenticator
 	Catalog *catalog.Catalog // nil: one without inventories
 	// Audit appends to the audit log, in the transaction of what is done. Nil:
-	// nothing is logged, which only tests want.
-	Audit func(context.Context, *db.Tx, Entry) error
+	// audit.Append.
+	Audit func(context.Context, *db.Tx, audit.Entry) error
 	// Wake has whoever carries out tasks look at once: one was started. Nil: nobody
 	// is woken, they look by themselves.
 	Wake    func()
@@ -72,6 +67,9 @@ func build(o Options) (*server, error) {
 	}
 	if o.Catalog == nil {
 		o.Catalog = &catalog.Catalog{}
+	}
+	if o.Audit == nil {
+		o.Audit = audit.Append
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
