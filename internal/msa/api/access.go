@@ -6,7 +6,6 @@ import (
 	"net/http"
 
 	"holdfast/internal/errs"
-	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/pair"
@@ -48,11 +47,6 @@ func (s *server) box() (*seal.Box, error) {
 		return nil, missing("a key file for secrets")
 	}
 	return s.Access.Box, nil
-}
-
-// AuditLog is Options.Audit with package audit behind it.
-func AuditLog(ctx context.Context, tx *db.Tx, e Entry) error {
-	return audit.Append(ctx, tx, audit.Entry{By: e.By, Operation: e.Operation, Object: e.Object, Outcome: audit.Outcome(e.Outcome), Remote: e.Remote, Detail: e.Detail})
 }
 
 // person refuses who did not log in: what makes a new way in is not for a program's

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/db"
 )
@@ -100,16 +101,16 @@ func (s *server) login(ctx context.Context, in *loginIn) (*loginOut, error) {
 // noteLogin puts a log-in into the audit log. One that was locked out is not put
 // there: whoever knocks all day would fill it.
 func (s *server) noteLogin(ctx context.Context, user string, err error) {
-	outcome := "done"
+	outcome := audit.Done
 	switch {
 	case errs.Is(err, errs.Denied):
-		outcome = "refused"
+		outcome = audit.Refused
 	case err != nil:
 		return
 	}
 	c := callOf(ctx)
-	e := Entry{By: db.Text(user, 128), Operation: c.op.ID, Object: "user " + db.Text(user, 128), Outcome: outcome, Remote: c.remote}
-	if err := s.DB.Tx(ctx, func(tx *db.Tx) error { return s.audit(ctx, tx, e) }); err != nil {
+	e := audit.Entry{By: db.Text(user, 128), Operation: c.op.ID, Object: "user " + db.Text(user, 128), Outcome: outcome, Remote: c.remote}
+	if err := s.DB.Tx(ctx, func(tx *db.Tx) error { return s.Audit(ctx, tx, e) }); err != nil {
 		s.Logger.Warn("the audit log does not have a log-in", "request", c.id, "user", e.By, "err", err)
 	}
 	c.audited = true

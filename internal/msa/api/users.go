@@ -276,7 +276,7 @@ func (s *server) endSession(ctx context.Context, in *IDIn) (*nothingOut, error) 
 
 func (s *server) registerApprovals() {
 	const tag = "approvals"
-	add(s, operation{ID: "list-approvals", Method: http.MethodGet, Path: "/approvals", Tag: tag, May: auth.PlanRead, Scoped: true,
+	add(s, operation{ID: "list-approvals", Method: http.MethodGet, Path: "/approvals", Tag: tag, May: auth.RunRead, Scoped: true,
 		Summary: "List what a second person was asked for, the newest first"}, s.listApprovals)
 	add(s, operation{ID: "decide-approval", Method: http.MethodPost, Path: "/approvals/{id}/verdict", Tag: tag, May: auth.PlanApprove, Scoped: true, Change: true,
 		Summary: "Approve or refuse, as the second person", Detail: "Another user than the one who asks. An approval is good for an hour, once, for exactly what was asked."}, s.decide)
@@ -292,7 +292,7 @@ func (s *server) listApprovals(ctx context.Context, in *approvalsIn) (*every[aut
 	err := s.view(ctx, func(tx *db.Tx) error {
 		all, err := auth.Approvals(ctx, tx, in.Subject, in.Limit)
 		for _, a := range all {
-			if seen(ctx, auth.PlanRead, a.Folder) {
+			if seen(ctx, auth.RunRead, a.Folder) {
 				seenOnes = append(seenOnes, a)
 			}
 		}
