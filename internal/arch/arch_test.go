@@ -58,7 +58,7 @@ var thirdParty = map[string][]string{
 	"drva":       {"golang.org/x/sync", "golang.org/x/sys"},
 	"rocva":      {"golang.org/x/sync", "golang.org/x/sys"},
 	"recovery":   {"golang.org/x/sync"},
-	"msa": {"github.com/coreos/go-oidc", "github.com/danielgtaylor/huma", "github.com/jackc/pgx", "go.yaml.in/yaml", "github.com/prometheus/client_golang",
+	"msa": {"github.com/coreos/go-oidc", "github.com/danielgtaylor/huma", "github.com/jackc/pgx", "go.yaml.in/yaml", "github.com/prometheus/client_golang", "github.com/prometheus/common",
 		"golang.org/x/crypto", "golang.org/x/oauth2", "golang.org/x/sync", "modernc.org/sqlite"},
 	"demo": {"golang.org/x/sync", "golang.org/x/sys", "modernc.org/sqlite"},
 	"cli":  {"github.com/spf13", "github.com/vbauerster/mpb", "golang.org/x/sync", "golang.org/x/sys", "golang.org/x/term"},

@@ -1,15 +1,16 @@
 package stats
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
-	"net/http"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/expfmt"
 
+	"holdfast/internal/errs"
 	"holdfast/internal/msa/alarm"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/inventory"
@@ -39,15 +40,39 @@ var (
 	}()
 )
 
-// Handler serves /metrics: in the text form of Prometheus, from this replica's samples
-// and the database. Who may see it is decided before.
-func Handler(r *Recorder, d *db.DB, log *slog.Logger) http.Handler {
+// Exposition renders metrics for Prometheus: this replica's samples, what the database
+// counts, and how the process does. Make it with NewExposition; for concurrent use.
+type Exposition struct{ reg *prometheus.Registry }
+
+// NewExposition returns what renders a recorder's samples. A nil log is none.
+func NewExposition(r *Recorder, d *db.DB, log *slog.Logger) *Exposition {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(&collector{r, d, log}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 2 * scrapeFor})
+	return &Exposition{reg}
+}
+
+// ContentType is the media type of Text.
+const ContentType = "text/plain; version=0.0.4; charset=utf-8"
+
+// Text renders them in Prometheus's text form. Kind Internal: a metric that is not as
+// it was declared.
+func (e *Exposition) Text() ([]byte, error) {
+	const op = "stats.Text"
+	families, err := e.reg.Gather()
+	if err != nil {
+		return nil, errs.E(op, errs.Internal, "", err)
+	}
+	var b bytes.Buffer
+	enc := expfmt.NewEncoder(&b, expfmt.NewFormat(expfmt.TypeTextPlain))
+	for _, f := range families {
+		if err := enc.Encode(f); err != nil {
+			return nil, errs.E(op, errs.Internal, f.GetName(), err)
+		}
+	}
+	return b.Bytes(), nil
 }
 
 // Describe sends every description.

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -243,14 +241,13 @@ func TestPrometheus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := Handler(r, d, nil)
+	e := NewExposition(r, d, nil)
 	scrape := func() string {
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
-		if w.Code != http.StatusOK {
-			t.Fatalf("%d: %s", w.Code, w.Body)
+		b, err := e.Text()
+		if err != nil {
+			t.Fatal(err)
 		}
-		return w.Body.String()
+		return string(b)
 	}
 	text := scrape()
 	for _, want := range []string{
