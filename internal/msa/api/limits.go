@@ -6,6 +6,8 @@ const (
 	// maxBody bounds what is sent with a request, bytes, unless the operation says
 	// another: an object with a thousand VMs has some 200 kB.
 	maxBody = 4 << 20
+	// maxImport bounds documents that are imported, bytes: 250 of 256 KiB, as base64.
+	maxImport = 96 << 20
 	// maxHeader bounds the headers of a request, bytes.
 	maxHeader = 64 << 10
 	// maxAtOnce bounds the requests that are served at once; a request may hold a

@@ -14,6 +14,7 @@ import (
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
+	"holdfast/internal/msa/stats"
 )
 
 // Authenticator says who makes a request.
@@ -33,8 +34,10 @@ type Options struct {
 	Audit func(context.Context, *db.Tx, audit.Entry) error
 	// Wake has whoever carries out tasks look at once: one was started. Nil: nobody
 	// is woken, they look by themselves.
-	Wake    func()
-	Access  Access
+	Wake   func()
+	Access Access
+	// Stats takes samples, which /metrics shows. Nil: one that gets none.
+	Stats   *stats.Recorder
 	Release string       // of Holdfast, for people
 	Logger  *slog.Logger // nil: none
 }
@@ -50,6 +53,8 @@ type server struct {
 	ops   []Operation
 	gates *gates
 	hub   *hub
+
+	exposition *stats.Exposition
 }
 
 // New returns the API. Kind Invalid: the options.
@@ -71,10 +76,14 @@ func build(o Options) (*server, error) {
 	if o.Audit == nil {
 		o.Audit = audit.Append
 	}
+	if o.Stats == nil {
+		o.Stats = stats.NewRecorder(nil)
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &server{Options: o, mux: http.NewServeMux(), gates: newGates(), hub: newHub(o.DB)}
+	s.exposition = stats.NewExposition(o.Stats, o.DB, o.Logger)
 	s.api = humago.New(s.mux, config(o.Release))
 	for _, register := range []func(){
 		s.registerSystem,
@@ -90,6 +99,9 @@ func build(o Options) (*server, error) {
 		s.registerAudit,
 		s.registerSecrets,
 		s.registerTrust,
+		s.registerInventory,
+		s.registerAlarms,
+		s.registerStats,
 	} {
 		register()
 	}

@@ -132,17 +132,23 @@ func Find(ctx context.Context, tx *db.Tx, at site.Name, ref site.Ref) (site.VM, 
 	return found[0], nil
 }
 
+// Places returns a site's inventory without its VMs, in order. Kind NotFound: nobody
+// has looked at the site yet.
+func Places(ctx context.Context, tx *db.Tx, of site.Name) (*site.Inventory, error) {
+	var g int64
+	if _, err := tx.Row(ctx, `SELECT generation FROM inventory_sites WHERE site = $1`, []any{db.Text(string(of), site.MaxRef)}, &g); err != nil {
+		return nil, err
+	}
+	if g == 0 {
+		return nil, errs.New("inventory.Places", errs.NotFound, string(of), "nothing is known of this site's platform").WithRemedy("see whether the site is configured, and its endpoints can be reached")
+	}
+	return loadPlaces(ctx, tx, of)
+}
+
 // Load returns all of a site's inventory, in order. A site that nobody has looked at
 // has an empty one.
 func Load(ctx context.Context, tx *db.Tx, of site.Name) (*site.Inventory, error) {
-	inv := &site.Inventory{Site: of}
-	err := tx.Rows(ctx, `SELECT kind, doc FROM inventory_places WHERE site = $1 ORDER BY kind, ref`, []any{string(of)}, func(scan func(...any) error) error {
-		var kind, doc string
-		if err := scan(&kind, &doc); err != nil {
-			return err
-		}
-		return addPlace(inv, kind, doc)
-	})
+	inv, err := loadPlaces(ctx, tx, of)
 	if err != nil {
 		return nil, err
 	}
@@ -150,6 +156,19 @@ func Load(ctx context.Context, tx *db.Tx, of site.Name) (*site.Inventory, error)
 		vm, err := scanVM(scan)
 		inv.VMs = append(inv.VMs, vm)
 		return err
+	})
+	order(inv)
+	return inv, err
+}
+
+func loadPlaces(ctx context.Context, tx *db.Tx, of site.Name) (*site.Inventory, error) {
+	inv := &site.Inventory{Site: of}
+	err := tx.Rows(ctx, `SELECT kind, doc FROM inventory_places WHERE site = $1 ORDER BY kind, ref`, []any{string(of)}, func(scan func(...any) error) error {
+		var kind, doc string
+		if err := scan(&kind, &doc); err != nil {
+			return err
+		}
+		return addPlace(inv, kind, doc)
 	})
 	order(inv)
 	return inv, err
