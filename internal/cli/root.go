@@ -123,7 +123,7 @@ The history:        retention, gc, pin, tag, timeline`,
 		newPauseCommand(), newResumeCommand(), newSyncCommand(), newProtectCommand(), newUnprotectCommand(), newResizeCommand(), newWatchdogCommand(), newBandwidthCommand(), newCheckpointCommand(),
 		newCheckpointsCommand(), newInspectCommand(), newFsckCommand(), newRestoreCommand(), newMountCommand(), newRocVACommand(), newRecoverCommand(),
 		newRetentionCommand(), newGCCommand(), newPinCommand(), newTagCommand(), newTimelineCommand(),
-		newDemoCommand(),
+		newMSACommand(), newDemoCommand(),
 	)
 	return root
 }
