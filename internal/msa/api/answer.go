@@ -70,8 +70,12 @@ func (c *call) name() string {
 }
 
 // auditFailure notes what was asked for and not done. That it cannot be noted does
-// not change the answer.
+// not change the answer. What nobody known asked for is not put there: whoever
+// knocks all day would fill it. Log-ins note themselves.
 func (s *server) auditFailure(ctx context.Context, c *call, status int) {
+	if c.who == nil {
+		return
+	}
 	outcome := audit.Failed
 	if status == http.StatusForbidden {
 		outcome = audit.Refused

@@ -34,6 +34,7 @@ type Options struct {
 	// Wake has whoever carries out tasks look at once: one was started. Nil: nobody
 	// is woken, they look by themselves.
 	Wake    func()
+	Access  Access
 	Release string       // of Holdfast, for people
 	Logger  *slog.Logger // nil: none
 }
@@ -82,6 +83,13 @@ func build(o Options) (*server, error) {
 		s.registerApply,
 		s.registerTasks,
 		s.registerEvents,
+		s.registerLogin,
+		s.registerUsers,
+		s.registerApprovals,
+		s.registerProvider,
+		s.registerAudit,
+		s.registerSecrets,
+		s.registerTrust,
 	} {
 		register()
 	}
@@ -103,7 +111,7 @@ func config(release string) huma.Config {
 				Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName),
 				SecuritySchemes: map[string]*huma.SecurityScheme{
 					"token":   {Type: "http", Scheme: "bearer", Description: "An API token, or the token of a session"},
-					"session": {Type: "apiKey", In: "cookie", Name: auth.SessionCookie, Description: "A session of the console; changes need its CSRF token besides"},
+					"session": {Type: "apiKey", In: "cookie", Name: auth.SessionCookie, Description: "A session of the console; changes need its CSRF token in " + auth.CSRFHeader + " besides"},
 				},
 			},
 		},

@@ -55,8 +55,8 @@ func New(o Options) *Auth {
 	return a
 }
 
-// Authenticate finds out who a request is from: by its bearer token, else by its
-// session, else by the certificate of its connection. One that is there and not good
+// Authenticate finds out who a request is from: by its bearer token (an API token, or
+// a session's secret, which programs send that way), else by its session's cookie, else by the certificate of its connection. One that is there and not good
 // is refused, whatever else is there. A session's request that changes something
 // must carry the CSRF token and come from our own pages. Kinds: Denied, and those of
 // db.Tx.
@@ -66,10 +66,14 @@ func (a *Auth) Authenticate(ctx context.Context, r *http.Request) (*Principal, e
 		if len(h) > 1 || !strings.EqualFold(scheme, "Bearer") {
 			return nil, denied("only one bearer token is a way in", "send Authorization: Bearer TOKEN")
 		}
-		return a.byToken(ctx, strings.TrimSpace(secret))
+		if secret = strings.TrimSpace(secret); strings.HasPrefix(secret, sessionPrefix) {
+			// No browser sends this header by itself: there is nothing to cross.
+			return a.bySession(ctx, secret, nil)
+		}
+		return a.byToken(ctx, secret)
 	}
 	if c, err := r.Cookie(SessionCookie); err == nil {
-		return a.bySession(ctx, r, c.Value)
+		return a.bySession(ctx, c.Value, r)
 	}
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		return a.byCertificate(ctx, r.TLS.PeerCertificates)
@@ -134,7 +138,9 @@ func (a *Auth) byToken(ctx context.Context, secret string) (*Principal, error) {
 	return p, err
 }
 
-func (a *Auth) bySession(ctx context.Context, r *http.Request, secret string) (*Principal, error) {
+// bySession finds a session; r is the request its cookie came with, nil for a session
+// that came as a bearer token.
+func (a *Auth) bySession(ctx context.Context, secret string, r *http.Request) (*Principal, error) {
 	bad := denied("the session is over", "log in again")
 	if len(secret) > maxSecret {
 		return nil, bad
@@ -161,8 +167,10 @@ func (a *Auth) bySession(ctx context.Context, r *http.Request, secret string) (*
 	if !found {
 		return nil, bad
 	}
-	if err := a.checkCrossing(r, p.CSRF); err != nil {
-		return nil, err
+	if r != nil {
+		if err := a.checkCrossing(r, p.CSRF); err != nil {
+			return nil, err
+		}
 	}
 	if stale {
 		err = a.db.Tx(ctx, func(tx *db.Tx) error {

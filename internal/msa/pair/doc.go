@@ -4,7 +4,7 @@
 //
 //	A's admin   Invite: a token, good once            hfp1.base64url({manager, fingerprint, secret, site})
 //	B's admin   Accept: B dials A, which the fingerprint in the token proves, and sends
-//	            the secret and its own authority's certificate; B trusts A from here
+//	            the secret and its own authority's certificate; B trusts A from here (Trust)
 //	A           Present: the pair is "presented", and A does not trust it yet
 //	A's admin   compares the fingerprint that B shows, and calls Confirm: "trusted"
 //

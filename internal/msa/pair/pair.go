@@ -232,7 +232,7 @@ func insert(ctx context.Context, tx *db.Tx, name site.Name) error {
 		return errs.New(op, errs.Invalid, "pair "+db.Text(string(name), site.MaxName), "not a name").WithRemedy("use a-z, 0-9, '-', '.' and '_'")
 	}
 	var n int
-	if _, err := tx.Row(ctx, `SELECT count(*) FROM peers`, nil, &n); err != nil {
+	if _, err := tx.Row(ctx, `SELECT count(*) FROM peers WHERE name <> $1`, []any{name}, &n); err != nil {
 		return err
 	}
 	if n >= maxPairs {
@@ -367,49 +367,61 @@ func trust(ctx context.Context, tx *db.Tx, name, peer site.Name, address string,
 	return err
 }
 
-// Accept uses another site's token: our manager presents itself there, and trusts what
-// the token's fingerprint proves. address is where that one calls ours back; "":
-// nowhere. The call is made outside of any transaction. Kinds: Invalid and Denied (the
-// token), Unavailable, Conflict.
-func Accept(ctx context.Context, d *db.DB, k *pki.PKI, name site.Name, token, address string) (p Pair, err error) {
+// Accepted is a site whose token was used, and who is to be trusted for it.
+type Accepted struct {
+	k       *pki.PKI
+	name    site.Name
+	site    site.Name
+	address string
+	root    *x509.Certificate
+}
+
+// Accept uses another site's token: our manager presents itself there. What comes of it
+// is trusted with Trust. address is where that one calls ours back; "": nowhere. It
+// makes a call, and is not for a transaction. Kinds: Invalid and Denied (the token),
+// Unavailable.
+func Accept(ctx context.Context, k *pki.PKI, name site.Name, token, address string) (*Accepted, error) {
 	const op = "pair.Accept"
 	t, err := parseTicket(token)
 	if err != nil {
-		return Pair{}, err
+		return nil, err
 	}
-	if address != "" && !validAddress(address) {
-		return Pair{}, errs.New(op, errs.Invalid, "pair "+string(name), "our own address is none").WithRemedy("write it as https://msa-b:8443")
-	}
-	if err := d.Tx(ctx, func(tx *db.Tx) error { return insert(ctx, tx, name) }); err != nil {
-		return Pair{}, err
+	if !name.Valid() || address != "" && !validAddress(address) {
+		return nil, errs.New(op, errs.Invalid, "pair "+db.Text(string(name), site.MaxName), "the name, or our own address, is none").WithRemedy("write the address as https://msa-b:8443")
 	}
 	cfg, err := k.Client(t.Fingerprint)
 	if err != nil {
-		return Pair{}, err
+		return nil, err
 	}
 	c := call.New(t.Manager, cfg)
 	defer c.Close()
 	var r Presented
 	if err := c.Post(ctx, PresentPath, Presentation{t.Secret, site.Name(k.Site()), address, control.EncodePEM(k.Root().Raw)}, &r); err != nil {
-		return Pair{}, err
+		return nil, err
 	}
 	root, err := parseRoot(r.Authority)
 	if err != nil {
-		return Pair{}, errs.E(op, errs.Denied, "pair "+string(name), err)
+		return nil, errs.E(op, errs.Denied, "pair "+string(name), err)
 	}
 	if control.Fingerprint(root) != t.Fingerprint || r.Site != t.Site {
-		return Pair{}, errs.New(op, errs.Denied, "pair "+string(name), "the other manager is not the one that made the token").WithRemedy("have another token made")
+		return nil, errs.New(op, errs.Denied, "pair "+string(name), "the other manager is not the one that made the token").WithRemedy("have another token made")
 	}
-	return p, d.Tx(ctx, func(tx *db.Tx) error {
-		if err := notUs(ctx, tx, op, k, name, t.Site, root); err != nil {
-			return err
-		}
-		if err := trust(ctx, tx, name, t.Site, t.Manager, root); err != nil {
-			return err
-		}
-		p, err = Get(ctx, tx, name)
-		return err
-	})
+	return &Accepted{k, name, t.Site, t.Manager, root}, nil
+}
+
+// Trust enters that the site is trusted, which the token's fingerprint has proved.
+// Kinds: Conflict (another pair's site, or our own), Full.
+func (a *Accepted) Trust(ctx context.Context, tx *db.Tx) (Pair, error) {
+	if err := insert(ctx, tx, a.name); err != nil {
+		return Pair{}, err
+	}
+	if err := notUs(ctx, tx, "pair.Accept", a.k, a.name, a.site, a.root); err != nil {
+		return Pair{}, err
+	}
+	if err := trust(ctx, tx, a.name, a.site, a.address, a.root); err != nil {
+		return Pair{}, err
+	}
+	return Get(ctx, tx, a.name)
 }
 
 // Remove un-pairs: the other manager is nobody from the next request on, and its token

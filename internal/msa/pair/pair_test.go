@@ -130,8 +130,12 @@ func (m *manager) get(name site.Name) (p Pair) {
 	return p
 }
 
-func (m *manager) accept(name site.Name, token string) (Pair, error) {
-	return Accept(m.ctx, m.db, m.pki, name, token, m.URL)
+func (m *manager) accept(name site.Name, token string) (p Pair, err error) {
+	a, err := Accept(m.ctx, m.pki, name, token, m.URL)
+	if err != nil {
+		return Pair{}, err
+	}
+	return p, m.tx(func(tx *db.Tx) error { p, err = a.Trust(m.ctx, tx); return err })
 }
 
 func (m *manager) confirm(name site.Name, fingerprint string) error {
