@@ -69,6 +69,7 @@ type Replica struct {
 	opts    Options
 	ln      net.Listener
 	handler http.Handler
+	pairs   *pair.Monitor
 	token   string
 }
 
@@ -120,11 +121,6 @@ func (r *Replica) open(ctx context.Context) (err error) {
 	if r.Worker, err = runs.NewWorker(r.DB, runs.Options{Kinds: o.Kinds, Logger: o.Logger}); err != nil {
 		return err
 	}
-	if r.handler, err = api.New(api.Options{
-		DB: r.DB, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Release: o.Release, Logger: o.Logger,
-	}); err != nil {
-		return err
-	}
 	if err := r.DB.Tx(ctx, func(tx *db.Tx) (err error) {
 		r.token, err = auth.NeedsSetup(ctx, tx)
 		return err
@@ -134,7 +130,12 @@ func (r *Replica) open(ctx context.Context) (err error) {
 	if r.ln, err = net.Listen("tcp", o.Listen); err != nil {
 		return errs.E("replica.Open", errs.Unavailable, o.Listen, err).WithRemedy("choose another address by --listen, or end what listens there")
 	}
-	return nil
+	r.pairs = &pair.Monitor{DB: r.DB, PKI: r.PKI, Release: o.Release, Logger: o.Logger}
+	r.handler, err = api.New(api.Options{
+		DB: r.DB, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Release: o.Release, Logger: o.Logger,
+		Access: api.Access{Accounts: r.Auth, Box: r.Box, PKI: r.PKI, Pairs: r.pairs, Address: r.Address()},
+	})
+	return err
 }
 
 // openKey opens the key that seals secrets. It is made only together with the
@@ -213,7 +214,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	defer r.Close()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	parts := []Part{{"api", r.serve}, {"worker", r.Worker.Run}, {"prune", r.prune}, {"pairs", (&pair.Monitor{DB: r.DB, PKI: r.PKI, Release: r.opts.Release, Logger: r.Log}).Run}}
+	parts := []Part{{"api", r.serve}, {"worker", r.Worker.Run}, {"prune", r.prune}, {"pairs", r.pairs.Run}}
 	if r.opts.Parts != nil {
 		parts = append(parts, r.opts.Parts(r)...)
 	}
