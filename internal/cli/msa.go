@@ -8,6 +8,7 @@ import (
 
 	"holdfast/internal/control"
 	"holdfast/internal/durable"
+	"holdfast/internal/msa/inventory"
 	"holdfast/internal/msa/replica"
 	"holdfast/internal/msa/site"
 )
@@ -56,6 +57,7 @@ database, and take over from one that is dead. Each needs a copy of seal.key.`,
 				}
 			}
 			o.Site, o.Release, o.Logger = site.Name(name), Version, log
+			o.Platform = func(s *site.Site) (inventory.Provider, error) { return openInventory(s, log) }
 			return runMSA(cmd, o)
 		},
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"holdfast/internal/msa/alarm"
 	"holdfast/internal/msa/api"
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
@@ -22,6 +23,7 @@ var pruners = []struct {
 	{"changes", catalog.PruneFeed},
 	{"drafts", catalog.PruneDrafts},
 	{"answers", api.PruneAnswers},
+	{"events", alarm.Prune},
 	{"sessions", func(ctx context.Context, tx *db.Tx) (int64, error) { return 0, auth.Prune(ctx, tx) }},
 }
 

@@ -20,11 +20,14 @@ import (
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/enrol"
+	"holdfast/internal/msa/inventory"
 	"holdfast/internal/msa/pair"
 	"holdfast/internal/msa/pki"
 	"holdfast/internal/msa/runs"
+	"holdfast/internal/msa/scan"
 	"holdfast/internal/msa/seal"
 	"holdfast/internal/msa/site"
+	"holdfast/internal/msa/stats"
 )
 
 // Options configure a replica. Data and Site are needed.
@@ -44,6 +47,11 @@ type Options struct {
 	Logger     *slog.Logger // nil: none
 	// Kinds are the steps of runs it can do, besides the API's own.
 	Kinds runs.Kinds
+	// Platform opens a site's platform, to look at what it has. Nil: nobody looks.
+	Platform func(*site.Site) (inventory.Provider, error)
+	// Containers returns what stores what is known of domains in their containers. Nil:
+	// nobody does.
+	Containers func(*Replica) scan.Containers
 	// Parts returns what runs beside the API, until the context ends: watchers,
 	// tickers. Nil: nothing.
 	Parts func(*Replica) []Part
@@ -65,6 +73,9 @@ type Replica struct {
 	Catalog *catalog.Catalog
 	Worker  *runs.Worker
 	Log     *slog.Logger
+	Stats   *stats.Recorder     // takes samples of what reports to this replica
+	Store   *inventory.Store    // what sites have
+	Site    *inventory.Overseer // of the manager's own site; nil: nobody looks at it
 
 	opts    Options
 	ln      net.Listener
@@ -87,7 +98,8 @@ func Open(ctx context.Context, o Options) (*Replica, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Replica{opts: o, Log: o.Logger, Catalog: &catalog.Catalog{}}
+	r := &Replica{opts: o, Log: o.Logger, Catalog: &catalog.Catalog{}, Stats: stats.NewRecorder(nil), Store: &inventory.Store{}}
+	r.Catalog.Views = r.Store.Views
 	if err := r.open(ctx); err != nil {
 		r.Close()
 		return nil, err
@@ -132,7 +144,7 @@ func (r *Replica) open(ctx context.Context) (err error) {
 	}
 	r.pairs = &pair.Monitor{DB: r.DB, PKI: r.PKI, Release: o.Release, Logger: o.Logger}
 	r.handler, err = api.New(api.Options{
-		DB: r.DB, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Release: o.Release, Logger: o.Logger,
+		DB: r.DB, Stats: r.Stats, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Release: o.Release, Logger: o.Logger,
 		Access: api.Access{Accounts: r.Auth, Box: r.Box, PKI: r.PKI, Pairs: r.pairs, Address: r.Address()},
 	})
 	return err
@@ -215,6 +227,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	parts := []Part{{"api", r.serve}, {"worker", r.Worker.Run}, {"prune", r.prune}, {"pairs", r.pairs.Run}}
+	parts = append(parts, r.watchers()...)
 	if r.opts.Parts != nil {
 		parts = append(parts, r.opts.Parts(r)...)
 	}
