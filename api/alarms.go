@@ -157,3 +157,15 @@ func (c *Client) StatObjects(ctx context.Context, metric, after string, limit in
 	err = c.Call(ctx, http.MethodGet, "/stats/metrics/"+url.PathEscape(metric)+"/objects", q, nil, &page)
 	return page.Items, err
 }
+
+// PrometheusMetrics returns the newest values in Prometheus's text form.
+func (c *Client) PrometheusMetrics(ctx context.Context) (text []byte, err error) {
+	err = c.Call(ctx, http.MethodGet, "/metrics", nil, nil, &text)
+	return text, err
+}
+
+// SupportBundle returns a gzipped tar archive of what somebody who helps has to know.
+func (c *Client) SupportBundle(ctx context.Context) (archive []byte, err error) {
+	err = c.Call(ctx, http.MethodGet, "/support-bundle", nil, nil, &archive)
+	return archive, err
+}

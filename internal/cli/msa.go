@@ -18,7 +18,7 @@ const dataDefault = "/var/lib/holdfast/msa"
 
 func newMSACommand() *cobra.Command {
 	var o replica.Options
-	var name, passphrase, dbFile string
+	var name, passphrase, dbFile, containerKey string
 	cmd := &cobra.Command{
 		Use:   "msa",
 		Short: "Run a site's manager",
@@ -57,6 +57,9 @@ database, and take over from one that is dead. Each needs a copy of seal.key.`,
 				}
 			}
 			o.Site, o.Release, o.Logger = site.Name(name), Version, log
+			if containerKey != "" {
+				o.Containers = containersOf(containerKey)
+			}
 			o.Platform = func(s *site.Site) (inventory.Provider, error) { return openInventory(s, log) }
 			return runMSA(cmd, o)
 		},
@@ -69,6 +72,7 @@ database, and take over from one that is dead. Each needs a copy of seal.key.`,
 	f.StringVar(&name, "site", "", "name of the manager's own site")
 	f.StringSliceVar(&o.Names, "name", nil, "host name or address by which the manager is reached (repeatable; default: the host's name)")
 	f.StringVar(&o.Authority, "ca", "", "directory of an authority made by holdfast cert init, to become the site's")
+	f.StringVar(&containerKey, "container-key", "", "file with a key that opens the domains' containers, in which the manager then keeps what a fresh one needs (default: it does not)")
 	f.StringVar(&passphrase, "passphrase", "", "file of mode 0600 with the passphrase of seal.key")
 	return cmd
 }

@@ -6,13 +6,19 @@ import (
 	"log/slog"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
 	"holdfast/internal/hypervisor/libvirt"
 	"holdfast/internal/hypervisor/qemu"
+	"holdfast/internal/journal"
+	"holdfast/internal/msa/catalog"
+	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/inventory"
 	"holdfast/internal/msa/inventory/fake"
+	"holdfast/internal/msa/replica"
+	"holdfast/internal/msa/scan"
 	"holdfast/internal/msa/site"
 )
 
@@ -80,4 +86,22 @@ func qemuInventory(s *site.Site, sockets []*url.URL, log *slog.Logger) (inventor
 	}
 	endpoint := inventory.Endpoint{Name: "this host", Open: func(ctx context.Context) (hypervisor.Platform, error) { return qemu.NewPlatform(ctx, o) }}
 	return inventory.NewPlatform(string(s.Platform), s.Name, []inventory.Endpoint{endpoint}, log), nil
+}
+
+// containersOf opens the containers of domains with one key: that of a domain is at its
+// store's address, under the domain's name.
+func containersOf(key string) func(*replica.Replica) scan.Containers {
+	id := &identityFlags{key: key}
+	return func(r *replica.Replica) scan.Containers {
+		return scan.Journals{Open: func(ctx context.Context, d *site.ProtectedDomain, name site.Name) (*journal.Container, error) {
+			var s *site.Store
+			if err := r.DB.View(ctx, func(tx *db.Tx) (err error) {
+				s, err = catalog.Find[*site.Store](ctx, tx, name)
+				return err
+			}); err != nil {
+				return nil, err
+			}
+			return openContainer(ctx, strings.TrimSuffix(s.URL, "/")+"/"+string(d.Name), id)
+		}}
+	}
 }

@@ -18,15 +18,20 @@ import (
 
 // managerRig is a manager in this process and somebody who is logged in at it.
 type managerRig struct {
-	t   *testing.T
-	dir string
+	t       *testing.T
+	dir     string
+	replica *replica.Replica
 }
 
-func newManagerRig(t *testing.T) *managerRig {
+func newManagerRig(t *testing.T, tune ...func(*replica.Options)) *managerRig {
 	t.Helper()
 	dir := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, "config"))
-	r, err := replica.Open(t.Context(), replica.Options{Data: filepath.Join(dir, "msa"), Listen: "127.0.0.1:0", Site: "site-a", Release: Version})
+	o := replica.Options{Data: filepath.Join(dir, "msa"), Listen: "127.0.0.1:0", Site: "site-a", Release: Version}
+	for _, f := range tune {
+		f(&o)
+	}
+	r, err := replica.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +58,7 @@ func newManagerRig(t *testing.T) *managerRig {
 			t.Error(err)
 		}
 	})
-	m := &managerRig{t, dir}
+	m := &managerRig{t, dir, r}
 	m.file("token", token+"\n")
 	m.want(exitDenied, "get", "sites")
 	m.want(exitOK, "login", r.Address(), "--fingerprint", r.Fingerprint(), "--token-file", m.path("token"))

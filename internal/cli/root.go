@@ -131,6 +131,7 @@ not answer, 6 damage, 7 denied, 8 no room, 130 interrupted.`,
 		newMSACommand(), newLoginCommand(), newLogoutCommand(), newLoginsCommand(),
 		newGetCommand(), newDescribeCommand(), newDeleteCommand(), newApplyCommand(), newDiffCommand(), newExportCommand(), newDraftCommand(),
 		newTaskCommand(), newWatchCommand(),
+		newInventoryCommand(), newScanCommand(), newAlarmCommand(), newOutletCommand(), newStatsCommand(), newSupportBundleCommand(),
 		newDemoCommand(),
 	)
 	return root

@@ -1,0 +1,136 @@
+package cli
+
+import (
+	"encoding/json"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/api"
+	"holdfast/internal/errs"
+	"holdfast/internal/msa/inventory"
+	"holdfast/internal/msa/replica"
+	"holdfast/internal/msa/scan"
+	"holdfast/internal/msa/site"
+)
+
+// withFake has a manager look at its site's platform.
+func withFake(o *replica.Options) {
+	o.Platform = func(s *site.Site) (inventory.Provider, error) { return openInventory(s, slog.New(slog.DiscardHandler)) }
+}
+
+// until runs a command until it says something.
+func (m *managerRig) until(want string, args ...string) string {
+	m.t.Helper()
+	for end := time.Now().Add(2 * time.Minute); ; <-time.After(20 * time.Millisecond) {
+		out, _ := m.want(exitOK, args...)
+		if strings.Contains(out, want) {
+			return out
+		}
+		if time.Now().After(end) {
+			m.t.Fatalf("holdfast %s does not say %q: %s", strings.Join(args, " "), want, out)
+		}
+	}
+}
+
+// TestWatchingCommands: inventories, alarms, outlets and statistics by the commands for
+// them, against a manager that looks at a platform.
+func TestWatchingCommands(t *testing.T) {
+	m := newManagerRig(t, withFake)
+	m.want(exitOK, "apply", "-f", m.file("site.yaml", "apiVersion: holdfast/v1\nkind: site\nname: site-a\nplatform: fake\nendpoints: ['fake:///12']\n"))
+	m.until("site-a  12   12       0             20", "inventory", "sites")
+	for args, want := range map[string]string{
+		"inventory vms site-a --folder erp --limit 2":  "vm-00003",
+		"inventory vms site-a --name 00007 -o json":    `"ref": "vm-00007"`,
+		"inventory vms site-a --running no":            "NAME",
+		"inventory vm site-a vm-00001":                 "card 0",
+		"inventory show site-a":                        "datastore  flash",
+		"inventory placeholders --site site-a -o json": "[]",
+		"inventory repair site-a":                      "0 placeholders",
+		"alarm list --exit-code":                       "SEVERITY",
+		"alarm codes":                                  "rpo-missed",
+		"alarm events -o yaml":                         "",
+		"stats metrics":                                "put_ms",
+		"stats objects rpo_ms":                         "",
+		"stats prometheus":                             `holdfast_vms{site="site-a",state="running"} 12`,
+		"outlet list":                                  "NAME",
+		"outlet put hook --sort webhook --address http://127.0.0.1:1/hook --severity error --code store-away": "",
+		"outlet put hook --off": "",
+	} {
+		if out, _ := m.want(exitOK, strings.Fields(args)...); !strings.Contains(out, want) {
+			t.Errorf("holdfast %s: %q lacks %q", args, out, want)
+		}
+	}
+	if out, _ := m.want(exitOK, "stats", "show", "rpo_ms", "domain erp", "--last", "24h"); !strings.Contains(out, "MEAN") {
+		t.Errorf("stats show says %q", out)
+	}
+	out, _ := m.want(exitOK, "outlet", "show", "hook", "-o", "json")
+	var o []api.OutletState
+	if err := json.Unmarshal([]byte(out), &o); err != nil || !o[0].Off || o[0].Least != "error" || o[0].Version != 2 || len(o[0].Codes) != 1 {
+		t.Errorf("the outlet: %s, %v", out, err)
+	}
+	m.want(exitOK, "outlet", "test", "hook")
+	m.want(exitOK, "outlet", "delete", "hook")
+	m.want(exitNotFound, "outlet", "show", "hook")
+	m.want(exitNotFound, "alarm", "ack", "store-away", "west")
+	m.want(exitNotFound, "inventory", "show", "nowhere")
+	m.want(exitOK, "support-bundle", m.path("bundle.tar.gz"))
+	if fi, err := os.Stat(m.path("bundle.tar.gz")); err != nil || fi.Mode().Perm()&0o077 != 0 || fi.Size() == 0 {
+		t.Errorf("the bundle: %v, %v", fi, err)
+	}
+}
+
+// TestScanCommand: what one manager kept in a container, another one imports; nothing
+// of the first is needed.
+func TestScanCommand(t *testing.T) {
+	m := newManagerRig(t, withFake)
+	store, key := "file://"+m.path("store"), m.path("recovery.key")
+	recipient := must(t, "key", "new", key)
+	for _, name := range []string{"erp", "empty"} {
+		must(t, "domain", "create", store+"/"+name, "--quick", "--name", name, "--recipient", recipient)
+	}
+	files := strings.Replace(siteFiles, "file:///srv/west", store, 1) + "---\n" + strings.Replace(erpFile, "[db, web]", "[vm-00001]", 1)
+	m.want(exitOK, "apply", "-f", m.file("all.yaml", strings.Replace(files, "platform: fake", "platform: fake\nendpoints: ['fake:///5']", 1)))
+	m.until("site-a  5", "inventory", "sites")
+	p := &scan.Publisher{DB: m.replica.DB, Store: m.replica.Store, To: containersOf(key)(m.replica), Site: "site-a", Release: Version}
+	if err := p.Once(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fresh := newManagerRig(t)
+	_, said := fresh.want(exitNotFound, "scan", store+"/empty", "--key", key)
+	if !strings.Contains(said, "no manager has stored") {
+		t.Errorf("an empty container: %s", said)
+	}
+	if out, _ := fresh.want(exitOK, "scan", store+"/erp", "--key", key); !strings.Contains(out, "erp     site-a") {
+		t.Errorf("scan says %s", out)
+	}
+	out, _ := fresh.want(exitOK, "scan", store+"/erp", "--key", key, "--import")
+	if !strings.Contains(out, "yes       domain erp") {
+		t.Errorf("import says %s", out)
+	}
+	fresh.want(exitOK, "get", "domain", "erp")
+	if out, _ := fresh.want(exitOK, "inventory", "vm", "site-a", "vm-00001"); !strings.Contains(out, "10.1.") {
+		t.Errorf("the VM: %s", out)
+	}
+}
+
+// TestEndpoints: what a site's endpoints may be, by platform.
+func TestEndpoints(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	for text, ok := range map[string]bool{
+		"libvirt": true, "libvirt unix:///run/x": true, "libvirt qemu+tls://h/system": false, "libvirt unix://h/x": false,
+		"qemu": false, "qemu unix:///nowhere/x.qmp?agent=/nowhere/x.ga": true, "fake": true, "fake fake:///3": true, "fake fake:///x": false,
+		"vsphere https://h": false, "azure https://h": false,
+	} {
+		words := strings.Fields(text)
+		p, err := openInventory(&site.Site{Meta: site.Meta{Name: "a"}, Platform: site.Platform(words[0]), Endpoints: words[1:]}, log)
+		if (err == nil) != ok || err != nil && (!errs.Is(err, errs.Invalid) || errs.RemedyOf(err) == "") {
+			t.Errorf("%s: %v", text, err)
+		}
+		if p != nil {
+			p.Close()
+		}
+	}
+}
