@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"iter"
 	"net/http"
@@ -298,4 +299,30 @@ func (c *Client) CommitDraft(ctx context.Context, id string) (out Committed, err
 // DiscardDraft ends a draft.
 func (c *Client) DiscardDraft(ctx context.Context, id string) error {
 	return c.Call(ctx, http.MethodDelete, "/drafts/"+url.PathEscape(id), nil, nil, nil)
+}
+
+// ListObjects returns every object of a kind that is known at run time, in a folder;
+// "" is everywhere.
+func (c *Client) ListObjects(ctx context.Context, k Kind, folder Ref) ([]Object, error) {
+	p, err := pathOfKind(k)
+	if err != nil {
+		return nil, err
+	}
+	var all []Object
+	for opts := (ListOptions{Folder: folder, Limit: 500}); ; {
+		var page Page[json.RawMessage]
+		if err := c.Call(ctx, http.MethodGet, p, opts.query(), nil, &page); err != nil {
+			return nil, err
+		}
+		for _, raw := range page.Items {
+			o := file.New(k)
+			if err := json.Unmarshal(raw, o); err != nil {
+				return nil, errs.E("api.ListObjects", errs.Invalid, string(k), err).WithRemedy("use a client of the manager's release")
+			}
+			all = append(all, o)
+		}
+		if opts.Cursor = page.Next; opts.Cursor == "" {
+			return all, nil
+		}
+	}
 }

@@ -72,7 +72,7 @@ func newRig(t *testing.T, url string, tune ...func(*Options)) *rig {
 	}
 	t.Cleanup(func() { d.Close() })
 	r := &rig{t: t, db: d, who: "admin"}
-	o := Options{DB: d, Auth: everybody(), Catalog: &catalog.Catalog{}, Release: "test", Logger: slog.New(slog.NewTextHandler(r, nil)),
+	o := Options{DB: d, Auth: everybody(), Catalog: &catalog.Catalog{}, Release: "test", Logger: testLogger(r),
 		Audit: func(ctx context.Context, tx *db.Tx, e audit.Entry) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -89,6 +89,11 @@ func newRig(t *testing.T, url string, tune ...func(*Options)) *rig {
 	r.srv = httptest.NewTLSServer(h)
 	t.Cleanup(r.srv.Close)
 	return r
+}
+
+// testLogger logs what tests look at: warnings and worse.
+func testLogger(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
 // answer is what came back.
