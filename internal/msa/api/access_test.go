@@ -157,65 +157,63 @@ func (m *manager) sql(query string, args ...any) {
 // TestAccess follows people from an empty manager on: set-up, users, tokens,
 // approvals, secrets, and what the audit log has of all this.
 func TestAccess(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, dbURL string) {
-		m := newManager(t, dbURL, "berlin", nil)
-		setup, admin := m.first()
-		root := bearer(admin)
-		if m.ask("POST", "/setup", obj{"token": setup, "user": "eve", "password": password}).StatusCode != http.StatusUnauthorized {
-			t.Error("a set-up token is good twice")
-		}
-		m.ask("POST", "/users", obj{"name": "alice", "password": password, "grants": []obj{{"role": "recovery-admin", "folder": "erp"}}}, root...).want(http.StatusCreated)
-		m.ask("POST", "/users", obj{"name": "bob", "password": password, "grants": []obj{{"role": "recovery-admin"}}}, root...).want(http.StatusCreated)
-		m.ask("POST", "/users", obj{"name": "weak", "password": "password1234"}, root...).problem(http.StatusUnprocessableEntity, errs.Invalid)
-		alice := bearer(m.login("alice"))
-		if s := as[SessionBody](m.ask("GET", "/session", nil, alice...).want(http.StatusOK)); s.User != "alice" || !s.Session || len(s.Grants) != 1 {
-			t.Errorf("%+v", s)
-		}
-		tok := as[TokenBody](m.ask("POST", "/tokens", obj{"title": "nightly", "scope": []obj{{"role": "test-operator"}}, "expire": "30d"}, alice...).want(http.StatusCreated))
-		program := bearer(tok.Secret)
-		if s := as[SessionBody](m.ask("GET", "/session", nil, program...).want(http.StatusOK)); s.Token != tok.ID || s.Session {
-			t.Errorf("%+v", s)
-		}
-		// A stolen token makes no way in that outlives it.
-		for path, body := range map[string]obj{"/tokens": {"title": "x", "scope": []obj{{"role": "viewer"}}, "expire": "1h"}} {
-			m.ask("POST", path, body, program...).problem(http.StatusForbidden, errs.Denied)
-		}
-		m.ask("PUT", "/session/password", obj{"old": password, "new": "another four words"}, program...).problem(http.StatusForbidden, errs.Denied)
-		rootToken := as[TokenBody](m.ask("POST", "/tokens", obj{"title": "automation", "scope": []obj{{"role": "admin"}}, "expire": "1d"}, root...).want(http.StatusCreated))
-		m.ask("POST", "/users", obj{"name": "eve", "password": password}, bearer(rootToken.Secret)...).problem(http.StatusForbidden, errs.Denied)
-		m.ask("PUT", "/users/alice/password", obj{"password": password}, bearer(rootToken.Secret)...).problem(http.StatusForbidden, errs.Denied)
-		// The second person.
-		var a auth.Approval
-		if err := m.db.Tx(t.Context(), func(tx *db.Tx) (err error) {
-			a, err = auth.Ask(t.Context(), tx, auth.OfUser("alice"), "plan erp", "disaster", "digest", "erp")
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
-		verdict := obj{"verdict": "approved"}
-		m.ask("POST", "/approvals/"+a.ID+"/verdict", verdict, alice...).problem(http.StatusForbidden, errs.Denied)
-		bob := bearer(m.login("bob"))
-		if got := as[auth.Approval](m.ask("POST", "/approvals/"+a.ID+"/verdict", verdict, bob...).want(http.StatusOK)); got.DecidedBy != "bob" {
-			t.Errorf("%+v", got)
-		}
-		m.ask("POST", "/approvals/"+a.ID+"/verdict", verdict, bob...).problem(http.StatusConflict, errs.Conflict)
-		// A lost update; the last admin; a password, and what it ends.
-		u := as[auth.User](m.ask("GET", "/users/root", nil, root...).want(http.StatusOK))
-		m.ask("PUT", "/users/root", obj{"grants": []obj{}, "version": u.Version}, root...).problem(http.StatusConflict, errs.Conflict)
-		m.ask("PUT", "/users/bob", obj{"title": "Bob", "grants": []obj{{"role": "viewer"}}, "version": 7}, root...).problem(http.StatusConflict, errs.Conflict)
-		other := bearer(m.login("alice"))
-		m.ask("PUT", "/session/password", obj{"old": "wrong", "new": "another four words"}, alice...).problem(http.StatusForbidden, errs.Denied)
-		m.ask("PUT", "/session/password", obj{"old": password, "new": "another four words"}, alice...).want(http.StatusNoContent)
-		m.ask("GET", "/session", nil, other...).problem(http.StatusUnauthorized, errs.Denied)
-		m.ask("GET", "/session", nil, alice...).want(http.StatusOK)
-		m.ask("DELETE", "/tokens/"+tok.ID, nil, alice...).want(http.StatusNoContent)
-		m.ask("GET", "/session", nil, program...).problem(http.StatusUnauthorized, errs.Denied)
-		m.ask("DELETE", "/session", nil, alice...).want(http.StatusNoContent)
-		m.ask("GET", "/session", nil, alice...).problem(http.StatusUnauthorized, errs.Denied)
-		m.ask("DELETE", "/users/alice", nil, root...).want(http.StatusNoContent)
-		checkAudit(m, root)
-		m.secrets(root)
-	})
+	m := newManager(t, dbtest.SQLite(t), "berlin", nil)
+	setup, admin := m.first()
+	root := bearer(admin)
+	if m.ask("POST", "/setup", obj{"token": setup, "user": "eve", "password": password}).StatusCode != http.StatusUnauthorized {
+		t.Error("a set-up token is good twice")
+	}
+	m.ask("POST", "/users", obj{"name": "alice", "password": password, "grants": []obj{{"role": "recovery-admin", "folder": "erp"}}}, root...).want(http.StatusCreated)
+	m.ask("POST", "/users", obj{"name": "bob", "password": password, "grants": []obj{{"role": "recovery-admin"}}}, root...).want(http.StatusCreated)
+	m.ask("POST", "/users", obj{"name": "weak", "password": "password1234"}, root...).problem(http.StatusUnprocessableEntity, errs.Invalid)
+	alice := bearer(m.login("alice"))
+	if s := as[SessionBody](m.ask("GET", "/session", nil, alice...).want(http.StatusOK)); s.User != "alice" || !s.Session || len(s.Grants) != 1 {
+		t.Errorf("%+v", s)
+	}
+	tok := as[TokenBody](m.ask("POST", "/tokens", obj{"title": "nightly", "scope": []obj{{"role": "test-operator"}}, "expire": "30d"}, alice...).want(http.StatusCreated))
+	program := bearer(tok.Secret)
+	if s := as[SessionBody](m.ask("GET", "/session", nil, program...).want(http.StatusOK)); s.Token != tok.ID || s.Session {
+		t.Errorf("%+v", s)
+	}
+	// A stolen token makes no way in that outlives it.
+	for path, body := range map[string]obj{"/tokens": {"title": "x", "scope": []obj{{"role": "viewer"}}, "expire": "1h"}} {
+		m.ask("POST", path, body, program...).problem(http.StatusForbidden, errs.Denied)
+	}
+	m.ask("PUT", "/session/password", obj{"old": password, "new": "another four words"}, program...).problem(http.StatusForbidden, errs.Denied)
+	rootToken := as[TokenBody](m.ask("POST", "/tokens", obj{"title": "automation", "scope": []obj{{"role": "admin"}}, "expire": "1d"}, root...).want(http.StatusCreated))
+	m.ask("POST", "/users", obj{"name": "eve", "password": password}, bearer(rootToken.Secret)...).problem(http.StatusForbidden, errs.Denied)
+	m.ask("PUT", "/users/alice/password", obj{"password": password}, bearer(rootToken.Secret)...).problem(http.StatusForbidden, errs.Denied)
+	// The second person.
+	var a auth.Approval
+	if err := m.db.Tx(t.Context(), func(tx *db.Tx) (err error) {
+		a, err = auth.Ask(t.Context(), tx, auth.OfUser("alice"), "plan erp", "disaster", "digest", "erp")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	verdict := obj{"verdict": "approved"}
+	m.ask("POST", "/approvals/"+a.ID+"/verdict", verdict, alice...).problem(http.StatusForbidden, errs.Denied)
+	bob := bearer(m.login("bob"))
+	if got := as[auth.Approval](m.ask("POST", "/approvals/"+a.ID+"/verdict", verdict, bob...).want(http.StatusOK)); got.DecidedBy != "bob" {
+		t.Errorf("%+v", got)
+	}
+	m.ask("POST", "/approvals/"+a.ID+"/verdict", verdict, bob...).problem(http.StatusConflict, errs.Conflict)
+	// A lost update; the last admin; a password, and what it ends.
+	u := as[auth.User](m.ask("GET", "/users/root", nil, root...).want(http.StatusOK))
+	m.ask("PUT", "/users/root", obj{"grants": []obj{}, "version": u.Version}, root...).problem(http.StatusConflict, errs.Conflict)
+	m.ask("PUT", "/users/bob", obj{"title": "Bob", "grants": []obj{{"role": "viewer"}}, "version": 7}, root...).problem(http.StatusConflict, errs.Conflict)
+	other := bearer(m.login("alice"))
+	m.ask("PUT", "/session/password", obj{"old": "wrong", "new": "another four words"}, alice...).problem(http.StatusForbidden, errs.Denied)
+	m.ask("PUT", "/session/password", obj{"old": password, "new": "another four words"}, alice...).want(http.StatusNoContent)
+	m.ask("GET", "/session", nil, other...).problem(http.StatusUnauthorized, errs.Denied)
+	m.ask("GET", "/session", nil, alice...).want(http.StatusOK)
+	m.ask("DELETE", "/tokens/"+tok.ID, nil, alice...).want(http.StatusNoContent)
+	m.ask("GET", "/session", nil, program...).problem(http.StatusUnauthorized, errs.Denied)
+	m.ask("DELETE", "/session", nil, alice...).want(http.StatusNoContent)
+	m.ask("GET", "/session", nil, alice...).problem(http.StatusUnauthorized, errs.Denied)
+	m.ask("DELETE", "/users/alice", nil, root...).want(http.StatusNoContent)
+	checkAudit(m, root)
+	m.secrets(root)
 }
 
 // checkAudit looks for what was done and refused above, and verifies the chain.
