@@ -12,6 +12,7 @@ import (
 
 	v1 "holdfast/api"
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/problem"
 )
@@ -48,6 +49,8 @@ func statusOf(err error) int {
 	switch {
 	case errors.As(err, &who):
 		return http.StatusUnauthorized
+	case errors.Is(err, auth.ErrLocked):
+		return http.StatusTooManyRequests
 	case errors.Is(err, catalog.ErrStale):
 		return http.StatusPreconditionFailed
 	case errors.Is(err, errNoVersion):

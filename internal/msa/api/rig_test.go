@@ -17,6 +17,7 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/auth"
+	"holdfast/internal/msa/auth/oidctest"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
@@ -46,12 +47,29 @@ func everybody() people {
 	return p
 }
 
+// mixed knows people by their names, and whoever has real tokens and sessions.
+type mixed struct {
+	people
+	real *auth.Auth
+}
+
+func (m *mixed) Authenticate(ctx context.Context, r *http.Request) (*auth.Principal, error) {
+	if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer hf") {
+		return m.real.Authenticate(ctx, r)
+	}
+	return m.people.Authenticate(ctx, r)
+}
+
 // rig is the API on a server, with TLS, and its audit log.
 type rig struct {
 	t   *testing.T
 	db  *db.DB
 	srv *httptest.Server
 	who string // the token that is sent; empty: none
+
+	access Access
+	people people
+	idp    *oidctest.Provider
 
 	mu    sync.Mutex
 	audit []audit.Entry
@@ -72,7 +90,11 @@ func newRig(t *testing.T, url string, tune ...func(*Options)) *rig {
 	}
 	t.Cleanup(func() { d.Close() })
 	r := &rig{t: t, db: d, who: "admin"}
-	o := Options{DB: d, Auth: everybody(), Catalog: &catalog.Catalog{}, Release: "test", Logger: testLogger(r),
+	r.idp = oidctest.New(t)
+	r.idp.Claims = map[string]any{"preferred_username": "carol", "groups": []string{"ops"}}
+	r.access = accessOf(t, d, "berlin", r.idp.Client())
+	r.people = everybody()
+	o := Options{DB: d, Auth: &mixed{r.people, r.access.Accounts}, Access: r.access, Catalog: &catalog.Catalog{}, Release: "test", Logger: testLogger(r),
 		Audit: func(ctx context.Context, tx *db.Tx, e audit.Entry) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -88,6 +110,7 @@ func newRig(t *testing.T, url string, tune ...func(*Options)) *rig {
 	}
 	r.srv = httptest.NewTLSServer(h)
 	t.Cleanup(r.srv.Close)
+	r.srv.Client().CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return r
 }
 
