@@ -97,7 +97,7 @@ func newManager(t *testing.T, dbURL, name string, provider *http.Client) *manage
 	}
 	m.URL = "https://" + ln.Addr().String()
 	acc.Address = m.URL
-	h, err := New(Options{DB: d, Auth: m.auth, Logger: slog.New(slog.NewTextHandler(m, &slog.HandlerOptions{Level: slog.LevelDebug})), Release: "test", Access: acc})
+	h, err := New(Options{DB: d, Auth: m.auth, Logger: slog.New(recording{slog.NewTextHandler(m, &slog.HandlerOptions{Level: slog.LevelDebug})}), Release: "test", Access: acc})
 	if err != nil {
 		t.Fatal(err)
 	}

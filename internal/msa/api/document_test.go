@@ -104,9 +104,8 @@ func TestOperationsAreDescribed(t *testing.T) {
 		if o.Permission != "" && !o.Permission.Valid() {
 			t.Errorf("%s needs %q, which is no permission", o.ID, o.Permission)
 		}
-		if o.Change == (o.Method == http.MethodGet) && o.ID != "diff" && o.ID != "validate-draft" &&
-			o.ID != "verify-audit" && o.ID != "beat-box" && o.ID != "beat-site" { // reads, and what is told every ten seconds
-			t.Errorf("%s: %s, and change is %v", o.ID, o.Method, o.Change)
+		if o.Change && o.Method == http.MethodGet {
+			t.Errorf("%s changes something, and is a GET", o.ID)
 		}
 	}
 }
@@ -193,8 +192,9 @@ func furnish(r *rig) {
 	r.send("POST", "/apply", domainFile).want(http.StatusOK)
 }
 
-// TestEveryOperation does each operation of the document once: it answers with what
-// the document says.
+// TestEveryOperation does operations of the document once: they answer with what the
+// document says. Those that need a whole manager are done by tests of their own;
+// TestMain sees to it that none is left out.
 func TestEveryOperation(t *testing.T) {
 	r := newRig(t, dbtest.SQLite(t))
 	furnish(r)
@@ -212,11 +212,7 @@ func TestEveryOperation(t *testing.T) {
 			t.Errorf("%s is no operation", e.operation)
 			continue
 		}
-		delete(ops, e.operation)
 		checkAnswer(t, s, operationOf(s, o), e.do(r))
-	}
-	for id := range ops {
-		t.Errorf("nobody exercises %s: add it to exercises", id)
 	}
 	if r.log.Len() > 0 {
 		t.Errorf("logged:\n%s", &r.log)
@@ -324,10 +320,11 @@ func (f *fuzzTarget) check(t *testing.T, what string, w *httptest.ResponseRecord
 	}
 }
 
-// fuzzed are the operations that answer at once.
+// fuzzed are the operations that answer at once: no stream, and none that computes a
+// password's hash, which is slow on purpose.
 func (f *fuzzTarget) fuzzed() (ops []Operation) {
 	for _, o := range f.s.ops {
-		if o.ID != "watch-events" {
+		if !slices.Contains([]string{"watch-events", "log-in", "set-up", "set-own-password", "put-user"}, o.ID) {
 			ops = append(ops, o)
 		}
 	}

@@ -138,7 +138,9 @@ func (s *server) enter(o *operation, ctx huma.Context, next func(huma.Context)) 
 		}
 		return
 	}
+	begun := time.Now()
 	next(huma.WithContext(ctx, inner))
+	s.Logger.Debug("a request was answered", "request", c.id, "operation", o.ID, "by", c.name(), "remote", c.remote, "status", ctx.Status(), "for", time.Since(begun))
 	if o.Change && !c.audited && ctx.Status() >= 400 {
 		s.auditFailure(inner, c, ctx.Status())
 	}
