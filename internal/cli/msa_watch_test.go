@@ -56,8 +56,6 @@ func TestWatchingCommands(t *testing.T) {
 		"stats objects rpo_ms":                         "",
 		"stats prometheus":                             `holdfast_vms{site="site-a",state="running"} 12`,
 		"outlet list":                                  "NAME",
-		"outlet put hook --sort webhook --address http://127.0.0.1:1/hook --severity error --code store-away": "",
-		"outlet put hook --off": "",
 	} {
 		if out, _ := m.want(exitOK, strings.Fields(args)...); !strings.Contains(out, want) {
 			t.Errorf("holdfast %s: %q lacks %q", args, out, want)
@@ -66,6 +64,8 @@ func TestWatchingCommands(t *testing.T) {
 	if out, _ := m.want(exitOK, "stats", "show", "rpo_ms", "domain erp", "--last", "24h"); !strings.Contains(out, "MEAN") {
 		t.Errorf("stats show says %q", out)
 	}
+	m.want(exitOK, strings.Fields("outlet put hook --sort webhook --address http://127.0.0.1:1/hook --severity error --code store-away")...)
+	m.want(exitOK, "outlet", "put", "hook", "--off")
 	out, _ := m.want(exitOK, "outlet", "show", "hook", "-o", "json")
 	var o []api.OutletState
 	if err := json.Unmarshal([]byte(out), &o); err != nil || !o[0].Off || o[0].Least != "error" || o[0].Version != 2 || len(o[0].Codes) != 1 {
@@ -94,7 +94,7 @@ func TestScanCommand(t *testing.T) {
 	files := strings.Replace(siteFiles, "file:///srv/west", store, 1) + "---\n" + strings.Replace(erpFile, "[db, web]", "[vm-00001]", 1)
 	m.want(exitOK, "apply", "-f", m.file("all.yaml", strings.Replace(files, "platform: fake", "platform: fake\nendpoints: ['fake:///5']", 1)))
 	m.until("site-a  5", "inventory", "sites")
-	p := &scan.Publisher{DB: m.replica.DB, Store: m.replica.Store, To: containersOf(key)(m.replica), Site: "site-a", Release: Version}
+	p := &scan.Publisher{DB: m.r.DB, Store: m.r.Store, To: containersOf(key)(m.r), Site: "site-a", Release: Version}
 	if err := p.Once(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	v1 "holdfast/api"
+	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
 	"holdfast/internal/msa/runs"
@@ -103,8 +104,8 @@ func TestOperationsAreDescribed(t *testing.T) {
 		if o.Permission != "" && !o.Permission.Valid() {
 			t.Errorf("%s needs %q, which is no permission", o.ID, o.Permission)
 		}
-		if o.Change == (o.Method == http.MethodGet) && o.ID != "diff" && o.ID != "validate-draft" {
-			t.Errorf("%s: %s, and change is %v", o.ID, o.Method, o.Change)
+		if o.Change && o.Method == http.MethodGet {
+			t.Errorf("%s changes something, and is a GET", o.ID)
 		}
 	}
 }
@@ -191,8 +192,9 @@ func furnish(r *rig) {
 	r.send("POST", "/apply", domainFile).want(http.StatusOK)
 }
 
-// TestEveryOperation does each operation of the document once: it answers with what
-// the document says.
+// TestEveryOperation does operations of the document once: they answer with what the
+// document says. Those that need a whole manager are done by tests of their own;
+// TestMain sees to it that none is left out.
 func TestEveryOperation(t *testing.T) {
 	r := newRig(t, dbtest.SQLite(t))
 	furnish(r)
@@ -210,11 +212,7 @@ func TestEveryOperation(t *testing.T) {
 			t.Errorf("%s is no operation", e.operation)
 			continue
 		}
-		delete(ops, e.operation)
 		checkAnswer(t, s, operationOf(s, o), e.do(r))
-	}
-	for id := range ops {
-		t.Errorf("nobody exercises %s: add it to exercises", id)
 	}
 	if r.log.Len() > 0 {
 		t.Errorf("logged:\n%s", &r.log)
@@ -224,7 +222,7 @@ func TestEveryOperation(t *testing.T) {
 // checkAnswer demands that an answer is one of those the document has.
 func checkAnswer(t *testing.T, s *server, o *huma.Operation, a answer) {
 	t.Helper()
-	if a.StatusCode < 200 || a.StatusCode > 299 {
+	if a.StatusCode < 200 || a.StatusCode > 399 {
 		t.Errorf("%s: %d %s", o.OperationID, a.StatusCode, a.body)
 		return
 	}
@@ -236,7 +234,7 @@ func checkAnswer(t *testing.T, s *server, o *huma.Operation, a answer) {
 		t.Errorf("%s answers %d, which the document has not", o.OperationID, a.StatusCode)
 		return
 	}
-	if a.StatusCode == http.StatusNoContent {
+	if a.StatusCode == http.StatusNoContent || a.StatusCode >= 300 {
 		return
 	}
 	media := strings.Split(a.Header.Get("Content-Type"), ";")[0]
@@ -275,7 +273,10 @@ func newFuzzTarget(t testing.TB) *fuzzTarget {
 	}
 	t.Cleanup(func() { d.Close() })
 	log := &bytes.Buffer{}
-	s, err := build(Options{DB: d, Auth: everybody(), Logger: testLogger(log)})
+	// As somebody who logged in, whom nothing is kept from.
+	who := auth.OfUser("admin", auth.Grant{Role: auth.Admin})
+	who.Session = true
+	s, err := build(Options{DB: d, Auth: &asker{who}, Logger: testLogger(log), Access: accessOf(t, d, "berlin", nil)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,10 +320,11 @@ func (f *fuzzTarget) check(t *testing.T, what string, w *httptest.ResponseRecord
 	}
 }
 
-// fuzzed are the operations that answer at once.
+// fuzzed are the operations that answer at once: no stream, and none that computes a
+// password's hash, which is slow on purpose.
 func (f *fuzzTarget) fuzzed() (ops []Operation) {
 	for _, o := range f.s.ops {
-		if o.ID != "watch-events" {
+		if !slices.Contains([]string{"watch-events", "log-in", "set-up", "set-own-password", "put-user"}, o.ID) {
 			ops = append(ops, o)
 		}
 	}

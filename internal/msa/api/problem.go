@@ -12,6 +12,7 @@ import (
 
 	v1 "holdfast/api"
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/problem"
 )
@@ -48,6 +49,8 @@ func statusOf(err error) int {
 	switch {
 	case errors.As(err, &who):
 		return http.StatusUnauthorized
+	case errors.Is(err, auth.ErrLocked):
+		return http.StatusTooManyRequests
 	case errors.Is(err, catalog.ErrStale):
 		return http.StatusPreconditionFailed
 	case errors.Is(err, errNoVersion):
@@ -71,6 +74,21 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
+// remedies are what can be done about errors that say nothing themselves.
+var remedies = map[errs.Kind]string{
+	errs.Invalid:     "correct the request: see the operation in " + prefix + "/openapi.json",
+	errs.NotFound:    "list what there is",
+	errs.Exists:      "choose another name",
+	errs.Conflict:    "read it again, and decide again",
+	errs.Fenced:      "read it again, and decide again",
+	errs.Transient:   "try again in a moment",
+	errs.Unavailable: "try again when it is there",
+	errs.Corrupt:     "look for the request's id in the manager's log, and restore what is damaged",
+	errs.Denied:      "ask an administrator",
+	errs.Full:        "make room, or ask for less",
+	errs.Canceled:    "try again",
+}
+
 // problemOf says what an error is to who asked.
 func problemOf(err error, status int, request string) *v1.Problem {
 	p := &v1.Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Kind: errs.KindOf(err).String(), Remedy: errs.RemedyOf(err), Request: request}
@@ -85,6 +103,9 @@ func problemOf(err error, status int, request string) *v1.Problem {
 	if p.Kind == errs.Internal.String() {
 		// What we did not foresee may say more than it should.
 		p.Object, p.Detail, p.Remedy = "", "the manager has failed to do this", "look for the request's id in the manager's log, and report it"
+	}
+	if p.Remedy == "" {
+		p.Remedy = remedies[errs.KindOf(err)]
 	}
 	var f withFaults
 	if errors.As(err, &f) {

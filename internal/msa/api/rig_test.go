@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -17,12 +19,77 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/auth"
+	"holdfast/internal/msa/auth/oidctest"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(dbtest.Main(m)) }
+// TestMain demands, when all tests have run, that each operation was done by one of
+// them at least, and answered well.
+func TestMain(m *testing.M) {
+	code := dbtest.Main(m)
+	whole := true
+	for _, f := range []string{"test.run", "test.skip", "test.fuzz", "test.list"} {
+		whole = whole && flag.Lookup(f).Value.String() == ""
+	}
+	if ops, err := Operations(); whole && code == 0 {
+		if err != nil {
+			fmt.Println(err)
+			code = 1
+		}
+		for _, o := range ops {
+			if !done.has(o.ID) {
+				fmt.Printf("no test has done %s\n", o.ID)
+				code = 1
+			}
+		}
+	}
+	os.Exit(code)
+}
+
+// done is which operations were answered well.
+var done = &recorder{well: map[string]bool{}}
+
+type recorder struct {
+	mu   sync.Mutex
+	well map[string]bool
+}
+
+func (r *recorder) has(op string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.well[op]
+}
+
+// recording is a handler of logs that notes what was answered, and hands on what
+// another one takes.
+type recording struct{ slog.Handler }
+
+func (h recording) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h recording) Handle(ctx context.Context, r slog.Record) error {
+	var op string
+	var status int64
+	r.Attrs(func(a slog.Attr) bool {
+		switch a.Key {
+		case "operation":
+			op = a.Value.String()
+		case "status":
+			status = a.Value.Int64()
+		}
+		return true
+	})
+	if status == 0 || status >= 200 && status < 400 { // 0: a stream, which says its status itself
+		done.mu.Lock()
+		done.well[op] = true
+		done.mu.Unlock()
+	}
+	if !h.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return h.Handler.Handle(ctx, r)
+}
 
 // people are known by their tokens.
 type people map[string]*auth.Principal
@@ -46,12 +113,29 @@ func everybody() people {
 	return p
 }
 
+// mixed knows people by their names, and whoever has real tokens and sessions.
+type mixed struct {
+	people
+	real *auth.Auth
+}
+
+func (m *mixed) Authenticate(ctx context.Context, r *http.Request) (*auth.Principal, error) {
+	if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer hf") {
+		return m.real.Authenticate(ctx, r)
+	}
+	return m.people.Authenticate(ctx, r)
+}
+
 // rig is the API on a server, with TLS, and its audit log.
 type rig struct {
 	t   *testing.T
 	db  *db.DB
 	srv *httptest.Server
 	who string // the token that is sent; empty: none
+
+	access Access
+	people people
+	idp    *oidctest.Provider
 
 	mu    sync.Mutex
 	audit []audit.Entry
@@ -72,7 +156,11 @@ func newRig(t *testing.T, url string, tune ...func(*Options)) *rig {
 	}
 	t.Cleanup(func() { d.Close() })
 	r := &rig{t: t, db: d, who: "admin"}
-	o := Options{DB: d, Auth: everybody(), Catalog: &catalog.Catalog{}, Release: "test", Logger: testLogger(r),
+	r.idp = oidctest.New(t)
+	r.idp.Claims = map[string]any{"preferred_username": "carol", "groups": []string{"ops"}}
+	r.access = accessOf(t, d, "berlin", r.idp.Client())
+	r.people = everybody()
+	o := Options{DB: d, Auth: &mixed{r.people, r.access.Accounts}, Access: r.access, Catalog: &catalog.Catalog{}, Release: "test", Logger: testLogger(r),
 		Audit: func(ctx context.Context, tx *db.Tx, e audit.Entry) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -88,12 +176,13 @@ func newRig(t *testing.T, url string, tune ...func(*Options)) *rig {
 	}
 	r.srv = httptest.NewTLSServer(h)
 	t.Cleanup(r.srv.Close)
+	r.srv.Client().CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return r
 }
 
 // testLogger logs what tests look at: warnings and worse.
 func testLogger(w io.Writer) *slog.Logger {
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return slog.New(recording{slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn})})
 }
 
 // answer is what came back.
