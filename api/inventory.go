@@ -28,6 +28,7 @@ type InventoryState struct {
 	VMs          int        `json:"vms"`
 	Running      int        `json:"running"`
 	Placeholders int        `json:"placeholders"`
+	Generation   int64      `json:"generation" doc:"Another one with each change"`
 }
 
 // Placeholder keeps the place of a protected VM at its recovery site.

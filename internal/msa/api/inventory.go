@@ -55,7 +55,7 @@ func (s *server) listInventories(ctx context.Context, _ *none) (*every[v1.Invent
 		all, err := inventory.Sites(ctx, tx)
 		for _, x := range all {
 			list = append(list, v1.InventoryState{
-				Site: x.Site, Seen: timeIf(x.Seen), Away: timeIf(x.Away), Words: x.Words, VMs: x.VMs, Running: x.Running, Placeholders: x.Placeholders,
+				Site: x.Site, Seen: timeIf(x.Seen), Away: timeIf(x.Away), Words: x.Words, VMs: x.VMs, Running: x.Running, Placeholders: x.Placeholders, Generation: x.Generation,
 			})
 		}
 		return err

@@ -26,14 +26,6 @@ import (
 	"holdfast/internal/msa/stats"
 )
 
-// tx runs f in a transaction and demands that it works.
-func (r *rig) tx(f func(tx *db.Tx) error) {
-	r.t.Helper()
-	if err := r.db.Tx(r.t.Context(), f); err != nil {
-		r.t.Fatal(err)
-	}
-}
-
 // stocked is a rig with an inventory of 30 VMs.
 func stocked(t *testing.T, url string, tune ...func(*Options)) *rig {
 	r := newRig(t, url, tune...)

@@ -69,6 +69,20 @@ func (c *Client) Post(ctx context.Context, path string, in, out any) error {
 		return errs.E(op, errs.Invalid, c.address, err)
 	}
 	r.Header.Set("Content-Type", "application/json")
+	return c.send(ctx, op, r, out)
+}
+
+// Get asks for a path and reads the answer into out. Kinds as of Post.
+func (c *Client) Get(ctx context.Context, path string, out any) error {
+	const op = "call.Get"
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.address+path, nil)
+	if err != nil {
+		return errs.E(op, errs.Invalid, c.address, err)
+	}
+	return c.send(ctx, op, r, out)
+}
+
+func (c *Client) send(ctx context.Context, op string, r *http.Request, out any) error {
 	resp, err := c.http.Do(r)
 	if err != nil {
 		// The handshake's verdict has a kind of its own inside.

@@ -3,7 +3,6 @@ package inventory
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -14,20 +13,37 @@ import (
 	"holdfast/internal/msa/site"
 )
 
-// Overseer has the manager's own site kept: it opens a provider as the site is
-// configured, and another when that is changed. Make it with NewOverseer. Run owns a
-// goroutine for the keeper; the other methods are for concurrent use.
+// Source is a site that is to be kept.
+type Source struct {
+	Site site.Name
+	// How says in words how it is looked at: when that is another, its provider is
+	// opened anew.
+	How  string
+	Open func() (Provider, error) // Kind Invalid: no provider can be had this way
+}
+
+// Overseer has sites kept: the manager's own, by its platform, and those of its peers,
+// by their managers. It opens providers as they are configured, and others when that is
+// changed. Make it with NewOverseer. Run owns a goroutine for each keeper; the other
+// methods are for concurrent use.
 type Overseer struct {
 	o OverseerOptions
 
-	mu     sync.Mutex
-	keeper *Keeper // guarded by mu; nil: the site has none
+	mu      sync.Mutex
+	keepers map[site.Name]*kept // guarded by mu
+}
+
+// kept is a site that is kept.
+type kept struct {
+	how    string
+	keeper *Keeper // nil: no provider can be had
+	stop   func()
 }
 
 // OverseerOptions are what an Overseer is made from.
 type OverseerOptions struct {
-	Site    site.Name
-	Open    func(*site.Site) (Provider, error) // by the site's platform and endpoints; Kind Invalid: none can be had
+	// Sources returns the sites to keep; of two with one name the first counts.
+	Sources func(context.Context, *db.Tx) ([]Source, error)
 	DB      *db.DB
 	Catalog *catalog.Catalog
 	Store   *Store
@@ -43,22 +59,19 @@ func NewOverseer(o OverseerOptions) *Overseer {
 	if o.Every <= 0 {
 		o.Every = pollEvery
 	}
-	return &Overseer{o: o}
+	return &Overseer{o: o, keepers: map[site.Name]*kept{}}
 }
 
 // Run oversees until ctx ends.
 func (v *Overseer) Run(ctx context.Context) error {
-	var now *site.Site
-	stop := func() {}
-	defer func() { stop() }()
+	defer v.settle(ctx, nil)
 	for {
-		want, err := v.configured(ctx)
-		switch {
-		case err != nil && ctx.Err() == nil:
-			v.o.Logger.Warn("the site's configuration cannot be read", "err", err)
-		case err == nil && !sameSite(now, want):
-			stop()
-			stop, now = v.begin(ctx, want), want
+		var list []Source
+		err := v.o.DB.View(ctx, func(tx *db.Tx) (err error) { list, err = v.o.Sources(ctx, tx); return err })
+		if err == nil {
+			v.settle(ctx, list)
+		} else if ctx.Err() == nil {
+			v.o.Logger.Warn("which sites are to be looked at is not known", "err", err)
 		}
 		if !wait(ctx, v.o.Every) {
 			return nil
@@ -66,65 +79,69 @@ func (v *Overseer) Run(ctx context.Context) error {
 	}
 }
 
-// configured returns the site as it is configured; nil: it is not, yet.
-func (v *Overseer) configured(ctx context.Context) (*site.Site, error) {
-	var s *site.Site
-	err := v.o.DB.View(ctx, func(tx *db.Tx) (err error) {
-		s, err = catalog.Find[*site.Site](ctx, tx, v.o.Site)
-		return err
-	})
-	if errs.Is(err, errs.NotFound) {
-		return nil, nil
+// settle keeps what is wanted, and nothing else. Of Run's goroutine alone.
+func (v *Overseer) settle(ctx context.Context, list []Source) {
+	want := map[site.Name]Source{}
+	for _, w := range list {
+		if _, twice := want[w.Site]; !twice && len(want) < maxViews {
+			want[w.Site] = w
+		}
 	}
-	return s, err
+	v.mu.Lock()
+	var over []*kept
+	for name, k := range v.keepers {
+		if w, ok := want[name]; !ok || w.How != k.how {
+			over = append(over, k)
+			delete(v.keepers, name)
+		}
+	}
+	v.mu.Unlock()
+	for _, k := range over {
+		k.stop()
+	}
+	for name, w := range want {
+		v.mu.Lock()
+		_, has := v.keepers[name]
+		v.mu.Unlock()
+		if has {
+			continue
+		}
+		k := v.begin(ctx, w)
+		v.mu.Lock()
+		v.keepers[name] = k
+		v.mu.Unlock()
+	}
 }
 
-func sameSite(a, b *site.Site) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return a.Platform == b.Platform && slices.Equal(a.Endpoints, b.Endpoints)
-}
-
-// begin opens a site's provider and keeps it until stop is called.
-func (v *Overseer) begin(ctx context.Context, s *site.Site) (stop func()) {
-	if s == nil {
-		return func() {}
-	}
-	p, err := v.o.Open(s)
+// begin opens a site's provider and keeps it until stop is called. What cannot be
+// opened is not tried again before it is configured otherwise.
+func (v *Overseer) begin(ctx context.Context, w Source) *kept {
+	p, err := w.Open()
 	if err != nil {
-		v.o.Logger.Warn("the site's platform cannot be looked at", "site", s.Name, "platform", s.Platform, "err", err)
-		return func() {}
+		v.o.Logger.Warn("a site cannot be looked at", "site", w.Site, "how", w.How, "err", err)
+		return &kept{how: w.How, stop: func() {}}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	k := NewKeeper(Options{Site: s.Name, Provider: p, DB: v.o.DB, Catalog: v.o.Catalog, Store: v.o.Store, Logger: v.o.Logger})
-	v.set(k)
+	k := NewKeeper(Options{Site: w.Site, Provider: p, DB: v.o.DB, Catalog: v.o.Catalog, Store: v.o.Store, Logger: v.o.Logger})
 	var wg sync.WaitGroup
 	wg.Go(func() { k.Run(ctx) })
-	return func() {
-		v.set(nil)
+	return &kept{how: w.How, keeper: k, stop: func() {
 		cancel()
 		wg.Wait()
 		if err := p.Close(); err != nil {
-			v.o.Logger.Warn("the site's platform was not let go of", "err", err)
+			v.o.Logger.Warn("a site's platform was not let go of", "site", w.Site, "err", err)
 		}
-	}
+	}}
 }
 
-func (v *Overseer) set(k *Keeper) {
+// Vacate is Keeper.Vacate at a site. Kinds besides: Unavailable (the site's platform is
+// not known).
+func (v *Overseer) Vacate(ctx context.Context, at site.Name, vm dr.VMID) error {
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.keeper = k
-}
-
-// Vacate is Keeper.Vacate at the manager's own site. Kinds besides: Unavailable (the
-// platform is not known).
-func (v *Overseer) Vacate(ctx context.Context, vm dr.VMID) error {
-	v.mu.Lock()
-	k := v.keeper
+	k := v.keepers[at]
 	v.mu.Unlock()
-	if k == nil {
-		return errs.New("inventory.Vacate", errs.Unavailable, string(v.o.Site), "the site's platform is not known").WithRemedy("configure the site's platform and endpoints")
+	if k == nil || k.keeper == nil {
+		return errs.New("inventory.Vacate", errs.Unavailable, string(at), "the site's platform is not known").WithRemedy("configure the site's platform and endpoints")
 	}
-	return k.Vacate(ctx, vm)
+	return k.keeper.Vacate(ctx, vm)
 }

@@ -144,6 +144,26 @@ func (m *Monitor) call(ctx context.Context, p Pair) error {
 	})
 }
 
+// Get asks a pair's manager for a path of its API, as we are to it, and reads the answer
+// into out. Kinds: NotFound (no such pair), Conflict (it is not trusted, or only it
+// calls us), what the manager says, Denied, Unavailable.
+func (m *Monitor) Get(ctx context.Context, name site.Name, path string, out any) error {
+	var p Pair
+	if err := m.DB.View(ctx, func(tx *db.Tx) (err error) { p, err = Get(ctx, tx, name); return err }); err != nil {
+		return err
+	}
+	if p.Trust != site.Trusted || p.Address == "" {
+		return errs.New("pair.Get", errs.Conflict, string(name), "the pair is not trusted, or its manager cannot be called").WithRemedy("confirm the pair, and see that it has an address")
+	}
+	own, err := m.PKI.Own()
+	if err != nil {
+		return err
+	}
+	c := call.New(p.Address, control.PinnedTo(p.Fingerprint, control.RoleManager, string(p.PeerSite), own))
+	defer c.Close()
+	return c.Get(ctx, path, out)
+}
+
 func (m *Monitor) post(ctx context.Context, p *Pair, path string, in, out any) error {
 	own, err := m.PKI.Own()
 	if err != nil {

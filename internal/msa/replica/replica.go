@@ -75,7 +75,7 @@ type Replica struct {
 	Log     *slog.Logger
 	Stats   *stats.Recorder     // takes samples of what reports to this replica
 	Store   *inventory.Store    // what sites have
-	Site    *inventory.Overseer // of the manager's own site; nil: nobody looks at it
+	Sites   *inventory.Overseer // keeps those inventories
 
 	opts    Options
 	ln      net.Listener
