@@ -22,7 +22,7 @@ func (s *server) registerStats() {
 	add(s, get("list-stat-objects", "/stats/metrics/{metric}/objects", "Which objects have samples of a metric", auth.StatsRead), s.listStatObjects)
 	add(s, get("get-stats", "/stats", "The points of a metric of an object, as fine as they are kept and fit an answer", auth.StatsRead), s.getStats)
 	prometheus := get("get-metrics", "/metrics", "The newest values, for Prometheus", auth.StatsRead)
-	prometheus.Type = stats.ContentType
+	prometheus.Type = "text/plain"
 	prometheus.Detail = "Scrape it with an API token as bearer token. Of several replicas each tells of the appliances that report to it: scrape all."
 	add(s, prometheus, s.getMetrics)
 	support := get("get-support-bundle", "/support-bundle", "What somebody who helps has to know, without a secret", auth.SystemAdmin)
