@@ -104,7 +104,35 @@ func (k *Keeper) renew(ctx context.Context, h hold, stop context.CancelCauseFunc
 	}
 }
 
-// follow brings update after update in, until ctx ends or the database fails.
+// answer is what a watcher said.
+type answer struct {
+	u   Update
+	err error
+}
+
+// asking calls Next in a goroutine of its own, once for each token in the first
+// channel, so that a look at a slow platform is never cut short. end ends it.
+func asking(ctx context.Context, w Watcher) (ask chan<- struct{}, told <-chan answer, end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	asked, answers := make(chan struct{}, 1), make(chan answer, 1)
+	go func() {
+		defer close(answers)
+		for range asked {
+			u, err := w.Next(ctx)
+			answers <- answer{u, err}
+		}
+	}()
+	return asked, answers, func() {
+		cancel()
+		close(asked)
+		for range answers { // until the goroutine has ended
+		}
+	}
+}
+
+// follow brings update after update in, until ctx ends or the database fails. Rules
+// and placeholders are looked at a moment after something has changed, and now and
+// then besides: what they depend on is read anew for that.
 func (k *Keeper) follow(ctx context.Context, h hold) error {
 	w, err := k.Provider.Watch(ctx)
 	if err != nil {
@@ -115,37 +143,60 @@ func (k *Keeper) follow(ctx context.Context, h hold) error {
 	if err := k.DB.View(ctx, func(tx *db.Tx) (err error) { led, err = readLedger(ctx, tx, k.Site); return err }); err != nil {
 		return err
 	}
-	pause := reopenFirst
+	ask, told, end := asking(ctx, w)
+	defer end()
+	ask <- struct{}{}
+	pause, due := reopenFirst, time.Now()
+	tend := time.NewTimer(0)
+	defer tend.Stop()
 	for {
-		looking, cancel := context.WithTimeout(ctx, adoptEvery)
-		u, err := w.Next(looking)
-		quiet := looking.Err() != nil
-		cancel()
-		switch {
-		case ctx.Err() != nil:
+		select {
+		case <-ctx.Done():
 			return nil
-		case err == nil:
-			pause = reopenFirst
-			if err := k.apply(ctx, h, led, u); err != nil {
+		case <-tend.C:
+			more, err := k.tend(ctx, h)
+			if err != nil {
 				return err
 			}
-		case !quiet:
-			if err := k.noteAway(ctx, h, err); err != nil {
+			due = time.Now().Add(adoptEvery)
+			if more {
+				due = time.Now()
+			}
+		case a := <-told:
+			if pause, err = k.heard(ctx, h, led, a, pause); err != nil || ctx.Err() != nil {
 				return err
 			}
-			if !wait(ctx, pause) {
-				return nil
+			ask <- struct{}{}
+			if soon := time.Now().Add(settleFor); a.err == nil && soon.Before(due) {
+				due = soon
 			}
-			pause = min(2*pause, reopenMost)
-			continue
 		}
-		if err := k.adopt(ctx, h); err != nil {
-			return err
-		}
-		if err := k.attend(ctx, h); err != nil {
-			return err
-		}
+		tend.Reset(time.Until(due))
 	}
+}
+
+// heard brings an answer in, or notes that there was none, and then waits before the
+// platform is asked again; it returns the next such pause.
+func (k *Keeper) heard(ctx context.Context, h hold, led *ledger, a answer, pause time.Duration) (time.Duration, error) {
+	if a.err == nil {
+		return reopenFirst, k.apply(ctx, h, led, a.u)
+	}
+	if ctx.Err() != nil {
+		return pause, nil
+	}
+	if err := k.noteAway(ctx, h, a.err); err != nil {
+		return pause, err
+	}
+	wait(ctx, pause)
+	return min(2*pause, reopenMost), nil
+}
+
+// tend has VMs adopted and placeholders made; more says that there is more to do.
+func (k *Keeper) tend(ctx context.Context, h hold) (more bool, err error) {
+	if err := k.adopt(ctx, h); err != nil {
+		return false, err
+	}
+	return k.attend(ctx, h)
 }
 
 // apply stores what an update changes.

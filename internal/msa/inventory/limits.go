@@ -56,6 +56,9 @@ const (
 	// adoptEvery is how often rules are looked at without news from the platform:
 	// domains change as well.
 	adoptEvery = 30 * time.Second
+	// settleFor is how long after a change rules and placeholders are looked at: a site
+	// that churns is read for them five times a second at most.
+	settleFor = 200 * time.Millisecond
 	// placeTries bounds placeholders put or removed in one go, so that a keeper comes
 	// back to its platform's news.
 	placeTries = 50

@@ -215,14 +215,15 @@ func Repair(ctx context.Context, tx *db.Tx, at, domain site.Name) (int64, error)
 	return tx.Exec(ctx, `UPDATE placeholders SET due_at = 0 WHERE site = $1 AND ($2 = '' OR domain = $2)`, string(at), string(domain))
 }
 
-// attend makes the site's placeholders what they should be.
-func (k *Keeper) attend(ctx context.Context, h hold) error {
+// attend makes the site's placeholders what they should be, a bounded number at once;
+// more says that there are others.
+func (k *Keeper) attend(ctx context.Context, h hold) (more bool, err error) {
 	keeper := k.Provider.Places()
 	if keeper == nil {
-		return nil
+		return false, nil
 	}
 	var acts []Act
-	err := k.DB.View(ctx, func(tx *db.Tx) error {
+	err = k.DB.View(ctx, func(tx *db.Tx) error {
 		objects, err := catalog.All(ctx, tx, site.KindDomain, site.KindMappings, site.KindSettings)
 		if err != nil {
 			return err
@@ -243,14 +244,14 @@ func (k *Keeper) attend(ctx context.Context, h hold) error {
 		return nil
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, a := range acts[:min(len(acts), placeTries)] {
 		if err := k.carryOut(ctx, h, keeper, a); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return len(acts) > placeTries, nil
 }
 
 // carryOut does one act. The row is there before the placeholder is, and goes after
