@@ -104,6 +104,28 @@ type poolXML struct {
 	TargetPath string `xml:"target>path"`
 }
 
+// parseNetwork reads a network's description. The error's kind is Corrupt.
+func parseNetwork(text string) (hypervisor.EstateNetwork, error) {
+	var x networkXML
+	if len(text) > maxXML || xml.Unmarshal([]byte(text), &x) != nil || x.Name == "" {
+		return hypervisor.EstateNetwork{}, errs.New("libvirt.Survey", errs.Corrupt, "", "a network's description cannot be read")
+	}
+	return x.network(), nil
+}
+
+// parsePool reads a storage pool's description. The error's kind is Corrupt.
+func parsePool(text string) (hypervisor.EstateDatastore, error) {
+	var x poolXML
+	if len(text) > maxXML || xml.Unmarshal([]byte(text), &x) != nil || x.Name == "" {
+		return hypervisor.EstateDatastore{}, errs.New("libvirt.Survey", errs.Corrupt, "", "a storage pool's description cannot be read")
+	}
+	d := hypervisor.EstateDatastore{Name: x.Name, Size: bytesOf(x.Capacity), Free: bytesOf(x.Available)}
+	if filepath.IsAbs(x.TargetPath) {
+		d.Path = filepath.Clean(x.TargetPath)
+	}
+	return d, nil
+}
+
 // Survey lists the daemon's host, networks and storage pools.
 func (p *Platform) Survey(ctx context.Context) (hypervisor.Estate, error) {
 	const op = "libvirt.Survey"
@@ -138,11 +160,11 @@ func surveyed(l *golibvirt.Libvirt) (e hypervisor.Estate, err error) {
 		if err != nil {
 			continue
 		}
-		var x networkXML
-		if len(text) > maxXML || xml.Unmarshal([]byte(text), &x) != nil || x.Name == "" {
-			return e, errs.New("libvirt.Survey", errs.Corrupt, n.Name, "a network's description cannot be read")
+		found, err := parseNetwork(text)
+		if err != nil {
+			return e, err
 		}
-		e.Networks = append(e.Networks, x.network())
+		e.Networks = append(e.Networks, found)
 	}
 	pools, _, err := l.ConnectListAllStoragePools(1, 0)
 	if err != nil {
@@ -153,15 +175,11 @@ func surveyed(l *golibvirt.Libvirt) (e hypervisor.Estate, err error) {
 		if err != nil {
 			continue
 		}
-		var x poolXML
-		if len(text) > maxXML || xml.Unmarshal([]byte(text), &x) != nil || x.Name == "" {
-			return e, errs.New("libvirt.Survey", errs.Corrupt, p.Name, "a storage pool's description cannot be read")
+		found, err := parsePool(text)
+		if err != nil {
+			return e, err
 		}
-		d := hypervisor.EstateDatastore{Name: x.Name, Size: bytesOf(x.Capacity), Free: bytesOf(x.Available)}
-		if filepath.IsAbs(x.TargetPath) {
-			d.Path = filepath.Clean(x.TargetPath)
-		}
-		e.Datastores = append(e.Datastores, d)
+		e.Datastores = append(e.Datastores, found)
 	}
 	return e, nil
 }
