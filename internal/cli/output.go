@@ -8,11 +8,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"holdfast/internal/msa/file"
 )
 
 // addOutputFlag gives a command -o.
 func addOutputFlag(cmd *cobra.Command) {
-	cmd.Flags().StringP("output", "o", "table", "output format: table or json")
+	cmd.Flags().StringP("output", "o", "table", "output format: table, json or yaml")
 }
 
 // print writes v as JSON, or lets table write it for people.
@@ -26,12 +28,18 @@ func print(cmd *cobra.Command, v any, table func(w io.Writer)) error {
 		enc := json.NewEncoder(cmd.OutOrStdout())
 		enc.SetIndent("", "  ")
 		return enc.Encode(v)
+	case "yaml":
+		text, err := file.Render(v)
+		if err == nil {
+			_, err = cmd.OutOrStdout().Write(text)
+		}
+		return err
 	case "table":
 		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
 		table(w)
 		return w.Flush()
 	}
-	return usageError{fmt.Errorf("-o %q: choose table or json", format)}
+	return usageError{fmt.Errorf("-o %q: choose table, json or yaml", format)}
 }
 
 // sizeOf renders a number of bytes for people, in binary units.

@@ -110,7 +110,12 @@ At the source:      key new, store verify, domain create, cert, drva, iofilter, 
 While it runs:      protect, unprotect, events, pause, resume, sync, bandwidth, checkpoint
 From the store:     checkpoints, inspect, fsck, restore, mount, rocva
 A whole recovery:   recover test, planned, disaster, failback, clone
-The history:        retention, gc, pin, tag, timeline`,
+The history:        retention, gc, pin, tag, timeline
+A site's manager:   msa, login, get, describe, apply, diff, export, draft, delete, task, watch
+
+The exit code tells the kind of failure: 1 it failed, 2 the command line, a file or
+a value is wrong, 3 not found, 4 taken, or somebody was faster, 5 something does
+not answer, 6 damage, 7 denied, 8 no room, 130 interrupted.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       Version,
@@ -123,6 +128,9 @@ The history:        retention, gc, pin, tag, timeline`,
 		newPauseCommand(), newResumeCommand(), newSyncCommand(), newProtectCommand(), newUnprotectCommand(), newResizeCommand(), newWatchdogCommand(), newBandwidthCommand(), newCheckpointCommand(),
 		newCheckpointsCommand(), newInspectCommand(), newFsckCommand(), newRestoreCommand(), newMountCommand(), newRocVACommand(), newRecoverCommand(),
 		newRetentionCommand(), newGCCommand(), newPinCommand(), newTagCommand(), newTimelineCommand(),
+		newMSACommand(), newLoginCommand(), newLogoutCommand(), newLoginsCommand(),
+		newGetCommand(), newDescribeCommand(), newDeleteCommand(), newApplyCommand(), newDiffCommand(), newExportCommand(), newDraftCommand(),
+		newTaskCommand(), newWatchCommand(),
 		newDemoCommand(),
 	)
 	return root

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
 	"time"
 
@@ -164,9 +165,7 @@ func (a *Authority) Sign(pub crypto.PublicKey, s Subject) ([]byte, error) {
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}
-	for _, b := range s.Boxes {
-		tmpl.URIs = append(tmpl.URIs, boxURI(b.Role, b.Name))
-	}
+	tmpl.URIs = URIs(s.Boxes...)
 	for _, addr := range s.Addrs {
 		if ip := net.ParseIP(addr); ip != nil {
 			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
@@ -179,6 +178,14 @@ func (a *Authority) Sign(pub crypto.PublicKey, s Subject) ([]byte, error) {
 		return nil, errs.E(op, errs.Internal, s.Boxes[0].Name, err)
 	}
 	return der, nil
+}
+
+// URIs are the names of boxes as certificates have them.
+func URIs(boxes ...Box) (uris []*url.URL) {
+	for _, b := range boxes {
+		uris = append(uris, boxURI(b.Role, b.Name))
+	}
+	return uris
 }
 
 // BoxesOf are what a certificate stands for.
@@ -202,6 +209,36 @@ func WriteCredentials(out string, root, cert []byte, key *ecdsa.PrivateKey) erro
 		return errs.E(op, errs.Internal, out, err)
 	}
 	return writePair(op, out, certFile, keyFile, cert, key)
+}
+
+// LoadKey reads the private key of a certificate directory, to ask for another
+// certificate with. Kinds as of LoadCredentials.
+func LoadKey(dir string) (*ecdsa.PrivateKey, error) {
+	const op = "control.LoadKey"
+	c, err := LoadCredentials(dir)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := c.current().PrivateKey.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, errs.New(op, errs.Invalid, dir, "its key is not an ECDSA key").WithRemedy("enrol the box again")
+	}
+	return key, nil
+}
+
+// WriteCertificate replaces the certificate of a directory by one for the same key, in
+// one step: whoever loads the directory finds the old one or the new one. Durable on
+// return. Kind Invalid for one of another key.
+func WriteCertificate(dir string, cert *x509.Certificate) error {
+	const op = "control.WriteCertificate"
+	key, err := LoadKey(dir)
+	if err != nil {
+		return err
+	}
+	if !key.PublicKey.Equal(cert.PublicKey) {
+		return errs.New(op, errs.Invalid, dir, "the certificate is of another key")
+	}
+	return writePEM(filepath.Join(dir, certFile), "CERTIFICATE", cert.Raw)
 }
 
 // EncodePEM renders a certificate for people and for other programs.

@@ -27,11 +27,32 @@ const linkBuffer = 256 << 10
 // handshakeLimit bounds a handshake, so that a silent peer holds nothing.
 const handshakeLimit = 10 * time.Second
 
-// Credentials are a box's certificate and the authority it trusts.
+// Credentials are a box's certificate and the authority it trusts. A certificate that
+// is renewed in the directory is taken for the next link: nothing is restarted. For
+// concurrent use.
 type Credentials struct {
-	cert tls.Certificate
 	pool *x509.CertPool
 	dir  string
+
+	mu    sync.Mutex
+	cert  *tls.Certificate
+	since time.Time // when the file of the certificate was written
+}
+
+// current is the newest certificate in the directory. One that cannot be read leaves
+// the one before: it is being written, or its remedy is at the box that writes it.
+func (c *Credentials) current() *tls.Certificate {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	path := filepath.Join(c.dir, certFile)
+	st, err := os.Stat(path)
+	if err != nil || st.ModTime().Equal(c.since) {
+		return c.cert
+	}
+	if cert, err := tls.LoadX509KeyPair(path, filepath.Join(c.dir, keyFile)); err == nil {
+		c.cert, c.since = &cert, st.ModTime()
+	}
+	return c.cert
 }
 
 // LoadCredentials reads a directory made by Issue. The private key must not be
@@ -48,6 +69,11 @@ func LoadCredentials(dir string) (*Credentials, error) {
 		return nil, errs.E(op, errs.Denied, kp, fmt.Errorf("private key has mode %#o: others can read it", st.Mode().Perm())).
 			WithRemedy("chmod 600 " + kp)
 	}
+	// Before the certificate is read: one that comes meanwhile is then read again.
+	written, err := os.Stat(filepath.Join(dir, certFile))
+	if err != nil {
+		return nil, errs.E(op, errs.NotFound, dir, err).WithRemedy("issue certificates with: holdfast cert issue")
+	}
 	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, certFile), kp)
 	if err != nil {
 		return nil, errs.E(op, errs.Invalid, dir, err)
@@ -62,16 +88,17 @@ func LoadCredentials(dir string) (*Credentials, error) {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(c)
-	return &Credentials{cert: cert, pool: pool, dir: dir}, nil
+	return &Credentials{pool: pool, dir: dir, cert: &cert, since: written.ModTime()}, nil
 }
 
 func (c *Credentials) config(expect Role) *tls.Config {
 	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{c.cert},
-		RootCAs:      c.pool,
-		ClientCAs:    c.pool,
-		ClientAuth:   tls.RequireAndVerifyClientCert,
+		MinVersion:           tls.VersionTLS13,
+		GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current(), nil },
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.current(), nil },
+		RootCAs:              c.pool,
+		ClientCAs:            c.pool,
+		ClientAuth:           tls.RequireAndVerifyClientCert,
 		// Small first records favour a browser's first paint; a link carries
 		// bulk from the first byte.
 		DynamicRecordSizingDisabled: true,
@@ -165,10 +192,11 @@ func (l *Link) Is(role Role, name string) bool {
 
 // Names are the names this side's own certificate has for a role.
 func (c *Credentials) Names(role Role) (names []string) {
-	if c.cert.Leaf == nil {
+	cert := c.current()
+	if cert.Leaf == nil {
 		return nil
 	}
-	for _, u := range c.cert.Leaf.URIs {
+	for _, u := range cert.Leaf.URIs {
 		if u.Scheme == "holdfast" && u.Host == string(role) {
 			names = append(names, strings.TrimPrefix(u.Path, "/"))
 		}
@@ -284,3 +312,7 @@ func (b *bufferedConn) Flush() error {
 	defer b.mu.Unlock()
 	return b.w.Flush()
 }
+
+// Certificate is the box's newest certificate, with its key, for connections that are
+// no links.
+func (c *Credentials) Certificate() *tls.Certificate { return c.current() }

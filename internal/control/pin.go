@@ -43,12 +43,20 @@ func Words(fingerprint string) string {
 // certificate along, as managers do. The error in a failed handshake is of kind
 // Denied.
 func Pinned(fingerprint string, expect Role, own *tls.Certificate) *tls.Config {
+	return PinnedTo(fingerprint, expect, "", own)
+}
+
+// PinnedTo is Pinned to the one box that has a name in that role; "": any.
+func PinnedTo(fingerprint string, expect Role, name string, own *tls.Certificate) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		// The check below takes the place of the one that is skipped.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
-			_, err := CheckPinned(s.PeerCertificates, fingerprint, expect)
+			got, err := CheckPinned(s.PeerCertificates, fingerprint, expect)
+			if err == nil && name != "" && got != name {
+				err = errs.New("control.Pinned", errs.Denied, string(expect)+" "+name, "the other side is "+got)
+			}
 			return err
 		},
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
@@ -89,3 +97,7 @@ func CheckChain(cert, root *x509.Certificate, use x509.ExtKeyUsage, expect Role)
 	}
 	return "", errs.New(op, errs.Denied, string(expect), fmt.Sprintf("the certificate stands for no %s", expect))
 }
+
+// CheckIssuer reports whether an authority has signed a certificate, be it good now or
+// not: an error says that it has not.
+func CheckIssuer(cert, root *x509.Certificate) error { return cert.CheckSignatureFrom(root) }

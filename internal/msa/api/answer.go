@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/db"
 )
 
@@ -45,7 +46,7 @@ func change[O any](ctx context.Context, s *server, object string, f func(tx *db.
 		if c.op.Scoped && !c.allowed {
 			return errs.New(op, errs.Internal, c.op.ID, "the operation has not asked whether it may")
 		}
-		if err := s.audit(ctx, tx, Entry{By: c.name(), Operation: c.op.ID, Object: c.object, Outcome: "done", Remote: c.remote, Detail: c.detail}); err != nil {
+		if err := s.Audit(ctx, tx, audit.Entry{By: c.name(), Operation: c.op.ID, Object: c.object, Outcome: audit.Done, Remote: c.remote, Detail: c.detail}); err != nil {
 			return err
 		}
 		return c.store(ctx, tx, out)
@@ -54,6 +55,7 @@ func change[O any](ctx context.Context, s *server, object string, f func(tx *db.
 		return nil, err
 	}
 	c.audited = true
+	s.hub.poke()
 	if replayed {
 		c.context.SetHeader("Idempotency-Replayed", "true")
 	}
@@ -67,24 +69,22 @@ func (c *call) name() string {
 	return c.who.Name()
 }
 
-func (s *server) audit(ctx context.Context, tx *db.Tx, e Entry) error {
-	if s.Audit == nil {
-		return nil
-	}
-	return s.Audit(ctx, tx, e)
-}
-
 // auditFailure notes what was asked for and not done. That it cannot be noted does
-// not change the answer.
+// not change the answer. What nobody known asked for is not put there: whoever
+// knocks all day would fill it. Log-ins note themselves.
 func (s *server) auditFailure(ctx context.Context, c *call, status int) {
-	if s.Audit == nil || c.who == nil {
+	if c.who == nil {
 		return
+	}
+	outcome := audit.Failed
+	if status == http.StatusForbidden {
+		outcome = audit.Refused
 	}
 	// Who has gone away meanwhile is noted as well.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	err := s.DB.Tx(ctx, func(tx *db.Tx) error {
-		return s.audit(ctx, tx, Entry{By: c.name(), Operation: c.op.ID, Object: c.object, Outcome: "refused", Remote: c.remote, Detail: http.StatusText(status)})
+		return s.Audit(ctx, tx, audit.Entry{By: c.name(), Operation: c.op.ID, Object: c.object, Outcome: outcome, Remote: c.remote, Detail: http.StatusText(status)})
 	})
 	if err != nil {
 		s.Logger.Warn("the audit log does not have a refused request", "request", c.id, "operation", c.op.ID, "err", err)

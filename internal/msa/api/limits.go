@@ -28,6 +28,23 @@ const (
 	maxKey = 255
 	// answersFor is how long an answer is kept for who asks again.
 	answersFor = 24 * time.Hour
+	// maxStreams bounds the streams of events of one replica: each has a goroutine
+	// and looks for itself when there is something new.
+	maxStreams = 256
+	// eventsAtOnce is how many lines of the feed are read at once.
+	eventsAtOnce = 500
+	// feedPoll is how often is looked for lines other replicas have written; beatEvery
+	// is how often a stream on which nothing happens shows that it lives (proxies
+	// end silent ones after 30 s and more); writeFor ends a stream nobody reads.
+	feedPoll  = 250 * time.Millisecond
+	beatEvery = 15 * time.Second
+	writeFor  = 10 * time.Second
+	// taskPoll is how often is looked whether a task has ended that somebody waits for.
+	taskPoll = 300 * time.Millisecond
 	// maxAnswer bounds an answer that is kept, bytes.
 	maxAnswer = 1 << 20
 )
+
+// askEvery is how often is asked whether who watches events may still do so. Tests
+// do not wait so long.
+var askEvery = 30 * time.Second

@@ -32,12 +32,13 @@ type operation struct {
 	// Scoped says that it must be allowed where the object is: the handler asks
 	// s.allow, or leaves out what may not be seen. Else it must be everywhere.
 	Scoped bool
-	Open   bool // anybody, known or not, as to log in
-	Change bool // something changes: it goes through change, and is audited
-	Secret bool // the answer holds a secret, and is never kept to be repeated
-	Status int  // of success; 0: 200, or 204 without a body
-	Body   int64
-	Stream bool // it lasts: no deadline
+	Open   bool   // anybody, known or not, as to log in
+	Change bool   // something changes: it goes through change, and is audited
+	Secret bool   // the answer holds a secret, and is never kept to be repeated
+	Status int    // of success; 0: 200, or 204 without a body
+	Body   int64  // bound of what is sent; 0: maxBody
+	Type   string // media type of the answer; empty: JSON
+	Stream bool   // it lasts: no deadline
 }
 
 // call is what is known of a request under way.
@@ -76,6 +77,11 @@ func add[I, O any](s *server, o operation, h func(context.Context, *I) (*O, erro
 	if !o.Open {
 		h2.Security = []map[string][]string{{"token": {}}, {"session": {}}}
 		h2.Errors = append(h2.Errors, http.StatusUnauthorized, http.StatusForbidden)
+	}
+	if o.Type != "" {
+		h2.Responses = map[string]*huma.Response{"200": {
+			Description: http.StatusText(http.StatusOK), Content: map[string]*huma.MediaType{o.Type: {Schema: &huma.Schema{Type: "string"}}},
+		}}
 	}
 	if o.Change {
 		h2.Parameters = append(h2.Parameters, &huma.Param{
@@ -132,7 +138,9 @@ func (s *server) enter(o *operation, ctx huma.Context, next func(huma.Context)) 
 		}
 		return
 	}
+	begun := time.Now()
 	next(huma.WithContext(ctx, inner))
+	s.Logger.Debug("a request was answered", "request", c.id, "operation", o.ID, "by", c.name(), "remote", c.remote, "status", ctx.Status(), "for", time.Since(begun))
 	if o.Change && !c.audited && ctx.Status() >= 400 {
 		s.auditFailure(inner, c, ctx.Status())
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	v1 "holdfast/api"
 	"holdfast/internal/errs"
@@ -20,6 +21,12 @@ type unauthorized struct{ error }
 
 // Unwrap returns the cause.
 func (u unauthorized) Unwrap() error { return u.error }
+
+// finding marks errors that are what was asked for, not failures of ours.
+type finding struct{ error }
+
+// Unwrap returns the cause.
+func (f finding) Unwrap() error { return f.error }
 
 // withFaults is an error with everything that was found.
 type withFaults struct {
@@ -44,7 +51,10 @@ const maxFaults = 500
 // statusOf says which HTTP status an error has.
 func statusOf(err error) int {
 	var who unauthorized
+	var found finding
 	switch {
+	case errors.As(err, &found):
+		return http.StatusConflict
 	case errors.As(err, &who):
 		return http.StatusUnauthorized
 	case errors.Is(err, catalog.ErrStale):
@@ -70,6 +80,21 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
+// remedies are what can be done about errors that say nothing themselves.
+var remedies = map[errs.Kind]string{
+	errs.Invalid:     "correct the request: see the operation in " + prefix + "/openapi.json",
+	errs.NotFound:    "list what there is",
+	errs.Exists:      "choose another name",
+	errs.Conflict:    "read it again, and decide again",
+	errs.Fenced:      "read it again, and decide again",
+	errs.Transient:   "try again in a moment",
+	errs.Unavailable: "try again when it is there",
+	errs.Corrupt:     "look for the request's id in the manager's log, and restore what is damaged",
+	errs.Denied:      "ask an administrator",
+	errs.Full:        "make room, or ask for less",
+	errs.Canceled:    "try again",
+}
+
 // problemOf says what an error is to who asked.
 func problemOf(err error, status int, request string) *v1.Problem {
 	p := &v1.Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Kind: errs.KindOf(err).String(), Remedy: errs.RemedyOf(err), Request: request}
@@ -84,6 +109,9 @@ func problemOf(err error, status int, request string) *v1.Problem {
 	if p.Kind == errs.Internal.String() {
 		// What we did not foresee may say more than it should.
 		p.Object, p.Detail, p.Remedy = "", "the manager has failed to do this", "look for the request's id in the manager's log, and report it"
+	}
+	if p.Remedy == "" {
+		p.Remedy = remedies[errs.KindOf(err)]
 	}
 	var f withFaults
 	if errors.As(err, &f) {
@@ -144,12 +172,15 @@ func (s *server) refuseAs(w http.ResponseWriter, status int, err error) {
 
 func init() {
 	// The library makes its own errors by this variable, for want of another way.
-	huma.NewError = refusal
+	huma.NewError = func(status int, words string, found ...error) huma.StatusError {
+		return refusal(nil, status, words, found...)
+	}
+	huma.NewErrorWithContext = refusal
 }
 
 // refusal makes what the library says of a request, by the API's document, one of
 // our problems.
-func refusal(status int, words string, found ...error) huma.StatusError {
+func refusal(ctx huma.Context, status int, words string, found ...error) huma.StatusError {
 	kind := errs.Invalid
 	switch {
 	case status == http.StatusRequestEntityTooLarge:
@@ -176,8 +207,13 @@ func refusal(status int, words string, found ...error) huma.StatusError {
 		}
 		p.Faults = append(p.Faults, f)
 	}
+	p.Remedy = "see the operation in " + prefix + "/openapi.json"
 	if len(p.Faults) > 0 {
 		p.Remedy = "correct what faults lists"
+	}
+	if ctx != nil {
+		_, w := humago.Unwrap(ctx)
+		p.Request = w.Header().Get(requestHeader)
 	}
 	return p
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -15,13 +17,78 @@ import (
 
 	v1 "holdfast/api"
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(dbtest.Main(m)) }
+// TestMain demands, when all tests have run, that each operation was done by one of
+// them at least, and answered well.
+func TestMain(m *testing.M) {
+	code := dbtest.Main(m)
+	whole := true
+	for _, f := range []string{"test.run", "test.skip", "test.fuzz", "test.list"} {
+		whole = whole && flag.Lookup(f).Value.String() == ""
+	}
+	if ops, err := Operations(); whole && code == 0 {
+		if err != nil {
+			fmt.Println(err)
+			code = 1
+		}
+		for _, o := range ops {
+			if !done.has(o.ID) {
+				fmt.Printf("no test has done %s\n", o.ID)
+				code = 1
+			}
+		}
+	}
+	os.Exit(code)
+}
+
+// done is which operations were answered well.
+var done = &recorder{well: map[string]bool{}}
+
+type recorder struct {
+	mu   sync.Mutex
+	well map[string]bool
+}
+
+func (r *recorder) has(op string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.well[op]
+}
+
+// recording is a handler of logs that notes what was answered, and hands on what
+// another one takes.
+type recording struct{ slog.Handler }
+
+func (h recording) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h recording) Handle(ctx context.Context, r slog.Record) error {
+	var op string
+	var status int64
+	r.Attrs(func(a slog.Attr) bool {
+		switch a.Key {
+		case "operation":
+			op = a.Value.String()
+		case "status":
+			status = a.Value.Int64()
+		}
+		return true
+	})
+	if status >= 200 && status < 400 {
+		done.mu.Lock()
+		done.well[op] = true
+		done.mu.Unlock()
+	}
+	if !h.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return h.Handler.Handle(ctx, r)
+}
 
 // people are known by their tokens.
 type people map[string]*auth.Principal
@@ -53,7 +120,7 @@ type rig struct {
 	who string // the token that is sent; empty: none
 
 	mu    sync.Mutex
-	audit []Entry
+	audit []audit.Entry
 	log   bytes.Buffer
 }
 
@@ -71,12 +138,12 @@ func newRig(t *testing.T, url string, tune ...func(*Options)) *rig {
 	}
 	t.Cleanup(func() { d.Close() })
 	r := &rig{t: t, db: d, who: "admin"}
-	o := Options{DB: d, Auth: everybody(), Catalog: &catalog.Catalog{}, Release: "test", Logger: slog.New(slog.NewTextHandler(r, nil)),
-		Audit: func(_ context.Context, _ *db.Tx, e Entry) error {
+	o := Options{DB: d, Auth: everybody(), Catalog: &catalog.Catalog{}, Release: "test", Logger: testLogger(r),
+		Audit: func(ctx context.Context, tx *db.Tx, e audit.Entry) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.audit = append(r.audit, e)
-			return nil
+			return audit.Append(ctx, tx, e)
 		}}
 	for _, f := range tune {
 		f(&o)
@@ -88,6 +155,11 @@ func newRig(t *testing.T, url string, tune ...func(*Options)) *rig {
 	r.srv = httptest.NewTLSServer(h)
 	t.Cleanup(r.srv.Close)
 	return r
+}
+
+// testLogger logs what tests look at: warnings and worse.
+func testLogger(w io.Writer) *slog.Logger {
+	return slog.New(recording{slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn})})
 }
 
 // answer is what came back.

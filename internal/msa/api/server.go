@@ -10,6 +10,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
@@ -22,20 +23,18 @@ type Authenticator interface {
 	Authenticate(ctx context.Context, r *http.Request) (*auth.Principal, error)
 }
 
-// Entry is a line of the audit log: who did what, to what, from where, and what
-// came of it.
-type Entry struct {
-	By, Operation, Object, Outcome, Remote, Detail string
-}
-
 // Options is what the API stands on. DB and Auth are needed.
 type Options struct {
 	DB      *db.DB
 	Auth    Authenticator
 	Catalog *catalog.Catalog // nil: one without inventories
 	// Audit appends to the audit log, in the transaction of what is done. Nil:
-	// nothing is logged, which only tests want.
-	Audit   func(context.Context, *db.Tx, Entry) error
+	// audit.Append.
+	Audit func(context.Context, *db.Tx, audit.Entry) error
+	// Wake has whoever carries out tasks look at once: one was started. Nil: nobody
+	// is woken, they look by themselves.
+	Wake    func()
+	Access  Access
 	Release string       // of Holdfast, for people
 	Logger  *slog.Logger // nil: none
 }
@@ -50,6 +49,7 @@ type server struct {
 	api   huma.API
 	ops   []Operation
 	gates *gates
+	hub   *hub
 }
 
 // New returns the API. Kind Invalid: the options.
@@ -68,14 +68,28 @@ func build(o Options) (*server, error) {
 	if o.Catalog == nil {
 		o.Catalog = &catalog.Catalog{}
 	}
+	if o.Audit == nil {
+		o.Audit = audit.Append
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &server{Options: o, mux: http.NewServeMux(), gates: newGates()}
+	s := &server{Options: o, mux: http.NewServeMux(), gates: newGates(), hub: newHub(o.DB)}
 	s.api = humago.New(s.mux, config(o.Release))
 	for _, register := range []func(){
 		s.registerSystem,
 		s.registerObjects,
+		s.registerDrafts,
+		s.registerApply,
+		s.registerTasks,
+		s.registerEvents,
+		s.registerLogin,
+		s.registerUsers,
+		s.registerApprovals,
+		s.registerProvider,
+		s.registerAudit,
+		s.registerSecrets,
+		s.registerTrust,
 	} {
 		register()
 	}
@@ -97,7 +111,7 @@ func config(release string) huma.Config {
 				Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName),
 				SecuritySchemes: map[string]*huma.SecurityScheme{
 					"token":   {Type: "http", Scheme: "bearer", Description: "An API token, or the token of a session"},
-					"session": {Type: "apiKey", In: "cookie", Name: "holdfast_session", Description: "A session of the console; changes need its CSRF token besides"},
+					"session": {Type: "apiKey", In: "cookie", Name: auth.SessionCookie, Description: "A session of the console; changes need its CSRF token in " + auth.CSRFHeader + " besides"},
 				},
 			},
 		},

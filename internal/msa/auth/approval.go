@@ -80,7 +80,7 @@ func Decide(ctx context.Context, tx *db.Tx, by *Principal, id string, v Verdict)
 	case by.User == a.AskedBy:
 		return Approval{}, errs.New(op, errs.Denied, a.Subject, "who asks is not the second person").WithRemedy("have somebody else approve")
 	case a.Verdict != Undecided:
-		return Approval{}, errs.New(op, errs.Conflict, a.Subject, fmt.Sprintf("%s has %s it", a.DecidedBy, a.Verdict))
+		return Approval{}, errs.New(op, errs.Conflict, a.Subject, fmt.Sprintf("%s has %s it", a.DecidedBy, a.Verdict)).WithRemedy("ask again, if it is to be decided anew")
 	case a.ExpiresAt <= tx.Now():
 		return Approval{}, errs.New(op, errs.Conflict, a.Subject, "the question has expired").WithRemedy("ask again")
 	}

@@ -12,21 +12,19 @@ import (
 	"holdfast/internal/msa/seal"
 )
 
-// Certificates tells whose certificate a connection has proved. pki, pair and enrol
-// together are one.
-type Certificates interface {
-	// Holder returns the principal of a verified chain: the first is the other
-	// side's. Kind Denied for a certificate that is nobody's any more.
-	Holder(ctx context.Context, chain []*x509.Certificate) (*Principal, error)
-}
+// CertificateFunc tells whose certificate a connection has proved: the first of the
+// chain is the other side's, and nothing of it has been checked but that the other
+// side has the key. Kinds: NotFound (not of an authority it knows), Denied (nobody's
+// any more). Packages enrol and pair have one each.
+type CertificateFunc func(ctx context.Context, chain []*x509.Certificate) (*Principal, error)
 
 // Options are what an Auth needs.
 type Options struct {
 	DB *db.DB
 	// Box keeps the secret of an OpenID Connect provider. nil: no provider.
 	Box *seal.Box
-	// Certificates knows boxes and peers. nil: nobody comes with a certificate.
-	Certificates Certificates
+	// Certificates know boxes and peers, and are asked in turn.
+	Certificates []CertificateFunc
 	// Client talks to the provider; nil: http.DefaultClient.
 	Client *http.Client
 	// cheap has tests spend no time on hashes.
@@ -37,7 +35,7 @@ type Options struct {
 type Auth struct {
 	db       *db.DB
 	box      *seal.Box
-	certs    Certificates
+	certs    []CertificateFunc
 	client   *http.Client
 	hash     *hasher
 	crossing *http.CrossOriginProtection
@@ -57,8 +55,8 @@ func New(o Options) *Auth {
 	return a
 }
 
-// Authenticate finds out who a request is from: by its bearer token, else by its
-// session, else by the certificate of its connection. One that is there and not good
+// Authenticate finds out who a request is from: by its bearer token (an API token, or
+// a session's secret, which programs send that way), else by its session's cookie, else by the certificate of its connection. One that is there and not good
 // is refused, whatever else is there. A session's request that changes something
 // must carry the CSRF token and come from our own pages. Kinds: Denied, and those of
 // db.Tx.
@@ -68,19 +66,37 @@ func (a *Auth) Authenticate(ctx context.Context, r *http.Request) (*Principal, e
 		if len(h) > 1 || !strings.EqualFold(scheme, "Bearer") {
 			return nil, denied("only one bearer token is a way in", "send Authorization: Bearer TOKEN")
 		}
-		return a.byToken(ctx, strings.TrimSpace(secret))
+		if secret = strings.TrimSpace(secret); strings.HasPrefix(secret, sessionPrefix) {
+			// No browser sends this header by itself: there is nothing to cross.
+			return a.bySession(ctx, secret, nil)
+		}
+		return a.byToken(ctx, secret)
 	}
 	if c, err := r.Cookie(SessionCookie); err == nil {
-		return a.bySession(ctx, r, c.Value)
+		return a.bySession(ctx, c.Value, r)
 	}
-	if a.certs != nil && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		return a.certs.Holder(ctx, r.TLS.PeerCertificates)
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		return a.byCertificate(ctx, r.TLS.PeerCertificates)
 	}
 	return nil, denied("nobody is logged in", "log in, or send an API token")
 }
 
 func denied(words, remedy string) error {
 	return errs.New("auth.Authenticate", errs.Denied, "request", words).WithRemedy(remedy)
+}
+
+func (a *Auth) byCertificate(ctx context.Context, chain []*x509.Certificate) (*Principal, error) {
+	for _, f := range a.certs {
+		p, err := f(ctx, chain)
+		if errs.Is(err, errs.NotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return p, nil
+	}
+	return nil, denied("the certificate is of no authority that is known here", "enrol the box, or pair the sites, again")
 }
 
 func (a *Auth) byToken(ctx context.Context, secret string) (*Principal, error) {
@@ -122,7 +138,9 @@ func (a *Auth) byToken(ctx context.Context, secret string) (*Principal, error) {
 	return p, err
 }
 
-func (a *Auth) bySession(ctx context.Context, r *http.Request, secret string) (*Principal, error) {
+// bySession finds a session; r is the request its cookie came with, nil for a session
+// that came as a bearer token.
+func (a *Auth) bySession(ctx context.Context, secret string, r *http.Request) (*Principal, error) {
 	bad := denied("the session is over", "log in again")
 	if len(secret) > maxSecret {
 		return nil, bad
@@ -149,8 +167,10 @@ func (a *Auth) bySession(ctx context.Context, r *http.Request, secret string) (*
 	if !found {
 		return nil, bad
 	}
-	if err := a.checkCrossing(r, p.CSRF); err != nil {
-		return nil, err
+	if r != nil {
+		if err := a.checkCrossing(r, p.CSRF); err != nil {
+			return nil, err
+		}
 	}
 	if stale {
 		err = a.db.Tx(ctx, func(tx *db.Tx) error {

@@ -30,7 +30,26 @@ func (a *Auth) Hash(ctx context.Context, user, password string) (Hash, error) {
 // returns the principal and the secret of its cookie. Kinds: Denied (wrong, or
 // disabled, or unknown: which is not told), Unavailable (locked for a while, or too
 // many at once; the remedy says how long).
-func (a *Auth) Login(ctx context.Context, name, password, remote, agent string) (*Principal, string, error) {
+func (a *Auth) Login(ctx context.Context, name, password, remote, agent string) (p *Principal, secret string, err error) {
+	err = a.prove(ctx, name, password, remote, func(tx *db.Tx) error {
+		p, secret, err = a.begin(ctx, tx, name, remote, agent)
+		return err
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return p, secret, nil
+}
+
+// Prove checks a name and password as Login does, and makes nothing: for what a
+// session alone is not enough. Kinds as of Login.
+func (a *Auth) Prove(ctx context.Context, name, password, remote string) error {
+	return a.prove(ctx, name, password, remote, func(*db.Tx) error { return nil })
+}
+
+// prove checks a name and password, and then does more in the transaction that
+// forgives what failed before.
+func (a *Auth) prove(ctx context.Context, name, password, remote string, more func(*db.Tx) error) error {
 	const op = "auth.Login"
 	if len(name) > maxName || len(password) > maxPassword || !validUser(name) {
 		name = "\x00" // nobody's; counted by its address all the same
@@ -38,24 +57,23 @@ func (a *Auth) Login(ctx context.Context, name, password, remote, agent string) 
 	places := placesOf(name, remote)
 	stored, err := a.attempt(ctx, name, places)
 	if err != nil {
-		return nil, "", err
+		return err
 	}
 	ok, stale, err := a.hash.verify(ctx, password, stored)
 	if err != nil {
-		return nil, "", err
+		return err
 	}
 	if !ok {
-		return nil, "", errs.New(op, errs.Denied, "log-in", "name or password is wrong, or the user is disabled")
+		return errs.New(op, errs.Denied, "log-in", "name or password is wrong, or the user is disabled").
+			WithRemedy("try again; after some failures there is a wait")
 	}
 	again := ""
 	if stale { // it costs what it costs now
 		if again, err = a.hash.make(ctx, password); err != nil {
-			return nil, "", err
+			return err
 		}
 	}
-	var p *Principal
-	var secret string
-	err = a.db.Tx(ctx, func(tx *db.Tx) error {
+	return a.db.Tx(ctx, func(tx *db.Tx) error {
 		// Only if it is still the password that was looked at.
 		n, err := tx.Exec(ctx, `UPDATE users SET password = CASE WHEN $3 = '' THEN password ELSE $3 END WHERE name = $1 AND password = $2 AND disabled = 0`, name, stored, again)
 		if err != nil {
@@ -64,20 +82,26 @@ func (a *Auth) Login(ctx context.Context, name, password, remote, agent string) 
 		if n == 0 {
 			return errs.New(op, errs.Conflict, name, "the user was changed meanwhile").WithRemedy("log in again")
 		}
-		// What the right password proves is that this address is its user's; the
-		// address may have guessed others' before, and that still counts.
-		if _, err := tx.Exec(ctx, `DELETE FROM login_failures WHERE place = $1`, places[0].key); err != nil {
+		if err := forgive(ctx, tx, places); err != nil {
 			return err
 		}
-		for _, pl := range places[1:] {
-			if _, err := tx.Exec(ctx, `UPDATE login_failures SET failures = failures - 1 WHERE place = $1 AND failures > 0`, pl.key); err != nil {
-				return err
-			}
-		}
-		p, secret, err = a.begin(ctx, tx, name, remote, agent)
-		return err
+		return more(tx)
 	})
-	return p, secret, err
+}
+
+// forgive takes back that an attempt was counted. What the right password proves is
+// that this address is its user's; the address may have guessed others' before, and
+// that still counts.
+func forgive(ctx context.Context, tx *db.Tx, places []place) error {
+	if _, err := tx.Exec(ctx, `DELETE FROM login_failures WHERE place = $1`, places[0].key); err != nil {
+		return err
+	}
+	for _, pl := range places[1:] {
+		if _, err := tx.Exec(ctx, `UPDATE login_failures SET failures = failures - 1 WHERE place = $1 AND failures > 0`, pl.key); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // begin makes a session and its principal.

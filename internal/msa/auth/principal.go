@@ -83,6 +83,7 @@ type Principal struct {
 	scope   []Grant // of a token; means nothing unless limited
 	limited bool
 	box     string // name of the appliance
+	proof   string // digest of its certificate
 	peer    string // name of the pair
 	session string // hash of the session's token
 }
@@ -152,9 +153,18 @@ func has(grants []Grant, perm Permission, folder site.Ref) bool {
 	return slices.ContainsFunc(grants, func(g Grant) bool { return g.Role.Has(perm) && g.covers(folder) })
 }
 
-// OfBox is the principal of an appliance that has proved its certificate.
-func OfBox(name string) *Principal {
-	return &Principal{User: "appliance/" + name, box: name, grants: []Grant{{Role: boxRole}}}
+// Proof is the digest of the certificate that a box has proved, "" for anybody else.
+func (p *Principal) Proof() string {
+	if p == nil {
+		return ""
+	}
+	return p.proof
+}
+
+// OfBox is the principal of an appliance that has proved the certificate with a
+// digest.
+func OfBox(name, proof string) *Principal {
+	return &Principal{User: "appliance/" + name, box: name, proof: proof, grants: []Grant{{Role: boxRole}}}
 }
 
 // OfPeer is the principal of a paired manager that has proved its certificate.

@@ -93,10 +93,25 @@ func Spend(ctx context.Context, tx *db.Tx, p Purpose, secret string) (Single, er
 		}
 	}
 	if !found || until <= tx.Now() {
-		return Single{}, errs.New("auth.Spend", errs.Denied, string(p)+" token", "the token is not good, or not any more").
-			WithRemedy("have a new one made; each is good once, and for a limited time")
+		return Single{}, notGood(p)
 	}
 	return s, nil
+}
+
+// Peek reports whether a token is good, and spends nothing: before something dear is
+// done for whoever has it. Kind Denied.
+func Peek(ctx context.Context, tx *db.Tx, p Purpose, secret string) error {
+	var until int64
+	found, err := tx.Row(ctx, `SELECT expires_at FROM single_tokens WHERE hash = $1 AND purpose = $2`, []any{hashOf(secret), p}, &until)
+	if err == nil && (!found || until <= tx.Now()) {
+		err = notGood(p)
+	}
+	return err
+}
+
+func notGood(p Purpose) error {
+	return errs.New("auth.Spend", errs.Denied, string(p)+" token", "the token is not good, or not any more").
+		WithRemedy("have a new one made; each is good once, and for a limited time")
 }
 
 // Forget makes the tokens of a purpose and subject useless, used or not.

@@ -20,6 +20,9 @@ type Session struct {
 	Agent     string `json:"agent"`
 }
 
+// sessionPrefix is that of sessions' secrets.
+const sessionPrefix = "hfc_"
+
 // sessionID is how people name a session.
 func sessionID(hash string) string { return hash[:min(32, len(hash))] }
 
@@ -29,7 +32,7 @@ func newSession(ctx context.Context, tx *db.Tx, user, remote, agent string) (sec
 		(SELECT hash FROM user_sessions WHERE holder = $1 ORDER BY created_at DESC, hash LIMIT 1000 OFFSET $3))`, user, tx.Now(), maxSessions-1); err != nil {
 		return "", err
 	}
-	secret = newSecret("hfc_")
+	secret = newSecret(sessionPrefix)
 	_, err = tx.Exec(ctx, `INSERT INTO user_sessions (hash, holder, created_at, seen_at, expires_at, remote, agent) VALUES ($1, $2, $3, $3, $4, $5, $6)`,
 		hashOf(secret), user, tx.Now(), tx.Now()+wholeFor.Milliseconds(), db.Text(remote, maxName), db.Text(agent, maxAgent))
 	if err != nil {

@@ -391,7 +391,7 @@ func TestApply(t *testing.T) {
 		diff := func(want []site.Object, prune bool) (c *file.Changes, l problem.List) {
 			t.Helper()
 			r.tx(func(ctx context.Context, tx *db.Tx) (err error) {
-				c, l, err = r.Diff(ctx, tx, want, prune)
+				c, l, err = r.Diff(ctx, tx, want, prune, nil)
 				return err
 			})
 			return c, l

@@ -118,13 +118,20 @@ func (c *Catalog) Delete(ctx context.Context, tx *db.Tx, k site.Kind, n site.Nam
 }
 
 // Diff says what applying wanted objects would change, and what is wrong with the
-// outcome. Kinds: Invalid, Conflict, as file.Diff.
-func (c *Catalog) Diff(ctx context.Context, tx *db.Tx, wanted []site.Object, prune bool) (*file.Changes, problem.List, error) {
+// outcome. What keep does not keep is as if it were not there; nil keeps all. Kinds:
+// Invalid, Conflict, as file.Diff.
+func (c *Catalog) Diff(ctx context.Context, tx *db.Tx, wanted []site.Object, prune bool, keep func(site.Object) bool) (*file.Changes, problem.List, error) {
 	current, err := All(ctx, tx)
 	if err != nil {
 		return nil, problem.List{}, err
 	}
-	changes, err := file.Diff(current, wanted, prune)
+	var compared []site.Object
+	for _, o := range current {
+		if keep == nil || keep(o) {
+			compared = append(compared, o)
+		}
+	}
+	changes, err := file.Diff(compared, wanted, prune)
 	if err != nil {
 		return nil, problem.List{}, err
 	}

@@ -1,7 +1,9 @@
 package file
 
 import (
+	"bytes"
 	"encoding"
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"slices"
@@ -11,6 +13,8 @@ import (
 	"unicode"
 
 	"go.yaml.in/yaml/v3"
+
+	"holdfast/internal/errs"
 )
 
 // field is a field of a struct as the json tags name it.
@@ -189,4 +193,40 @@ func encodeMap(v reflect.Value) (*yaml.Node, error) {
 		n.Content = append(n.Content, word(k.String()), e)
 	}
 	return n, nil
+}
+
+// Render writes any value that has a JSON form as YAML, its fields in their order:
+// for people who look at it, not to be applied. Kind Invalid.
+func Render(v any) ([]byte, error) {
+	const op = "file.Render"
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, errs.E(op, errs.Invalid, "", err)
+	}
+	var n yaml.Node
+	if err := yaml.Unmarshal(b, &n); err != nil { // JSON is YAML
+		return nil, errs.E(op, errs.Invalid, "", err)
+	}
+	plainStyle(&n)
+	var out bytes.Buffer
+	e := yaml.NewEncoder(&out)
+	e.SetIndent(2)
+	if err := e.Encode(&n); err != nil {
+		return nil, errs.E(op, errs.Invalid, "", err)
+	}
+	return out.Bytes(), nil
+}
+
+// plainStyle has a tree written as people write YAML, not as JSON was.
+func plainStyle(n *yaml.Node) {
+	n.Style = 0
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
+		n.Style = word(n.Value).Style
+	}
+	if n.Kind == yaml.SequenceNode && flat(n) {
+		n.Style = yaml.FlowStyle
+	}
+	for _, c := range n.Content {
+		plainStyle(c)
+	}
 }

@@ -138,6 +138,9 @@ func tree(o site.Object) (*yaml.Node, error) {
 // object that cannot be written (a time beyond year 9999).
 func Export(objects []site.Object) ([]byte, error) {
 	const op = "file.Export"
+	if len(objects) == 0 {
+		return nil, nil // the encoder cannot write nothing
+	}
 	sorted := append([]site.Object(nil), objects...)
 	site.SortObjects(sorted)
 	var out bytes.Buffer

@@ -1,0 +1,22 @@
+package replica
+
+import "time"
+
+const (
+	// headerFor bounds how long a client may take to send its headers, idleFor how
+	// long a connection is kept on which nothing is asked; maxHeader their size.
+	headerFor = 10 * time.Second
+	idleFor   = 2 * time.Minute
+	maxHeader = 64 << 10
+	// maxConnections bounds the connections of one replica, each some 50 kB: it is
+	// the streams of events and the browsers of everybody.
+	maxConnections = 2000
+	// stopFor is how long requests under way may take when the process ends.
+	stopFor = 5 * time.Second
+	// pruneEvery is how often rows that are over are deleted; each time in small
+	// transactions, until none is left or pruneFor has passed.
+	pruneEvery = 10 * time.Minute
+	pruneFor   = time.Minute
+	// RunsFor is how long an ended run, or task, is kept.
+	RunsFor = 366 * 24 * time.Hour
+)
