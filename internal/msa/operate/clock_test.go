@@ -97,8 +97,13 @@ func TestPolicy(t *testing.T) {
 		p.TwoPersons = true // the plan itself has decided
 		r := newRig(t, dbtest.SQLite(t), w)
 		r.work(r.options())
-		r.must(func(ctx context.Context, tx *db.Tx) error { return r.o.Agree(ctx, tx, "p", plan.Planned, 1, "bob") })
-		r.does("p", plan.Planned, plan.BeforeCommit)
+		r.must(func(ctx context.Context, tx *db.Tx) error {
+			q := r.request("p", plan.Planned)
+			q.Agreed = operate.Agreement{By: "bob", At: db.Time(tx.Now()), Version: 1}
+			_, err := r.o.Begin(ctx, tx, q)
+			return err
+		})
+		r.settled("p")
 		s := r.status("p")
 		if s.Decide != policy || time.Until(s.Due) < 50*time.Minute {
 			t.Errorf("%s at %v", s.Decide, s.Due)
