@@ -14,6 +14,7 @@ import (
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
+	"holdfast/internal/msa/operate"
 )
 
 // Authenticator says who makes a request.
@@ -34,6 +35,7 @@ type Options struct {
 	// Wake has whoever carries out tasks look at once: one was started. Nil: nobody
 	// is woken, they look by themselves.
 	Wake    func()
+	Plans   *operate.Operator // nil: one over Catalog
 	Access  Access
 	Release string       // of Holdfast, for people
 	Logger  *slog.Logger // nil: none
@@ -74,6 +76,12 @@ func build(o Options) (*server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Plans == nil {
+		var err error
+		if o.Plans, err = operate.New(operate.Options{World: operate.InCatalog(o.Catalog), Note: operate.Feed, Logger: o.Logger}); err != nil {
+			return nil, err
+		}
+	}
 	s := &server{Options: o, mux: http.NewServeMux(), gates: newGates(), hub: newHub(o.DB)}
 	s.api = humago.New(s.mux, config(o.Release))
 	for _, register := range []func(){
@@ -86,6 +94,8 @@ func build(o Options) (*server, error) {
 		s.registerLogin,
 		s.registerUsers,
 		s.registerApprovals,
+		s.registerPlans,
+		s.registerRuns,
 		s.registerProvider,
 		s.registerAudit,
 		s.registerSecrets,

@@ -51,6 +51,11 @@ func (w configured) View(ctx context.Context, tx *db.Tx, p *plan.Plan, reversed 
 	return v, nil
 }
 
+// Feed is for Options.Note: the manager's own feed, kind "plan-run", by the plan's name.
+func Feed(ctx context.Context, tx *db.Tx, name site.Name, action, by string) error {
+	return catalog.Note(ctx, tx, "plan-run", string(name), action, by)
+}
+
 // Guard is for catalog.Catalog: a plan that is carried out is neither edited nor
 // deleted, and what is known of a deleted one goes with it.
 func (o *Operator) Guard(ctx context.Context, tx *db.Tx, old, now site.Object) error {
