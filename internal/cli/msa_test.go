@@ -24,12 +24,20 @@ type managerRig struct {
 
 func newManagerRig(t *testing.T) *managerRig {
 	t.Helper()
+	return newManagerRigWith(t, replica.Options{}, func(*replica.Replica) {})
+}
+
+// newManagerRigWith is newManagerRig with some options; prepare is called before it runs.
+func newManagerRigWith(t *testing.T, o replica.Options, prepare func(*replica.Replica)) *managerRig {
+	t.Helper()
 	dir := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, "config"))
-	r, err := replica.Open(t.Context(), replica.Options{Data: filepath.Join(dir, "msa"), Listen: "127.0.0.1:0", Site: "site-a", Release: Version})
+	o.Data, o.Listen, o.Site, o.Release = filepath.Join(dir, "msa"), "127.0.0.1:0", "site-a", Version
+	r, err := replica.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	prepare(r)
 	h, err := r.Auth.Hash(t.Context(), "root", "correct horse battery staple")
 	if err != nil {
 		t.Fatal(err)

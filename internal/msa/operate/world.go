@@ -53,7 +53,19 @@ func (w configured) View(ctx context.Context, tx *db.Tx, p *plan.Plan, reversed 
 
 // Feed is for Options.Note: the manager's own feed, kind "plan-run", by the plan's name.
 func Feed(ctx context.Context, tx *db.Tx, name site.Name, action, by string) error {
-	return catalog.Note(ctx, tx, "plan-run", string(name), action, by)
+	folder := site.Ref("")
+	p, err := catalog.Find[*plan.Plan](ctx, tx, name)
+	if err == nil {
+		folder = p.Folder
+	} else if !errs.Is(err, errs.NotFound) {
+		return err
+	}
+	return catalog.NoteAll(ctx, tx, []catalog.Change{{Kind: "plan-run", Name: string(name), Folder: folder, Action: action, By: by}})
+}
+
+// FeedReminder is for Options.Remind: the manager's own feed, what is to be seen to.
+func FeedReminder(ctx context.Context, tx *db.Tx, name site.Name, words string) error {
+	return Feed(ctx, tx, name, "reminder: "+words, "")
 }
 
 // Guard is for catalog.Catalog: a plan that is carried out is neither edited nor
