@@ -130,7 +130,7 @@ not answer, 6 damage, 7 denied, 8 no room, 130 interrupted.`,
 		newRetentionCommand(), newGCCommand(), newPinCommand(), newTagCommand(), newTimelineCommand(),
 		newMSACommand(), newLoginCommand(), newLogoutCommand(), newLoginsCommand(),
 		newGetCommand(), newDescribeCommand(), newDeleteCommand(), newApplyCommand(), newDiffCommand(), newExportCommand(), newDraftCommand(),
-		newTaskCommand(), newWatchCommand(), newPlanCommand(), newRunCommand(),
+		newTaskCommand(), newWatchCommand(), newManCommand(), newPlanCommand(), newRunCommand(),
 		newDemoCommand(),
 	)
 	return root

@@ -25,7 +25,7 @@ type Access struct {
 }
 
 func missing(what string) error {
-	return errs.New("api", errs.Unavailable, what, "this manager was started without "+what)
+	return errs.New("api", errs.Unavailable, what, "this manager was started without "+what).WithRemedy("run it as holdfast msa does")
 }
 
 func (s *server) accounts() (*auth.Auth, error) {

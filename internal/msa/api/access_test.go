@@ -3,7 +3,12 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"log"
@@ -17,8 +22,8 @@ import (
 	"testing"
 	"time"
 
-	v1 "holdfast/api"
 	"holdfast/internal/control"
+	"holdfast/internal/dr"
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/audit"
@@ -35,6 +40,31 @@ import (
 )
 
 const password = "crow lamp tundra 7"
+
+// keyFiles are the paths of key files by the database's name.
+var keyFiles sync.Map
+
+// accessOf makes what operations about users, secrets, boxes and peers stand on.
+func accessOf(t testing.TB, d *db.DB, name string, provider *http.Client) Access {
+	t.Helper()
+	// Replicas that share a database share its key file.
+	path, shared := keyFiles.LoadOrStore(d.Name(), filepath.Join(t.TempDir(), "seal.key"))
+	if !shared {
+		if err := seal.Create(durable.OS{}, path.(string), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	box, err := seal.Open(t.Context(), d, durable.OS{}, path.(string), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := pki.Open(t.Context(), pki.Options{DB: d, Box: box, Site: name, Names: []string{"127.0.0.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := auth.New(auth.Options{DB: d, Box: box, Client: provider, Certificates: []auth.CertificateFunc{enrol.Holder(d, p), pair.Holder(d)}})
+	return Access{Accounts: a, Box: box, PKI: p, Pairs: &pair.Monitor{DB: d, PKI: p}, Address: "https://127.0.0.1:8443"}
+}
 
 // manager is a whole one, on a port of its own, with nothing faked.
 type manager struct {
@@ -64,25 +94,16 @@ func newManager(t *testing.T, dbURL, name string, provider *http.Client) *manage
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Close() })
-	path := filepath.Join(t.TempDir(), "seal.key")
-	if err := seal.Create(durable.OS{}, path, nil); err != nil {
-		t.Fatal(err)
-	}
 	m := &manager{t: t, db: d}
-	if m.box, err = seal.Open(t.Context(), d, durable.OS{}, path, nil); err != nil {
-		t.Fatal(err)
-	}
-	if m.pki, err = pki.Open(t.Context(), pki.Options{DB: d, Box: m.box, Site: name, Names: []string{"127.0.0.1"}}); err != nil {
-		t.Fatal(err)
-	}
-	m.auth = auth.New(auth.Options{DB: d, Box: m.box, Client: provider, Certificates: []auth.CertificateFunc{enrol.Holder(d, m.pki), pair.Holder(d)}})
+	acc := accessOf(t, d, name, provider)
+	m.box, m.pki, m.auth = acc.Box, acc.PKI, acc.Accounts
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.URL = "https://" + ln.Addr().String()
-	h, err := New(Options{DB: d, Auth: m.auth, Logger: slog.New(recording{slog.NewTextHandler(m, &slog.HandlerOptions{Level: slog.LevelDebug})}), Release: "test", Access: Access{
-		Accounts: m.auth, Box: m.box, PKI: m.pki, Pairs: &pair.Monitor{DB: d, PKI: m.pki}, Address: m.URL}})
+	acc.Address = m.URL
+	h, err := New(Options{DB: d, Auth: m.auth, Logger: slog.New(recording{slog.NewTextHandler(m, &slog.HandlerOptions{Level: slog.LevelDebug})}), Release: "test", Access: acc})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,65 +178,63 @@ func (m *manager) sql(query string, args ...any) {
 // TestAccess follows people from an empty manager on: set-up, users, tokens,
 // approvals, secrets, and what the audit log has of all this.
 func TestAccess(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, dbURL string) {
-		m := newManager(t, dbURL, "berlin", nil)
-		setup, admin := m.first()
-		root := bearer(admin)
-		if m.ask("POST", "/setup", obj{"token": setup, "user": "eve", "password": password}).StatusCode != http.StatusUnauthorized {
-			t.Error("a set-up token is good twice")
-		}
-		m.ask("POST", "/users", obj{"name": "alice", "password": password, "grants": []obj{{"role": "recovery-admin", "folder": "erp"}}}, root...).want(http.StatusCreated)
-		m.ask("POST", "/users", obj{"name": "bob", "password": password, "grants": []obj{{"role": "recovery-admin"}}}, root...).want(http.StatusCreated)
-		m.ask("POST", "/users", obj{"name": "weak", "password": "password1234"}, root...).problem(http.StatusUnprocessableEntity, errs.Invalid)
-		alice := bearer(m.login("alice"))
-		if s := as[SessionBody](m.ask("GET", "/session", nil, alice...).want(http.StatusOK)); s.User != "alice" || !s.Session || len(s.Grants) != 1 {
-			t.Errorf("%+v", s)
-		}
-		tok := as[TokenBody](m.ask("POST", "/tokens", obj{"title": "nightly", "scope": []obj{{"role": "test-operator"}}, "expire": "30d"}, alice...).want(http.StatusCreated))
-		program := bearer(tok.Secret)
-		if s := as[SessionBody](m.ask("GET", "/session", nil, program...).want(http.StatusOK)); s.Token != tok.ID || s.Session {
-			t.Errorf("%+v", s)
-		}
-		// A stolen token makes no way in that outlives it.
-		for path, body := range map[string]obj{"/tokens": {"title": "x", "scope": []obj{{"role": "viewer"}}, "expire": "1h"}} {
-			m.ask("POST", path, body, program...).problem(http.StatusForbidden, errs.Denied)
-		}
-		m.ask("PUT", "/session/password", obj{"old": password, "new": "another four words"}, program...).problem(http.StatusForbidden, errs.Denied)
-		rootToken := as[TokenBody](m.ask("POST", "/tokens", obj{"title": "automation", "scope": []obj{{"role": "admin"}}, "expire": "1d"}, root...).want(http.StatusCreated))
-		m.ask("POST", "/users", obj{"name": "eve", "password": password}, bearer(rootToken.Secret)...).problem(http.StatusForbidden, errs.Denied)
-		m.ask("PUT", "/users/alice/password", obj{"password": password}, bearer(rootToken.Secret)...).problem(http.StatusForbidden, errs.Denied)
-		// The second person.
-		var a auth.Approval
-		if err := m.db.Tx(t.Context(), func(tx *db.Tx) (err error) {
-			a, err = auth.Ask(t.Context(), tx, auth.OfUser("alice"), "plan erp", "disaster", "digest", "erp")
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
-		verdict := obj{"verdict": "approved"}
-		m.ask("POST", "/approvals/"+a.ID+"/verdict", verdict, alice...).problem(http.StatusForbidden, errs.Denied)
-		bob := bearer(m.login("bob"))
-		if got := as[auth.Approval](m.ask("POST", "/approvals/"+a.ID+"/verdict", verdict, bob...).want(http.StatusOK)); got.DecidedBy != "bob" {
-			t.Errorf("%+v", got)
-		}
-		m.ask("POST", "/approvals/"+a.ID+"/verdict", verdict, bob...).problem(http.StatusConflict, errs.Conflict)
-		// A lost update; the last admin; a password, and what it ends.
-		u := as[auth.User](m.ask("GET", "/users/root", nil, root...).want(http.StatusOK))
-		m.ask("PUT", "/users/root", obj{"grants": []obj{}, "version": u.Version}, root...).problem(http.StatusConflict, errs.Conflict)
-		m.ask("PUT", "/users/bob", obj{"title": "Bob", "grants": []obj{{"role": "viewer"}}, "version": 7}, root...).problem(http.StatusConflict, errs.Conflict)
-		other := bearer(m.login("alice"))
-		m.ask("PUT", "/session/password", obj{"old": "wrong", "new": "another four words"}, alice...).problem(http.StatusForbidden, errs.Denied)
-		m.ask("PUT", "/session/password", obj{"old": password, "new": "another four words"}, alice...).want(http.StatusNoContent)
-		m.ask("GET", "/session", nil, other...).problem(http.StatusUnauthorized, errs.Denied)
-		m.ask("GET", "/session", nil, alice...).want(http.StatusOK)
-		m.ask("DELETE", "/tokens/"+tok.ID, nil, alice...).want(http.StatusNoContent)
-		m.ask("GET", "/session", nil, program...).problem(http.StatusUnauthorized, errs.Denied)
-		m.ask("DELETE", "/session", nil, alice...).want(http.StatusNoContent)
-		m.ask("GET", "/session", nil, alice...).problem(http.StatusUnauthorized, errs.Denied)
-		m.ask("DELETE", "/users/alice", nil, root...).want(http.StatusNoContent)
-		checkAudit(m, root)
-		m.secrets(root)
-	})
+	m := newManager(t, dbtest.SQLite(t), "berlin", nil)
+	setup, admin := m.first()
+	root := bearer(admin)
+	if m.ask("POST", "/setup", obj{"token": setup, "user": "eve", "password": password}).StatusCode != http.StatusUnauthorized {
+		t.Error("a set-up token is good twice")
+	}
+	m.ask("POST", "/users", obj{"name": "alice", "password": password, "grants": []obj{{"role": "recovery-admin", "folder": "erp"}}}, root...).want(http.StatusCreated)
+	m.ask("POST", "/users", obj{"name": "bob", "password": password, "grants": []obj{{"role": "recovery-admin"}}}, root...).want(http.StatusCreated)
+	m.ask("POST", "/users", obj{"name": "weak", "password": "password1234"}, root...).problem(http.StatusUnprocessableEntity, errs.Invalid)
+	alice := bearer(m.login("alice"))
+	if s := as[SessionBody](m.ask("GET", "/session", nil, alice...).want(http.StatusOK)); s.User != "alice" || !s.Session || len(s.Grants) != 1 {
+		t.Errorf("%+v", s)
+	}
+	tok := as[TokenBody](m.ask("POST", "/tokens", obj{"title": "nightly", "scope": []obj{{"role": "test-operator"}}, "expire": "30d"}, alice...).want(http.StatusCreated))
+	program := bearer(tok.Secret)
+	if s := as[SessionBody](m.ask("GET", "/session", nil, program...).want(http.StatusOK)); s.Token != tok.ID || s.Session {
+		t.Errorf("%+v", s)
+	}
+	// A stolen token makes no way in that outlives it.
+	for path, body := range map[string]obj{"/tokens": {"title": "x", "scope": []obj{{"role": "viewer"}}, "expire": "1h"}} {
+		m.ask("POST", path, body, program...).problem(http.StatusForbidden, errs.Denied)
+	}
+	m.ask("PUT", "/session/password", obj{"old": password, "new": "another four words"}, program...).problem(http.StatusForbidden, errs.Denied)
+	rootToken := as[TokenBody](m.ask("POST", "/tokens", obj{"title": "automation", "scope": []obj{{"role": "admin"}}, "expire": "1d"}, root...).want(http.StatusCreated))
+	m.ask("POST", "/users", obj{"name": "eve", "password": password}, bearer(rootToken.Secret)...).problem(http.StatusForbidden, errs.Denied)
+	m.ask("PUT", "/users/alice/password", obj{"password": password}, bearer(rootToken.Secret)...).problem(http.StatusForbidden, errs.Denied)
+	// The second person.
+	var a auth.Approval
+	if err := m.db.Tx(t.Context(), func(tx *db.Tx) (err error) {
+		a, err = auth.Ask(t.Context(), tx, auth.OfUser("alice"), "plan erp", "disaster", "digest", "erp")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	verdict := obj{"verdict": "approved"}
+	m.ask("POST", "/approvals/"+a.ID+"/verdict", verdict, alice...).problem(http.StatusForbidden, errs.Denied)
+	bob := bearer(m.login("bob"))
+	if got := as[auth.Approval](m.ask("POST", "/approvals/"+a.ID+"/verdict", verdict, bob...).want(http.StatusOK)); got.DecidedBy != "bob" {
+		t.Errorf("%+v", got)
+	}
+	m.ask("POST", "/approvals/"+a.ID+"/verdict", verdict, bob...).problem(http.StatusConflict, errs.Conflict)
+	// A lost update; the last admin; a password, and what it ends.
+	u := as[auth.User](m.ask("GET", "/users/root", nil, root...).want(http.StatusOK))
+	m.ask("PUT", "/users/root", obj{"grants": []obj{}, "version": u.Version}, root...).problem(http.StatusConflict, errs.Conflict)
+	m.ask("PUT", "/users/bob", obj{"title": "Bob", "grants": []obj{{"role": "viewer"}}, "version": 7}, root...).problem(http.StatusConflict, errs.Conflict)
+	other := bearer(m.login("alice"))
+	m.ask("PUT", "/session/password", obj{"old": "wrong", "new": "another four words"}, alice...).problem(http.StatusForbidden, errs.Denied)
+	m.ask("PUT", "/session/password", obj{"old": password, "new": "another four words"}, alice...).want(http.StatusNoContent)
+	m.ask("GET", "/session", nil, other...).problem(http.StatusUnauthorized, errs.Denied)
+	m.ask("GET", "/session", nil, alice...).want(http.StatusOK)
+	m.ask("DELETE", "/tokens/"+tok.ID, nil, alice...).want(http.StatusNoContent)
+	m.ask("GET", "/session", nil, program...).problem(http.StatusUnauthorized, errs.Denied)
+	m.ask("DELETE", "/session", nil, alice...).want(http.StatusNoContent)
+	m.ask("GET", "/session", nil, alice...).problem(http.StatusUnauthorized, errs.Denied)
+	m.ask("DELETE", "/users/alice", nil, root...).want(http.StatusNoContent)
+	checkAudit(m, root)
+	m.secrets(root)
 }
 
 // checkAudit looks for what was done and refused above, and verifies the chain.
@@ -248,14 +267,18 @@ func checkAudit(m *manager, root []string) {
 	if strings.Contains(text, password) {
 		m.t.Error("the audit log has a password")
 	}
-	head := as[audit.Head](m.ask("POST", "/audit/verify", obj{}, root...).want(http.StatusOK))
+	v := as[Verdict](m.ask("POST", "/audit/verify", obj{}, root...).want(http.StatusOK))
+	head := v.Head
+	if !v.Fits {
+		m.t.Errorf("%+v", v)
+	}
 	export := m.ask("GET", "/audit/export", nil, root...).want(http.StatusOK)
 	if got, err := audit.VerifyExport(bytes.NewReader(export.body), head); err != nil || got.Seq < head.Seq {
 		m.t.Errorf("%v, %v", got, err)
 	}
 	m.sql(`UPDATE audit SET detail = 'x' WHERE seq = 3`)
-	if p := as[v1.Problem](m.ask("POST", "/audit/verify", obj{}, root...).want(http.StatusConflict)); p.Object != "audit entry 3" {
-		m.t.Errorf("%+v", p)
+	if v := as[Verdict](m.ask("POST", "/audit/verify", obj{}, root...).want(http.StatusOK)); v.Fits || v.Where != "audit entry 3" || v.Remedy == "" {
+		m.t.Errorf("%+v", v)
 	}
 }
 
@@ -331,7 +354,7 @@ func TestHostile(t *testing.T) {
 	}
 	m.ask("POST", "/login", obj{"user": "nobody-here", "password": "wrong wrong wrong"}).problem(http.StatusUnauthorized, errs.Denied)
 	m.ask("POST", "/login", obj{"user": "eve", "password": "wrong wrong wrong"}).problem(http.StatusUnauthorized, errs.Denied)
-	m.ask("POST", "/login", obj{"user": "eve", "password": password}).problem(http.StatusServiceUnavailable, errs.Unavailable)
+	m.ask("POST", "/login", obj{"user": "eve", "password": password}).problem(http.StatusTooManyRequests, errs.Unavailable)
 	m.boxes(root)
 }
 
@@ -390,9 +413,58 @@ func (m *manager) boxes(root []string) {
 	if err := as(stranger.Certificate(), "/enrolments/beat", enrol.Beat{}); !errs.Is(err, errs.Denied) {
 		t.Errorf("a box of another site: %v", err)
 	}
+	// It serves a domain, and gets a certificate that says so.
+	m.ask("PUT", "/enrolments/drva-1/domains", obj{"domains": []string{dr.NewUUID().String()}}, root...).want(http.StatusNoContent)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := as(creds.Certificate(), "/enrolments/renew", enrol.Renewal{CSR: base64.StdEncoding.EncodeToString(csr)}); err != nil {
+		t.Errorf("another certificate: %v", err)
+	}
 	m.ask("POST", "/enrolments/drva-1/revoke", nil, root...).want(http.StatusNoContent)
 	if err := as(creds.Certificate(), "/enrolments/beat", enrol.Beat{}); !errs.Is(err, errs.Denied) {
 		t.Errorf("a revoked box: %v", err)
+	}
+	m.ask("DELETE", "/enrolments/drva-1", nil, root...).want(http.StatusNoContent)
+	m.ask("GET", "/enrolments/drva-1", nil, root...).problem(http.StatusNotFound, errs.NotFound)
+}
+
+// TestAdminEndsWaysIn: an admin takes from a user every way in there is.
+func TestAdminEndsWaysIn(t *testing.T) {
+	m := newManager(t, dbtest.SQLite(t), "berlin", nil)
+	_, admin := m.first()
+	root := bearer(admin)
+	m.ask("POST", "/users", obj{"name": "carol", "password": password, "grants": []obj{{"role": "viewer"}}}, root...).want(http.StatusCreated)
+	carol := bearer(m.login("carol"))
+	u := as[auth.User](m.ask("GET", "/users/carol", nil, root...).want(http.StatusOK))
+	m.ask("PUT", "/users/carol", obj{"title": "Carol", "grants": []obj{{"role": "auditor"}}, "version": u.Version}, root...).want(http.StatusOK)
+	m.ask("GET", "/audit", nil, carol...).want(http.StatusOK) // at once
+	tok := as[TokenBody](m.ask("POST", "/tokens", obj{"title": "x", "scope": []obj{{"role": "viewer"}}, "expire": "1d"}, carol...).want(http.StatusCreated))
+	m.ask("DELETE", "/users/carol/tokens/"+tok.ID, nil, root...).want(http.StatusNoContent)
+	m.ask("GET", "/session", nil, bearer(tok.Secret)...).problem(http.StatusUnauthorized, errs.Denied)
+	second := bearer(m.login("carol"))
+	list := as[struct {
+		Items []auth.Session `json:"items"`
+	}](m.ask("GET", "/sessions", nil, carol...).want(http.StatusOK))
+	if len(list.Items) != 2 {
+		t.Fatalf("%d sessions", len(list.Items))
+	}
+	m.ask("DELETE", "/sessions/"+list.Items[0].ID, nil, second...).want(http.StatusNoContent)
+	if a, b := m.ask("GET", "/session", nil, carol...).StatusCode, m.ask("GET", "/session", nil, second...).StatusCode; a+b != http.StatusOK+http.StatusUnauthorized {
+		t.Errorf("one of two sessions was ended: %d and %d", a, b)
+	}
+	third := bearer(m.login("carol"))
+	m.ask("DELETE", "/users/carol/sessions", nil, root...).want(http.StatusNoContent)
+	m.ask("GET", "/session", nil, third...).problem(http.StatusUnauthorized, errs.Denied)
+	m.ask("PUT", "/users/carol/password", obj{"password": "another four words"}, root...).want(http.StatusNoContent)
+	m.ask("POST", "/login", obj{"user": "carol", "password": password}).problem(http.StatusUnauthorized, errs.Denied)
+	if lines := bytes.Count(m.ask("GET", "/audit/export", nil, root...).want(http.StatusOK).body, []byte("\n")); lines < 5 {
+		t.Errorf("an export of %d lines", lines)
 	}
 }
 

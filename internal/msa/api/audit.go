@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -20,7 +21,7 @@ func (s *server) registerAudit() {
 	const tag = "audit"
 	add(s, operation{ID: "list-audit", Method: http.MethodGet, Path: "/audit", Tag: tag, May: auth.AuditRead, Summary: "Who did what, the newest first"}, s.listAudit)
 	add(s, operation{ID: "verify-audit", Method: http.MethodPost, Path: "/audit/verify", Tag: tag, May: auth.AuditRead, Stream: true,
-		Summary: "Follow the whole log", Detail: "409, kind corrupt, names the first entry that does not fit. Send heads that you kept: a log that was written anew has not got them."}, s.verifyAudit)
+		Summary: "Follow the whole log", Detail: "Send heads that you kept: a log that was written anew has not got them."}, s.verifyAudit)
 	add(s, operation{ID: "export-audit", Method: http.MethodGet, Path: "/audit/export", Tag: tag, May: auth.AuditRead, Stream: true, Type: "application/x-ndjson",
 		Summary: "The whole log, as lines of JSON", Detail: "The last line is the head. A log that does not fit ends before it."}, s.exportAudit)
 }
@@ -77,12 +78,28 @@ type verifyIn struct {
 	}
 }
 
-func (s *server) verifyAudit(ctx context.Context, in *verifyIn) (*item[audit.Head], error) {
+// Verdict is what following the audit log has shown.
+type Verdict struct {
+	Fits   bool       `json:"fits" doc:"Every entry follows from the one before, to the end, and what you sent is in it"`
+	Head   audit.Head `json:"head" doc:"Of a log that fits: keep it elsewhere"`
+	Where  string     `json:"where,omitempty" doc:"Of one that does not: the first entry that does not fit"`
+	Words  string     `json:"words,omitempty"`
+	Remedy string     `json:"remedy,omitempty"`
+}
+
+func (s *server) verifyAudit(ctx context.Context, in *verifyIn) (*item[Verdict], error) {
 	h, err := audit.Verify(ctx, s.DB, in.Body.Heads...)
-	if errs.Is(err, errs.Corrupt) {
-		err = finding{err}
+	if !errs.Is(err, errs.Corrupt) {
+		return &item[Verdict]{Verdict{Fits: true, Head: h}}, err
 	}
-	return &item[audit.Head]{h}, err
+	// That was asked for; and it is for the log too, whoever reads that.
+	s.Logger.Info("the audit log does not fit", "err", err)
+	v := Verdict{Words: err.Error(), Remedy: errs.RemedyOf(err)}
+	var e *errs.Error
+	if errors.As(err, &e) {
+		v.Where, v.Words = e.Object, e.Err.Error()
+	}
+	return &item[Verdict]{v}, nil
 }
 
 func (s *server) exportAudit(ctx context.Context, _ *none) (*huma.StreamResponse, error) {

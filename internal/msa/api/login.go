@@ -17,7 +17,7 @@ func (s *server) registerLogin() {
 	add(s, operation{ID: "log-in", Method: http.MethodPost, Path: "/login", Tag: tag, Open: true, Change: true, Secret: true, Status: http.StatusOK,
 		Summary: "Log in with name and password",
 		Detail: "A browser gets a cookie, and sends csrf in the header " + auth.CSRFHeader + " with whatever changes something. " +
-			"A program asks for bearer, and sends token as its bearer token instead. 503, while too many attempts have failed: see remedy."}, s.login)
+			"A program asks for bearer, and sends token as its bearer token instead. 429, while too many attempts have failed: see remedy."}, s.login)
 	add(s, operation{ID: "begin-provider-log-in", Method: http.MethodGet, Path: "/login/provider", Tag: tag, Open: true, Status: http.StatusFound,
 		Summary: "Go to the provider to log in", Detail: "A browser opens this, and comes back with a session."}, s.beginProvider)
 	add(s, operation{ID: "end-provider-log-in", Method: http.MethodGet, Path: "/login/provider/return", Tag: tag, Open: true, Status: http.StatusSeeOther,

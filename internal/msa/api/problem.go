@@ -12,6 +12,7 @@ import (
 
 	v1 "holdfast/api"
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/problem"
 )
@@ -21,12 +22,6 @@ type unauthorized struct{ error }
 
 // Unwrap returns the cause.
 func (u unauthorized) Unwrap() error { return u.error }
-
-// finding marks errors that are what was asked for, not failures of ours.
-type finding struct{ error }
-
-// Unwrap returns the cause.
-func (f finding) Unwrap() error { return f.error }
 
 // withFaults is an error with everything that was found.
 type withFaults struct {
@@ -51,12 +46,11 @@ const maxFaults = 500
 // statusOf says which HTTP status an error has.
 func statusOf(err error) int {
 	var who unauthorized
-	var found finding
 	switch {
-	case errors.As(err, &found):
-		return http.StatusConflict
 	case errors.As(err, &who):
 		return http.StatusUnauthorized
+	case errors.Is(err, auth.ErrLocked):
+		return http.StatusTooManyRequests
 	case errors.Is(err, catalog.ErrStale):
 		return http.StatusPreconditionFailed
 	case errors.Is(err, errNoVersion):

@@ -19,6 +19,7 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/auth"
+	"holdfast/internal/msa/auth/oidctest"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
@@ -79,7 +80,7 @@ func (h recording) Handle(ctx context.Context, r slog.Record) error {
 		}
 		return true
 	})
-	if status >= 200 && status < 400 {
+	if status == 0 || status >= 200 && status < 400 { // 0: a stream, which says its status itself
 		done.mu.Lock()
 		done.well[op] = true
 		done.mu.Unlock()
@@ -112,12 +113,29 @@ func everybody() people {
 	return p
 }
 
+// mixed knows people by their names, and whoever has real tokens and sessions.
+type mixed struct {
+	people
+	real *auth.Auth
+}
+
+func (m *mixed) Authenticate(ctx context.Context, r *http.Request) (*auth.Principal, error) {
+	if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer hf") {
+		return m.real.Authenticate(ctx, r)
+	}
+	return m.people.Authenticate(ctx, r)
+}
+
 // rig is the API on a server, with TLS, and its audit log.
 type rig struct {
 	t   *testing.T
 	db  *db.DB
 	srv *httptest.Server
 	who string // the token that is sent; empty: none
+
+	access Access
+	people people
+	idp    *oidctest.Provider
 
 	mu    sync.Mutex
 	audit []audit.Entry
@@ -138,7 +156,11 @@ func newRig(t *testing.T, url string, tune ...func(*Options)) *rig {
 	}
 	t.Cleanup(func() { d.Close() })
 	r := &rig{t: t, db: d, who: "admin"}
-	o := Options{DB: d, Auth: everybody(), Catalog: &catalog.Catalog{}, Release: "test", Logger: testLogger(r),
+	r.idp = oidctest.New(t)
+	r.idp.Claims = map[string]any{"preferred_username": "carol", "groups": []string{"ops"}}
+	r.access = accessOf(t, d, "berlin", r.idp.Client())
+	r.people = everybody()
+	o := Options{DB: d, Auth: &mixed{r.people, r.access.Accounts}, Access: r.access, Catalog: &catalog.Catalog{}, Release: "test", Logger: testLogger(r),
 		Audit: func(ctx context.Context, tx *db.Tx, e audit.Entry) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -154,6 +176,7 @@ func newRig(t *testing.T, url string, tune ...func(*Options)) *rig {
 	}
 	r.srv = httptest.NewTLSServer(h)
 	t.Cleanup(r.srv.Close)
+	r.srv.Client().CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return r
 }
 

@@ -49,11 +49,11 @@ func Ask(ctx context.Context, tx *db.Tx, by *Principal, subject, operation, dige
 	const op = "auth.Ask"
 	for what, s := range map[string]string{"subject": subject, "operation": operation, "digest": digest, "user": by.User} {
 		if s == "" || s != db.Text(s, maxFolder) {
-			return Approval{}, errs.New(op, errs.Invalid, what, fmt.Sprintf("it must be 1 to %d bytes of text", maxFolder))
+			return Approval{}, errs.New(op, errs.Invalid, what, fmt.Sprintf("it must be 1 to %d bytes of text", maxFolder)).WithRemedy("shorten it, or fill it")
 		}
 	}
 	if !validFolder(folder) {
-		return Approval{}, errs.New(op, errs.Invalid, subject, "its folder is no path")
+		return Approval{}, errs.New(op, errs.Invalid, subject, "its folder is no path").WithRemedy("write a path as erp/prod, or nothing")
 	}
 	a := Approval{ID: dr.NewUUID().String(), Subject: subject, Operation: operation, Digest: digest, Folder: folder,
 		AskedBy: by.User, AskedAt: tx.Now(), ExpiresAt: tx.Now() + approvalFor.Milliseconds()}
@@ -68,7 +68,7 @@ func Ask(ctx context.Context, tx *db.Tx, by *Principal, subject, operation, dige
 func Decide(ctx context.Context, tx *db.Tx, by *Principal, id string, v Verdict) (Approval, error) {
 	const op = "auth.Decide"
 	if v != Approved && v != Refused {
-		return Approval{}, errs.New(op, errs.Invalid, id, "a verdict is approved or refused")
+		return Approval{}, errs.New(op, errs.Invalid, id, "a verdict is approved or refused").WithRemedy("send one of these")
 	}
 	a, err := take(ctx, tx, op, id)
 	if err != nil {

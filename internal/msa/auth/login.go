@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -9,6 +10,10 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/db"
 )
+
+// ErrLocked is in the chain of errors of attempts to log in that were not even looked
+// at, because too many have failed before.
+var ErrLocked = errors.New("too many attempts have failed")
 
 // Hash is a password that was checked, hashed, and is one user's.
 type Hash struct{ user, text string }
@@ -161,7 +166,7 @@ func (a *Auth) attempt(ctx context.Context, name string, places []place) (stored
 				return err
 			}
 			if left := time.Duration(until-tx.Now()) * time.Millisecond; left > 0 {
-				return errs.New("auth.Login", errs.Unavailable, "log-in", "too many attempts have failed").
+				return errs.E("auth.Login", errs.Unavailable, "log-in", ErrLocked).
 					WithRemedy(fmt.Sprintf("try again in %d minutes", int(left.Minutes())+1))
 			}
 		}

@@ -178,7 +178,7 @@ func repeats(s string) bool {
 // guessable are what passwords of twelve characters and more are made of, in lists
 // of those that leaked, and what is near at hand here.
 var guessable = []string{
-	"holdfast", "four words at random", "correct horse battery staple", "password", "passw0rd", "p@ssw0rd", "passwort", "123456", "1234567890", "0987654321", "qwerty", "qwertyuiop", "qwertz", "azerty", "asdfgh",
+	"holdfast", "four words at random", "password", "passw0rd", "p@ssw0rd", "passwort", "123456", "1234567890", "0987654321", "qwerty", "qwertyuiop", "qwertz", "azerty", "asdfgh",
 	"zxcvbn", "1q2w3e4r", "1qaz2wsx", "q1w2e3r4", "iloveyou", "letmein", "welcome", "admin", "administrator", "changeme", "secret", "abcdef", "abcdefghij",
 	"football", "baseball", "dragon", "monkey", "superman", "batman", "trustno1", "sunshine", "princess", "starwars", "recovery", "disaster", "vmware",
 	"computer", "internet", "default", "summer", "winter", "spring", "autumn", "2024", "2025", "2026", "2027",

@@ -62,7 +62,7 @@ func (p *Provider) check() error {
 		}
 	}
 	if p.ClientID == "" || p.ClientID != db.Text(p.ClientID, maxClaim) {
-		return errs.New(op, errs.Invalid, "client_id", fmt.Sprintf("it must be 1 to %d bytes", maxClaim))
+		return errs.New(op, errs.Invalid, "client_id", fmt.Sprintf("it must be 1 to %d bytes", maxClaim)).WithRemedy("copy it from the provider")
 	}
 	if len(p.Groups) == 0 || len(p.Groups) > maxGroups {
 		return errs.New(op, errs.Invalid, "groups", fmt.Sprintf("1 to %d groups have roles, not %d", maxGroups, len(p.Groups))).WithRemedy("say which groups may what: nobody else has a way in")
@@ -86,7 +86,7 @@ func SetProvider(ctx context.Context, tx *db.Tx, p Provider) (Provider, error) {
 	p.Version++
 	text, err := json.Marshal(p)
 	if err != nil || len(text) > 256<<10 {
-		return Provider{}, errs.New(op, errs.Invalid, "provider", "it is too long to store")
+		return Provider{}, errs.New(op, errs.Invalid, "provider", "it is too long to store").WithRemedy("give fewer groups roles")
 	}
 	query := `UPDATE login_provider SET content = $1, version = $2 WHERE id = 'oidc' AND version = $3`
 	args := []any{string(text), p.Version, read}
@@ -366,7 +366,7 @@ func (p *Provider) read(subject string, all map[string]any) (claims, error) {
 		}
 	}
 	if subject == "" || subject != db.Text(subject, maxClaim) {
-		return claims{}, errs.New("auth.Finish", errs.Denied, p.Issuer, "the provider's subject is too long, or no text")
+		return claims{}, errs.New("auth.Finish", errs.Denied, p.Issuer, "the provider's subject is too long, or no text").WithRemedy("have the provider use shorter subjects")
 	}
 	return c, nil
 }

@@ -53,7 +53,7 @@ const (
 func Mint(ctx context.Context, tx *db.Tx, p Purpose, subject, content, by string, good time.Duration) (string, error) {
 	const op = "auth.Mint"
 	if len(content) > maxContent || content != db.Text(content, maxContent) {
-		return "", errs.New(op, errs.Invalid, subject, "what the token is to carry is too long, or no text")
+		return "", errs.New(op, errs.Invalid, subject, "what the token is to carry is too long, or no text").WithRemedy("shorten it")
 	}
 	var n int
 	if _, err := tx.Exec(ctx, `DELETE FROM single_tokens WHERE expires_at <= $1`, tx.Now()); err != nil {

@@ -60,7 +60,7 @@ func Sessions(ctx context.Context, tx *db.Tx, user string) (list []Session, err 
 func EndSession(ctx context.Context, tx *db.Tx, user, id string) error {
 	n, err := tx.Exec(ctx, `DELETE FROM user_sessions WHERE holder = $1 AND substr(hash, 1, 32) = $2`, user, id)
 	if err == nil && n == 0 {
-		return errs.New("auth.EndSession", errs.NotFound, db.Text(id, maxName), "this user has no such session")
+		return errs.New("auth.EndSession", errs.NotFound, db.Text(id, maxName), "this user has no such session").WithRemedy("list the sessions there are")
 	}
 	return err
 }

@@ -36,7 +36,7 @@ func NewToken(ctx context.Context, tx *db.Tx, user, title string, scope []Grant,
 	case len(scope) == 0:
 		return Token{}, "", errs.New(op, errs.Invalid, user, "a token needs a scope").WithRemedy("name the role its program needs, and the folder")
 	case life < time.Minute || life > maxTokenLife:
-		return Token{}, "", errs.New(op, errs.Invalid, user, fmt.Sprintf("a token lives a minute to %d days", int(maxTokenLife.Hours())/24))
+		return Token{}, "", errs.New(op, errs.Invalid, user, fmt.Sprintf("a token lives a minute to %d days", int(maxTokenLife.Hours())/24)).WithRemedy("choose a time in between; make a new token before it ends")
 	case title == "" || title != db.Text(title, maxTitle):
 		return Token{}, "", errs.New(op, errs.Invalid, user, fmt.Sprintf("a token needs a title of at most %d bytes", maxTitle)).
 			WithRemedy("write what the token is for")

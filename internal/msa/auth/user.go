@@ -73,7 +73,7 @@ func checkUser(op string, u *User) error {
 			WithRemedy("use a-z, 0-9 and . _ - @ +, beginning with a letter or digit")
 	}
 	if u.Title != db.Text(u.Title, maxTitle) {
-		return errs.New(op, errs.Invalid, u.Name, "the title is too long, or no text")
+		return errs.New(op, errs.Invalid, u.Name, "the title is too long, or no text").WithRemedy("shorten it")
 	}
 	return checkGrants(op, u.Name, u.Grants)
 }
@@ -165,7 +165,7 @@ func Create(ctx context.Context, tx *db.Tx, u User, hash Hash) (User, error) {
 		return User{}, err
 	}
 	if hash.user != u.Name {
-		return User{}, errs.New(op, errs.Invalid, u.Name, "the password was checked for another user")
+		return User{}, errs.New(op, errs.Invalid, u.Name, "the password was checked for another user").WithRemedy("hash it for this one")
 	}
 	if err := lockUsers(ctx, tx); err != nil {
 		return User{}, err

@@ -35,11 +35,11 @@ type Answer struct {
 func Note(ctx context.Context, tx *db.Tx, name site.Name, used string, beat Beat, remote string) (Answer, error) {
 	const op = "enrol.Note"
 	if len(beat.Capacity) > maxFigures {
-		return Answer{}, errs.New(op, errs.Invalid, "capacity", fmt.Sprintf("it has %d figures, at most %d are taken", len(beat.Capacity), maxFigures))
+		return Answer{}, errs.New(op, errs.Invalid, "capacity", fmt.Sprintf("it has %d figures, at most %d are taken", len(beat.Capacity), maxFigures)).WithRemedy("send fewer")
 	}
 	for k := range beat.Capacity {
 		if k == "" || k != db.Text(k, maxFigure) {
-			return Answer{}, errs.New(op, errs.Invalid, "capacity", "a figure has a name that is none")
+			return Answer{}, errs.New(op, errs.Invalid, "capacity", "a figure has a name that is none").WithRemedy("use names of 1 to 64 bytes")
 		}
 	}
 	b, found, err := take(ctx, tx, op, name)

@@ -215,13 +215,13 @@ func Invite(ctx context.Context, tx *db.Tx, p *pki.PKI, inv Invitation, by strin
 	object := "appliance " + db.Text(string(inv.Name), site.MaxName)
 	switch {
 	case !inv.Name.Valid():
-		return "", errs.New(op, errs.Invalid, object, "not a name")
+		return "", errs.New(op, errs.Invalid, object, "not a name").WithRemedy("use a-z, 0-9, '-', '.' and '_'")
 	case inv.Role != site.DRVA && inv.Role != site.IOFilter && inv.Role != site.RocVA:
 		return "", errs.New(op, errs.Invalid, object, "there is no such role").WithRemedy("use drva, iofilter or rocva")
 	case inv.Good < time.Minute || inv.Good > MostInvite:
-		return "", errs.New(op, errs.Invalid, object, "a token is good for a minute to seven days")
+		return "", errs.New(op, errs.Invalid, object, "a token is good for a minute to seven days").WithRemedy("choose a time in between")
 	case len(inv.Addresses) > maxAddresses || slices.ContainsFunc(inv.Addresses, func(a string) bool { return !pki.ValidHost(a) }):
-		return "", errs.New(op, errs.Invalid, object, fmt.Sprintf("at most %d host names and addresses can be given", maxAddresses))
+		return "", errs.New(op, errs.Invalid, object, fmt.Sprintf("at most %d host names and addresses can be given", maxAddresses)).WithRemedy("write them as drva-1.example.com or 192.0.2.7")
 	case !strings.HasPrefix(inv.Manager, "https://") || len(inv.Manager) > site.MaxURL:
 		return "", errs.New(op, errs.Invalid, object, "the manager's address is none").WithRemedy("write it as https://msa-a:8443")
 	}

@@ -252,7 +252,7 @@ func Invite(ctx context.Context, tx *db.Tx, k *pki.PKI, name site.Name, manager 
 	}
 	switch {
 	case good < time.Minute || good > MostInvite:
-		return "", errs.New(op, errs.Invalid, "pair "+string(name), "a token is good for a minute to seven days")
+		return "", errs.New(op, errs.Invalid, "pair "+string(name), "a token is good for a minute to seven days").WithRemedy("choose a time in between")
 	case !validAddress(manager):
 		return "", errs.New(op, errs.Invalid, "pair "+string(name), "the manager's address is none").WithRemedy("write it as https://msa-a:8443")
 	}
@@ -295,7 +295,7 @@ func Present(ctx context.Context, tx *db.Tx, k *pki.PKI, in Presentation, remote
 		return Presented{}, errs.E(op, errs.Invalid, object, err)
 	}
 	if !in.Site.Valid() || in.Address != "" && !validAddress(in.Address) {
-		return Presented{}, errs.New(op, errs.Invalid, object, "it says no site, or no address where it is called")
+		return Presented{}, errs.New(op, errs.Invalid, object, "it says no site, or no address where it is called").WithRemedy("use a manager of this release")
 	}
 	if err := notUs(ctx, tx, op, k, site.Name(s.Subject), in.Site, root); err != nil {
 		return Presented{}, err
@@ -460,7 +460,7 @@ func Holder(d *db.DB) auth.CertificateFunc {
 				return nil, err
 			}
 			if name != string(p.PeerSite) {
-				return nil, errs.New(op, errs.Denied, "pair "+string(p.Name), fmt.Sprintf("its authority speaks for site %s, not for %s", p.PeerSite, db.Text(name, site.MaxName)))
+				return nil, errs.New(op, errs.Denied, "pair "+string(p.Name), fmt.Sprintf("its authority speaks for site %s, not for %s", p.PeerSite, db.Text(name, site.MaxName))).WithRemedy("pair the sites again")
 			}
 			return auth.OfPeer(string(p.Name)), nil
 		}

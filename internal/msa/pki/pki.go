@@ -89,7 +89,7 @@ func Open(ctx context.Context, o Options) (*PKI, error) {
 func cleanNames(names []string) (clean []string, err error) {
 	const op = "pki.Open"
 	if len(names) > maxNames {
-		return nil, errs.New(op, errs.Invalid, "names", "the manager has too many names")
+		return nil, errs.New(op, errs.Invalid, "names", "the manager has too many names").WithRemedy("name it by 32 at most")
 	}
 	for _, n := range names {
 		if !ValidHost(n) {

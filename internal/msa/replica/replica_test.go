@@ -90,7 +90,7 @@ func open(t *testing.T, url string) (*db.DB, string) {
 	}
 	t.Cleanup(func() { d.Close() })
 	a := auth.New(auth.Options{DB: d})
-	h, err := a.Hash(t.Context(), "root", "correct horse battery staple")
+	h, err := a.Hash(t.Context(), "root", "crow lamp tundra 7")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -145,7 +145,7 @@ func (b *Box) Put(ctx context.Context, tx *db.Tx, name string, secret []byte, by
 		return errs.New(op, errs.Invalid, db.Text(name, MaxName), "not a name of a secret").WithRemedy("use a-z, 0-9, '-', '.', '_' and '/'")
 	}
 	if len(secret) == 0 || len(secret) > MaxSecret {
-		return errs.New(op, errs.Invalid, "secret "+name, fmt.Sprintf("a secret has 1 to %d bytes, not %d", MaxSecret, len(secret)))
+		return errs.New(op, errs.Invalid, "secret "+name, fmt.Sprintf("a secret has 1 to %d bytes, not %d", MaxSecret, len(secret))).WithRemedy("store a shorter one")
 	}
 	// The row that says which key is the one is ours until the end: see Rotate.
 	var id string

@@ -9,7 +9,7 @@
 //	DIR/PLAN/DOMAIN/N       a recovery; N counts
 //	DIR/PLAN/DOMAIN/testN   a test
 //
-// and a plan's steps take it from one stage to the next (ADR 36):
+// and a plan's steps take it from one stage to the next (ADR 39):
 //
 //	step of the plan     recovery
 //	pin                  begin a test; choose, pin
