@@ -30,7 +30,7 @@ func newManagerRig(t *testing.T) *managerRig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := r.Auth.Hash(t.Context(), "root", "correct horse battery staple")
+	h, err := r.Auth.Hash(t.Context(), "root", rootPassword)
 	if err != nil {
 		t.Fatal(err)
 	}
