@@ -2,38 +2,15 @@ package cli
 
 import (
 	"encoding/json"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"holdfast/api"
 	"holdfast/internal/control"
 )
 
-const rootPassword = "crow lamp tundra 7"
-
-// person logs root in with their password at the manager of the rig, and returns the
-// flags of who did.
-func (m *managerRig) person() []string {
-	m.t.Helper()
-	l, err := readLogins()
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	c, err := api.Dial(api.Options{Address: l.Current, Fingerprint: l.Managers[l.Current].Fingerprint})
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	defer c.Close()
-	var in struct{ Token string }
-	if err := c.Call(m.t.Context(), http.MethodPost, "/login", nil, map[string]any{"user": "root", "password": rootPassword, "bearer": true}, &in); err != nil {
-		m.t.Fatal(err)
-	}
-	return []string{"--token-file", m.file("session", in.Token+"\n")}
-}
-
+// as runs a command with the flags of who does.
 func (m *managerRig) as(who []string, code int, args ...string) string {
 	m.t.Helper()
 	out, _ := m.want(code, append(args, who...)...)
@@ -52,9 +29,8 @@ func contains(t *testing.T, out string, words ...string) {
 // TestUserCommands: users, tokens, secrets and the audit log, by commands alone.
 func TestUserCommands(t *testing.T) {
 	m := newManagerRig(t)
-	root := m.person()
+	var root []string // who has logged in, with a password
 	alice := m.file("alice", "weasel kite marble 9\n")
-	m.want(exitDenied, "user", "create", "alice", "--role", "viewer", "--password-file", alice) // by an API token
 	m.as(root, exitOK, "user", "create", "alice", "--role", "recovery-admin:erp", "--role", "viewer", "--password-file", alice)
 	m.as(root, exitUsage, "user", "create", "bob", "--role", "god", "--password-file", alice)
 	m.as(root, exitUsage, "user", "create", "bob", "--role", "viewer", "--password-file", m.file("weak", "password1234\n"))
@@ -73,6 +49,10 @@ func TestUserCommands(t *testing.T) {
 	program := []string{"--token-file", m.file("program", secret+"\n")}
 	contains(t, m.as(program, exitOK, "user", "me"), "by token", "test-operator:erp", "plan.test")
 	m.as(program, exitDenied, "user", "list")
+	all := []string{"--token-file", m.file("all", m.as(root, exitOK, "token", "create", "all", "--role", "admin"))}
+	m.as(all, exitOK, "user", "list")
+	m.as(all, exitDenied, "user", "create", "eve", "--role", "admin", "--password-file", alice)
+	m.as(all, exitDenied, "token", "create", "more", "--role", "admin")
 	var tokens []struct{ ID, Title string }
 	if err := json.Unmarshal([]byte(m.as(root, exitOK, "token", "list", "-o", "json")), &tokens); err != nil {
 		t.Fatal(err)
@@ -97,7 +77,7 @@ func TestUserCommands(t *testing.T) {
 
 func (m *managerRig) auditCommands(root []string) {
 	m.t.Helper()
-	contains(m.t, m.as(root, exitOK, "audit", "list", "--operation", "create-user"), "create-user", "user alice", "refused", "done")
+	contains(m.t, m.as(root, exitOK, "audit", "list", "--operation", "create-user"), "create-user", "user alice", "refused", "done", "root by token")
 	head := strings.TrimSpace(m.as(root, exitOK, "audit", "verify"))
 	m.as(root, exitOK, "audit", "verify", "--head", head)
 	m.as(root, exitCorrupt, "audit", "verify", "--head", "1:"+strings.Repeat("0", 64))
@@ -116,7 +96,7 @@ func (m *managerRig) auditCommands(root []string) {
 // TestTrustCommands: a box enrols, and two sites pair, by commands alone.
 func TestTrustCommands(t *testing.T) {
 	a := newManagerRig(t)
-	rootA := a.person()
+	var rootA []string
 	token := a.file("enrol", a.as(rootA, exitOK, "appliance", "invite", "drva-1", "--role", "drva", "--addr", "127.0.0.1"))
 	dir := filepath.Join(a.dir, "tls")
 	out, _ := a.want(exitOK, "enrol", "join", dir, "--token-from", token)

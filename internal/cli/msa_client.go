@@ -27,6 +27,7 @@ type logins struct {
 type login struct {
 	Fingerprint string `json:"fingerprint,omitempty"`
 	Token       string `json:"token,omitempty"`
+	Session     bool   `json:"session,omitempty"` // the token is a session's
 }
 
 // maxLogins bounds the file, bytes.

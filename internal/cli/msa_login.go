@@ -12,58 +12,105 @@ import (
 	"holdfast/internal/errs"
 )
 
+// loginFlags say who logs in, and how.
+type loginFlags struct {
+	fingerprint, tokenFile    string
+	user, passwordFile, setup string
+}
+
 func newLoginCommand() *cobra.Command {
-	var fingerprint, tokenFile string
+	var f loginFlags
 	cmd := &cobra.Command{
 		Use:   "login ADDRESS",
 		Short: "Log in at a manager, and remember it",
 		Long: `Asks the manager for the fingerprint of its authority, which you compare with what
-it printed when it started, and for an API token. Both are kept in a file of your
-own, of mode 0600; commands are about the manager you logged in at last, unless
---manager names another one.
+it printed when it started, and logs in: with a name and a password (--user), or with
+an API token. What is kept is in a file of your own, of mode 0600; commands are about
+the manager you logged in at last, unless --manager names another one. A session ends
+when nobody has used it for 30 minutes; an API token is good until it expires.
 
-Without a terminal, give --fingerprint and --token-file.`,
-		Example: `  holdfast login https://msa-a.example.com:8443
+The first time, --setup-token makes an administrator of --user: it names the file of
+the token that the manager printed, or - to be asked for it.
+
+Without a terminal, give --fingerprint, and --token-file or --password-file.`,
+		Example: `  holdfast login https://msa-a:8443 --user root --setup-token -
+  holdfast login https://msa-a.example.com:8443 --user alice
   holdfast login https://msa-a:8443 --fingerprint 5f0c… --token-file /run/secrets/holdfast`,
 		Args: exactArgs("ADDRESS"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			address := strings.TrimSuffix(args[0], "/")
-			l, err := readLogins()
-			if err != nil {
-				return err
-			}
-			if fingerprint == "" {
-				if fingerprint, err = confirmed(cmd, address, l.Managers[address].Fingerprint); err != nil {
-					return err
-				}
-			}
-			if tokenFile == "" {
-				tokenFile = askHere
-			}
-			token, err := askOn(cmd).passphrase(tokenFile, "API token", false)
-			if err != nil {
-				return err
-			}
-			c, err := api.Dial(api.Options{Address: address, Token: strings.TrimSpace(token), Fingerprint: fingerprint, Agent: "holdfast/" + Version})
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			v, err := c.Version(cmd.Context())
-			if err != nil {
-				return err
-			}
-			l.Current, l.Managers[address] = address, login{Fingerprint: fingerprint, Token: strings.TrimSpace(token)}
-			if err := l.write(); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "logged in at %s, release %s\n", address, v.Release)
-			return nil
+			return f.login(cmd, strings.TrimSuffix(args[0], "/"))
 		},
 	}
-	cmd.Flags().StringVar(&fingerprint, "fingerprint", "", "fingerprint of the manager's authority, as it printed it")
-	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file of mode 0600 with an API token; - asks (default: ask)")
+	cmd.Flags().StringVar(&f.fingerprint, "fingerprint", "", "fingerprint of the manager's authority, as it printed it")
+	cmd.Flags().StringVar(&f.user, "user", "", "log in with this name, and a password")
+	cmd.Flags().StringVar(&f.passwordFile, "password-file", askHere, "file of mode 0600 with the password; - asks")
+	cmd.Flags().StringVar(&f.tokenFile, "token-file", askHere, "file of mode 0600 with an API token; - asks")
+	cmd.Flags().StringVar(&f.setup, "setup-token", "", "file of mode 0600 with the set-up token; - asks")
 	return cmd
+}
+
+func (f *loginFlags) login(cmd *cobra.Command, address string) error {
+	if f.setup != "" && f.user == "" {
+		return usageError{fmt.Errorf("--setup-token makes an administrator: give their name with --user")}
+	}
+	l, err := readLogins()
+	if err != nil {
+		return err
+	}
+	fingerprint := f.fingerprint
+	if fingerprint == "" {
+		if fingerprint, err = confirmed(cmd, address, l.Managers[address].Fingerprint); err != nil {
+			return err
+		}
+	}
+	o := api.Options{Address: address, Fingerprint: fingerprint, Agent: "holdfast/" + Version}
+	if o.Token, err = f.token(cmd, o); err != nil {
+		return err
+	}
+	c, err := api.Dial(o)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	v, err := c.Version(cmd.Context())
+	if err != nil {
+		return err
+	}
+	l.Current, l.Managers[address] = address, login{Fingerprint: fingerprint, Token: o.Token, Session: f.user != ""}
+	if err := l.write(); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "logged in at %s, release %s\n", address, v.Release)
+	return nil
+}
+
+// token is an API token, or that of a new session.
+func (f *loginFlags) token(cmd *cobra.Command, o api.Options) (string, error) {
+	if f.user == "" {
+		token, err := askOn(cmd).passphrase(f.tokenFile, "API token", false)
+		return strings.TrimSpace(token), err
+	}
+	c, err := api.Dial(o)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	setup := ""
+	if f.setup != "" {
+		if setup, err = askOn(cmd).passphrase(f.setup, "set-up token", false); err != nil {
+			return "", err
+		}
+	}
+	password, err := askOn(cmd).passphrase(f.passwordFile, "password of "+f.user, setup != "")
+	if err != nil {
+		return "", err
+	}
+	if setup != "" {
+		if err := c.Setup(cmd.Context(), strings.TrimSpace(setup), f.user, password); err != nil {
+			return "", err
+		}
+	}
+	return c.Login(cmd.Context(), f.user, password)
 }
 
 // confirmed asks a person whether a manager's fingerprint is the right one; known is
@@ -88,10 +135,11 @@ func newLogoutCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logout [ADDRESS]",
 		Short: "Forget a manager and its token",
-		Long: `Forgets the manager you logged in at last, or ADDRESS, on this machine. The token
-itself stays good: revoke it at the manager if it may be in other hands.`,
+		Long: `Forgets the manager you logged in at last, or ADDRESS, on this machine, and ends the
+session there. An API token stays good: revoke it at the manager if it may be in
+other hands.`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := readLogins()
 			if err != nil {
 				return err
@@ -100,9 +148,11 @@ itself stays good: revoke it at the manager if it may be in other hands.`,
 			if len(args) == 1 {
 				address = strings.TrimSuffix(args[0], "/")
 			}
-			if _, ok := l.Managers[address]; !ok {
+			known, ok := l.Managers[address]
+			if !ok {
 				return errs.New("logout", errs.NotFound, address, "nobody is logged in there").WithRemedy("see holdfast logins")
 			}
+			endSession(cmd, address, known)
 			delete(l.Managers, address)
 			if l.Current == address {
 				l.Current = ""
@@ -111,6 +161,22 @@ itself stays good: revoke it at the manager if it may be in other hands.`,
 		},
 	}
 	return cmd
+}
+
+// endSession ends a session at its manager. If that does not answer, the session ends
+// by itself soon.
+func endSession(cmd *cobra.Command, address string, l login) {
+	if !l.Session {
+		return
+	}
+	c, err := api.Dial(api.Options{Address: address, Fingerprint: l.Fingerprint, Token: l.Token, Agent: "holdfast/" + Version, Tries: 1})
+	if err == nil {
+		defer c.Close()
+		err = c.Logout(cmd.Context())
+	}
+	if err != nil && !errs.Is(err, errs.Denied) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "the session could not be ended at the manager, and ends by itself: %v\n", err)
+	}
 }
 
 func newLoginsCommand() *cobra.Command {

@@ -8,11 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"holdfast/api"
-	"holdfast/internal/msa/auth"
-	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/replica"
 )
 
@@ -20,6 +17,7 @@ import (
 type managerRig struct {
 	t   *testing.T
 	dir string
+	r   *replica.Replica
 }
 
 func newManagerRig(t *testing.T) *managerRig {
@@ -28,20 +26,6 @@ func newManagerRig(t *testing.T) *managerRig {
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, "config"))
 	r, err := replica.Open(t.Context(), replica.Options{Data: filepath.Join(dir, "msa"), Listen: "127.0.0.1:0", Site: "site-a", Release: Version})
 	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := r.Auth.Hash(t.Context(), "root", rootPassword)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var token string
-	if err := r.DB.Tx(t.Context(), func(tx *db.Tx) (err error) {
-		if _, err := auth.Setup(t.Context(), tx, r.SetupToken(), h); err != nil {
-			return err
-		}
-		_, token, err = auth.NewToken(t.Context(), tx, "root", "test", []auth.Grant{{Role: auth.Admin}}, time.Hour)
-		return err
-	}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
@@ -53,11 +37,17 @@ func newManagerRig(t *testing.T) *managerRig {
 			t.Error(err)
 		}
 	})
-	m := &managerRig{t, dir}
-	m.file("token", token+"\n")
+	m := &managerRig{t, dir, r}
 	m.want(exitDenied, "get", "sites")
-	m.want(exitOK, "login", r.Address(), "--fingerprint", r.Fingerprint(), "--token-file", m.path("token"))
+	m.login("--setup-token", m.file("setup", r.SetupToken()+"\n"))
 	return m
+}
+
+// login logs in as root.
+func (m *managerRig) login(more ...string) {
+	m.t.Helper()
+	args := []string{"login", m.r.Address(), "--fingerprint", m.r.Fingerprint(), "--user", "root", "--password-file", m.file("password", "crow lamp tundra 7\n")}
+	m.want(exitOK, append(args, more...)...)
 }
 
 func (m *managerRig) path(name string) string { return filepath.Join(m.dir, name) }
@@ -180,13 +170,21 @@ func TestLoginRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, told := m.want(exitDenied, "login", l.Current, "--token-file", m.path("token"), "--fingerprint", strings.Repeat("ab", 32))
+	token := m.file("token", l.Managers[l.Current].Token+"\n")
+	_, told := m.want(exitDenied, "login", l.Current, "--token-file", token, "--fingerprint", strings.Repeat("ab", 32))
 	if !strings.Contains(told, "fingerprint") {
 		t.Error(told)
 	}
 	if after, err := readLogins(); err != nil || after.Managers[l.Current] != l.Managers[l.Current] {
 		t.Errorf("a log-in that failed has changed the file: %v", err)
 	}
+	m.want(exitDenied, "login", l.Current, "--fingerprint", m.r.Fingerprint(), "--user", "root", "--password-file", m.file("wrong", "not the password\n"))
+	m.want(exitDenied, "login", l.Current, "--fingerprint", m.r.Fingerprint(), "--user", "eve", "--password-file", m.path("password"), "--setup-token", m.path("setup"))
+	// Whoever has a session's token can use it from elsewhere, until it is ended.
+	m.want(exitOK, "get", "sites", "--token-file", token)
+	m.want(exitOK, "logout")
+	m.want(exitDenied, "get", "sites", "--manager", l.Current, "--fingerprint", m.r.Fingerprint(), "--token-file", token)
+	m.login()
 	path, err := loginsFile()
 	if err != nil {
 		t.Fatal(err)

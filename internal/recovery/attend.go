@@ -59,7 +59,7 @@ func (r *Run) onAct(ctx context.Context, body []byte) (any, error) {
 	a := asked{q, make(chan error, 1)}
 	select {
 	case r.requests <- a:
-	case <-time.After(askLimit):
+	case <-time.After(busyLimit):
 		return nil, errs.New("recovery.act", errs.Conflict, r.dir, "the run is "+string(r.Record().State)+" and its process is busy with that").
 			WithRemedy("wait, or: holdfast recover cancel " + r.dir)
 	case <-ctx.Done():

@@ -55,8 +55,11 @@ const (
 	saveEvery = 2 * time.Second
 	// remindEvery is how often an owner reminds of a decision that is due.
 	remindEvery = 10 * time.Minute
-	// askLimit is how long a local call waits for an owner that is busy.
+	// askLimit is how long a local call waits for an answer, and a VM for its end.
 	askLimit = 5 * time.Second
+	// busyLimit is how long what an owner is asked to do waits for what it is doing:
+	// moving VMs to their files, with watchLimit and the end of a watchdog in it.
+	busyLimit = time.Minute
 	// maxRelaunch is how often a box that ended is started again while the first
 	// point is waited for: a kill or two, not a box that cannot live.
 	maxRelaunch = 5

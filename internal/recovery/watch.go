@@ -3,7 +3,6 @@ package recovery
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"holdfast/internal/dr"
@@ -83,13 +82,17 @@ func (r *Run) watch(ctx context.Context, written func(dr.DiskID) []extent.Range)
 	return r.warn(errs.E("recovery.watch", errs.Internal, r.dir, err).WithRemedy("none is needed: when the VMs are protected their disks are compared with the container"))
 }
 
-// inPath waits until the host component is in the path of every disk.
+// inPath waits until the host component is in the path of every disk. A VM that
+// ends meanwhile ends the wait: it would never come.
 func (r *Run) inPath(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, watchLimit, errors.New("the host component did not get into the VMs' paths in time"))
 	defer cancel()
-	disks := slices.DeleteFunc(slices.Clone(r.Record().Disks), func(d DiskRecord) bool { return r.vm(d.VM) == nil })
+	disks := r.Record().Disks
 	return poll(ctx, "recovery.watch", r.protectPath("host.sock"), func(h *iofilter.Status) (bool, error) {
 		for _, d := range disks {
+			if r.vm(d.VM) == nil {
+				return false, errs.New("recovery.watch", errs.Unavailable, d.VM.String(), "this VM has ended")
+			}
 			in := false
 			for _, have := range h.Disks {
 				in = in || have.ID == d.ID && have.Clients > 0
@@ -137,7 +140,7 @@ func (r *Run) standStill(ctx context.Context) (goOn func(context.Context) error,
 			if vm.Status().State.Final() {
 				continue
 			}
-			if err := vm.Resume(ctx); err != nil {
+			if err := vm.Resume(ctx); err != nil && !hasEnded(ctx, vm) {
 				all = errors.Join(all, errs.E("recovery.resume", errs.Internal, vm.Name(), err))
 			}
 		}
@@ -150,6 +153,9 @@ func (r *Run) standStill(ctx context.Context) (goOn func(context.Context) error,
 			continue
 		}
 		if err := vm.Pause(ctx); err != nil {
+			if hasEnded(ctx, vm) {
+				continue
+			}
 			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
 			defer cancel()
 			return nil, errors.Join(errs.E("recovery.pause", errs.Internal, vm.Name(), err), goOn(undo))

@@ -3,7 +3,12 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"log"
@@ -18,6 +23,7 @@ import (
 	"time"
 
 	"holdfast/internal/control"
+	"holdfast/internal/dr"
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/audit"
@@ -408,9 +414,58 @@ func (m *manager) boxes(root []string) {
 	if err := as(stranger.Certificate(), "/enrolments/beat", enrol.Beat{}); !errs.Is(err, errs.Denied) {
 		t.Errorf("a box of another site: %v", err)
 	}
+	// It serves a domain, and gets a certificate that says so.
+	m.ask("PUT", "/enrolments/drva-1/domains", obj{"domains": []string{dr.NewUUID().String()}}, root...).want(http.StatusNoContent)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := as(creds.Certificate(), "/enrolments/renew", enrol.Renewal{CSR: base64.StdEncoding.EncodeToString(csr)}); err != nil {
+		t.Errorf("another certificate: %v", err)
+	}
 	m.ask("POST", "/enrolments/drva-1/revoke", nil, root...).want(http.StatusNoContent)
 	if err := as(creds.Certificate(), "/enrolments/beat", enrol.Beat{}); !errs.Is(err, errs.Denied) {
 		t.Errorf("a revoked box: %v", err)
+	}
+	m.ask("DELETE", "/enrolments/drva-1", nil, root...).want(http.StatusNoContent)
+	m.ask("GET", "/enrolments/drva-1", nil, root...).problem(http.StatusNotFound, errs.NotFound)
+}
+
+// TestAdminEndsWaysIn: an admin takes from a user every way in there is.
+func TestAdminEndsWaysIn(t *testing.T) {
+	m := newManager(t, dbtest.SQLite(t), "berlin", nil)
+	_, admin := m.first()
+	root := bearer(admin)
+	m.ask("POST", "/users", obj{"name": "carol", "password": password, "grants": []obj{{"role": "viewer"}}}, root...).want(http.StatusCreated)
+	carol := bearer(m.login("carol"))
+	u := as[auth.User](m.ask("GET", "/users/carol", nil, root...).want(http.StatusOK))
+	m.ask("PUT", "/users/carol", obj{"title": "Carol", "grants": []obj{{"role": "auditor"}}, "version": u.Version}, root...).want(http.StatusOK)
+	m.ask("GET", "/audit", nil, carol...).want(http.StatusOK) // at once
+	tok := as[TokenBody](m.ask("POST", "/tokens", obj{"title": "x", "scope": []obj{{"role": "viewer"}}, "expire": "1d"}, carol...).want(http.StatusCreated))
+	m.ask("DELETE", "/users/carol/tokens/"+tok.ID, nil, root...).want(http.StatusNoContent)
+	m.ask("GET", "/session", nil, bearer(tok.Secret)...).problem(http.StatusUnauthorized, errs.Denied)
+	second := bearer(m.login("carol"))
+	list := as[struct {
+		Items []auth.Session `json:"items"`
+	}](m.ask("GET", "/sessions", nil, carol...).want(http.StatusOK))
+	if len(list.Items) != 2 {
+		t.Fatalf("%d sessions", len(list.Items))
+	}
+	m.ask("DELETE", "/sessions/"+list.Items[0].ID, nil, second...).want(http.StatusNoContent)
+	if a, b := m.ask("GET", "/session", nil, carol...).StatusCode, m.ask("GET", "/session", nil, second...).StatusCode; a+b != http.StatusOK+http.StatusUnauthorized {
+		t.Errorf("one of two sessions was ended: %d and %d", a, b)
+	}
+	third := bearer(m.login("carol"))
+	m.ask("DELETE", "/users/carol/sessions", nil, root...).want(http.StatusNoContent)
+	m.ask("GET", "/session", nil, third...).problem(http.StatusUnauthorized, errs.Denied)
+	m.ask("PUT", "/users/carol/password", obj{"password": "another four words"}, root...).want(http.StatusNoContent)
+	m.ask("POST", "/login", obj{"user": "carol", "password": password}).problem(http.StatusUnauthorized, errs.Denied)
+	if lines := bytes.Count(m.ask("GET", "/audit/export", nil, root...).want(http.StatusOK).body, []byte("\n")); lines < 5 {
+		t.Errorf("an export of %d lines", lines)
 	}
 }
 

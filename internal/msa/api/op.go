@@ -140,7 +140,11 @@ func (s *server) enter(o *operation, ctx huma.Context, next func(huma.Context)) 
 	}
 	begun := time.Now()
 	next(huma.WithContext(ctx, inner))
-	s.Logger.Debug("a request was answered", "request", c.id, "operation", o.ID, "by", c.name(), "remote", c.remote, "status", ctx.Status(), "for", time.Since(begun))
+	status := ctx.Status()
+	if status == 0 {
+		status = http.StatusOK // of a stream, which began with its first bytes
+	}
+	s.Logger.Debug("a request was answered", "request", c.id, "operation", o.ID, "by", c.name(), "remote", c.remote, "status", status, "for", time.Since(begun))
 	if o.Change && !c.audited && ctx.Status() >= 400 {
 		s.auditFailure(inner, c, ctx.Status())
 	}
