@@ -22,16 +22,24 @@ type managerRig struct {
 
 func newManagerRig(t *testing.T, tune ...func(*replica.Options)) *managerRig {
 	t.Helper()
-	dir := t.TempDir()
-	t.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, "config"))
-	o := replica.Options{Data: filepath.Join(dir, "msa"), Listen: "127.0.0.1:0", Site: "site-a", Release: Version}
+	var o replica.Options
 	for _, f := range tune {
 		f(&o)
 	}
+	return newManagerRigWith(t, o, func(*replica.Replica) {})
+}
+
+// newManagerRigWith is newManagerRig with some options; prepare is called before it runs.
+func newManagerRigWith(t *testing.T, o replica.Options, prepare func(*replica.Replica)) *managerRig {
+	t.Helper()
+	dir := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, "config"))
+	o.Data, o.Listen, o.Site, o.Release = filepath.Join(dir, "msa"), "127.0.0.1:0", "site-a", Version
 	r, err := replica.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	prepare(r)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- r.Run(ctx) }()

@@ -118,7 +118,7 @@ func (r *Run) allRun(ctx context.Context) error {
 		return err
 	}
 	for _, v := range rec.VMs {
-		if v.Recorded != nil && r.vm(v.Config.ID) == nil {
+		if v.Recorded != nil && !rec.Request.down(&v) && r.vm(v.Config.ID) == nil {
 			return errs.New("recovery.commit", errs.Conflict, v.Config.Name, "this VM has ended: its protection cannot begin").
 				WithRemedy("start it again: holdfast recover resume " + r.dir + "; then commit")
 		}

@@ -38,6 +38,7 @@ type Override struct {
 	CPUs      int               `json:"cpus,omitempty"`
 	MemoryMiB int64             `json:"memory_mib,omitempty"`
 	Networks  map[string]string `json:"networks,omitempty"` // recorded name to name here
+	Down      bool              `json:"down,omitempty"`     // it is built, and not started
 }
 
 // Request says what is to be recovered, and how. It is kept in the record, and
@@ -132,6 +133,9 @@ func (q *Request) groupOf(cfg *dr.VMConfig) int {
 func (q *Request) wanted(cfg *dr.VMConfig) bool {
 	return len(q.VMs) == 0 || slices.Contains(q.VMs, cfg.Name) || slices.Contains(q.VMs, cfg.ID.String())
 }
+
+// down reports whether a VM is not to be started.
+func (q *Request) down(v *VMRecord) bool { return q.Overrides[v.Source.String()].Down }
 
 // apply returns the configuration a VM is built from here.
 func (q *Request) apply(cfg dr.VMConfig) dr.VMConfig {

@@ -202,6 +202,9 @@ type step struct {
 // ActOptions are choices for an action.
 type ActOptions struct {
 	Force bool `json:"force,omitempty"` // Cleanup: go on over errors
+	// Until names a step of Recover behind which Do returns in the middle, well: who
+	// recovers several domains together goes on later, with Do of the same.
+	Until string `json:"until,omitempty"`
 }
 
 // Do does an action, or goes on with it. It returns when the run rests: well, or
@@ -238,6 +241,9 @@ func (r *Run) DoWith(ctx context.Context, a Action, o ActOptions) error {
 	for _, st := range steps(a, r.Record()) {
 		if err := r.perform(ctx, a, st, o); err != nil {
 			return r.fell(ctx, a, st, err)
+		}
+		if o.Until == st.name {
+			return nil
 		}
 	}
 	r.setFrees(false)

@@ -153,6 +153,9 @@ func (r *Run) bootOne(ctx context.Context, v *VMRecord, paused bool) error {
 		return r.warn(errs.New("recovery.boot", errs.NotFound, v.Config.Name, v.Error).WithRemedy("attach its disks to a VM by hand"))
 	}
 	vm := r.vm(v.Config.ID)
+	if vm == nil && r.Record().Request.down(v) {
+		return nil
+	}
 	var err error
 	if vm == nil {
 		spec := r.spec(v)

@@ -14,6 +14,7 @@ import (
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
+	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/stats"
 )
 
@@ -35,6 +36,7 @@ type Options struct {
 	// Wake has whoever carries out tasks look at once: one was started. Nil: nobody
 	// is woken, they look by themselves.
 	Wake   func()
+	Plans  *operate.Operator // nil: one over Catalog
 	Access Access
 	// Stats takes samples, which /metrics shows. Nil: one that gets none.
 	Stats   *stats.Recorder
@@ -82,6 +84,12 @@ func build(o Options) (*server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Plans == nil {
+		var err error
+		if o.Plans, err = operate.New(operate.Options{World: operate.InCatalog(o.Catalog), Note: operate.Feed, Logger: o.Logger}); err != nil {
+			return nil, err
+		}
+	}
 	s := &server{Options: o, mux: http.NewServeMux(), gates: newGates(), hub: newHub(o.DB)}
 	s.exposition = stats.NewExposition(o.Stats, o.DB, o.Logger)
 	s.api = humago.New(s.mux, config(o.Release))
@@ -95,6 +103,8 @@ func build(o Options) (*server, error) {
 		s.registerLogin,
 		s.registerUsers,
 		s.registerApprovals,
+		s.registerPlans,
+		s.registerRuns,
 		s.registerProvider,
 		s.registerAudit,
 		s.registerSecrets,

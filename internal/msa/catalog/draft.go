@@ -155,11 +155,12 @@ func (c *Catalog) CheckDraft(ctx context.Context, tx *db.Tx, id string) (problem
 	if err != nil {
 		return problem.List{}, err
 	}
-	current, err := All(ctx, tx)
+	changes := []file.ObjectChange{d.change()}
+	current, err := concerned(ctx, tx, changes)
 	if err != nil {
 		return problem.List{}, err
 	}
-	found, err := c.check(ctx, tx, current, []file.ObjectChange{d.change()})
+	found, err := c.check(ctx, tx, current, changes)
 	if err != nil {
 		return found, err
 	}

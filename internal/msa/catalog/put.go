@@ -3,6 +3,8 @@ package catalog
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"holdfast/internal/dr"
@@ -180,10 +182,6 @@ func (c *Catalog) check(ctx context.Context, tx *db.Tx, current []site.Object, c
 		}
 	}
 	after := outcome(current, changes)
-	if len(after) > MaxObjects {
-		return found, errs.New("catalog.Apply", errs.Full, "", fmt.Sprintf("there would be %d objects", len(after))).
-			WithRemedy(fmt.Sprintf("at most %d can be stored", MaxObjects))
-	}
 	var was, is problem.List
 	site.CheckSet(&was, current, views)
 	site.CheckSet(&is, after, views)
@@ -229,13 +227,16 @@ func outcome(current []site.Object, changes []file.ObjectChange) []site.Object {
 
 // apply checks and stores changes whose versions are right. The caller has the turn.
 func (c *Catalog) apply(ctx context.Context, tx *db.Tx, changes []file.ObjectChange, by string) (problem.List, error) {
-	current, err := All(ctx, tx)
+	current, err := concerned(ctx, tx, changes)
 	if err != nil {
+		return problem.List{}, err
+	}
+	if err := room(ctx, tx, changes); err != nil {
 		return problem.List{}, err
 	}
 	for _, ch := range changes {
 		if ch.Action == file.Delete {
-			if err := c.unreferenced(current, changes, ch); err != nil {
+			if err := unreferenced(ctx, tx, changes, ch); err != nil {
 				return problem.List{}, err
 			}
 		}
@@ -262,21 +263,103 @@ func (c *Catalog) apply(ctx context.Context, tx *db.Tx, changes []file.ObjectCha
 }
 
 // unreferenced refuses to delete what others name, and says who does.
-func (c *Catalog) unreferenced(current []site.Object, changes []file.ObjectChange, gone file.ObjectChange) error {
-	var users []string
-	for _, o := range outcome(current, changes) {
-		for _, r := range site.References(o) {
-			if r.Kind == gone.Kind && r.Name == gone.Name && len(users) < 10 {
-				users = append(users, site.Label(o))
-				break
+func unreferenced(ctx context.Context, tx *db.Tx, changes []file.ObjectChange, gone file.ObjectChange) error {
+	label := string(gone.Kind) + " " + string(gone.Name)
+	named, err := Referrers(ctx, tx, gone.Kind, gone.Name, MaxObjects)
+	if err != nil {
+		return err
+	}
+	users := map[string]bool{}
+	for _, l := range named {
+		users[l] = true
+	}
+	for _, ch := range changes { // these name what they will
+		self := string(ch.Kind) + " " + string(ch.Name)
+		delete(users, self)
+		if ch.Action == file.Delete {
+			continue
+		}
+		for _, r := range site.References(ch.Object) {
+			if r.Kind == gone.Kind && r.Name == gone.Name {
+				users[self] = true
 			}
 		}
 	}
 	if len(users) == 0 {
 		return nil
 	}
-	return errs.New("catalog.Delete", errs.Conflict, string(gone.Kind)+" "+string(gone.Name), "it is used by "+strings.Join(users, ", ")).
+	words := slices.Sorted(maps.Keys(users))
+	if len(words) > 10 {
+		words = append(words[:10], fmt.Sprintf("%d more", len(words)-10))
+	}
+	return errs.New("catalog.Delete", errs.Conflict, label, "it is used by "+strings.Join(words, ", ")).
 		WithRemedy("change or delete those first")
+}
+
+// concerned returns the objects that say whether changes are right. Sites, stores,
+// appliances and domains bear on each other; of the other kinds, which are the many,
+// an object bears on nothing but itself.
+func concerned(ctx context.Context, tx *db.Tx, changes []file.ObjectChange) ([]site.Object, error) {
+	set := []site.Kind{site.KindSite, site.KindPair, site.KindStore, site.KindBox, site.KindDomain}
+	all, err := All(ctx, tx, set...)
+	if err != nil {
+		return nil, err
+	}
+	have := map[string]bool{}
+	for _, o := range all {
+		have[site.Label(o)] = true
+	}
+	add := func(k site.Kind, n site.Name) error {
+		if slices.Contains(set, k) || n == "" || have[string(k)+" "+string(n)] {
+			return nil
+		}
+		s, err := Get(ctx, tx, k, n)
+		if errs.Is(err, errs.NotFound) {
+			return nil
+		}
+		if err == nil {
+			have[site.Label(s.Object)] = true
+			all = append(all, s.Object)
+		}
+		return err
+	}
+	for _, ch := range changes {
+		if err := add(ch.Kind, ch.Name); err != nil {
+			return nil, err
+		}
+		if ch.Action == file.Delete {
+			continue
+		}
+		for _, r := range site.References(ch.Object) {
+			if err := add(r.Kind, r.Name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	// What those name is theirs alone: it has been checked when they were stored.
+	return all, nil
+}
+
+// room refuses more objects than can be.
+func room(ctx context.Context, tx *db.Tx, changes []file.ObjectChange) error {
+	var n int
+	if _, err := tx.Row(ctx, `SELECT count(*) FROM objects`, nil, &n); err != nil {
+		return err
+	}
+	for _, ch := range changes {
+		switch ch.Action {
+		case file.Create:
+			n++
+		case file.Delete:
+			n--
+		case file.Change:
+		}
+	}
+	if n <= MaxObjects {
+		return nil
+	}
+	return errs.New("catalog.Apply", errs.Full, "", fmt.Sprintf("there would be %d objects", n)).
+		WithRemedy(fmt.Sprintf("at most %d can be stored", MaxObjects))
 }
 
 // store writes the rows. Names that lead from changed objects go first and come

@@ -117,13 +117,17 @@ func (o *Operator) Skip(ctx context.Context, tx *db.Tx, name site.Name, seq int,
 // the same transaction. Kinds: NotFound, Conflict (why not, and what to do).
 func (o *Operator) MayChange(ctx context.Context, tx *db.Tx, name site.Name, op plan.Operation) error {
 	if op != plan.Edit && op != plan.Delete {
-		return errs.New("operate.MayChange", errs.Invalid, string(op), "this changes no plan")
+		return errs.New("operate.MayChange", errs.Invalid, string(op), "this changes no plan").WithRemedy("ask for edit or delete")
 	}
 	p, err := o.opts.World.Plan(ctx, tx, name)
 	if err != nil {
 		return err
 	}
-	r, err := lock(ctx, tx, name)
+	return o.mayChange(ctx, tx, p, op)
+}
+
+func (o *Operator) mayChange(ctx context.Context, tx *db.Tx, p *plan.Plan, op plan.Operation) error {
+	r, err := lock(ctx, tx, p.Name)
 	if err != nil {
 		return err
 	}

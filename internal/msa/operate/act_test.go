@@ -224,13 +224,15 @@ func TestConfirmation(t *testing.T) {
 			return err
 		})
 	}
-	agree := func(by string, v site.Version) error {
-		return r.tx(func(ctx context.Context, tx *db.Tx) error { return r.o.Agree(ctx, tx, "p", plan.Planned, v, by) })
-	}
 	began, none := errs.Canceled, func(*operate.Request) {}
+	agreed := func(by string, v site.Version, ago time.Duration) func(*operate.Request) {
+		return func(q *operate.Request) {
+			q.Agreed = operate.Agreement{By: by, At: time.Now().Add(-time.Minute - ago), Version: v}
+		}
+	}
 	want := func(what string, err error, kind errs.Kind) {
 		t.Helper()
-		if !errs.Is(err, kind) {
+		if !errs.Is(err, kind) || kind != began && errs.RemedyOf(err) == "" {
 			t.Errorf("%s: %v, want %s", what, err, kind)
 		}
 	}
@@ -238,33 +240,25 @@ func TestConfirmation(t *testing.T) {
 	want("not confirmed", try(func(q *operate.Request) { q.Confirm = nil }), errs.Denied)
 	want("another version", try(func(q *operate.Request) { q.Confirm.Version = 7 }), errs.Conflict)
 	want("another operation", try(func(q *operate.Request) { q.Confirm.Does = plan.Disaster }), errs.Denied)
-	want("agreement not asked for", agree("bob", 1), errs.Invalid)
 	p.TwoPersons = true
 	want("alone", try(none), errs.Denied)
 	want("with a made-up second", try(func(q *operate.Request) {
 		q.Confirm.Second, q.Confirm.Agreed, q.Confirm.AgreedTo = "bob", time.Now(), 1
 	}), errs.Denied)
-	want("agreed to another version", agree("bob", 2), errs.Conflict)
-	if err := agree("ann", 1); err != nil {
-		t.Fatal(err)
-	}
-	want("agreed by herself", try(none), errs.Denied)
-	if err := agree("bob", 1); err != nil {
-		t.Fatal(err)
-	}
-	want("agreed", try(none), began)
+	want("agreed to another version", try(agreed("bob", 2, 0)), errs.Conflict)
+	want("agreed by herself", try(agreed("ann", 1, 0)), errs.Denied)
+	want("agreed long ago", try(agreed("bob", 1, time.Hour)), errs.Denied)
+	want("agreed", try(agreed("bob", 1, 0)), began)
 	r.must(func(ctx context.Context, tx *db.Tx) error {
-		b, err := r.o.Begin(ctx, tx, r.request("p", plan.Planned))
+		q := r.request("p", plan.Planned)
+		agreed("bob", 1, 0)(&q)
+		b, err := r.o.Begin(ctx, tx, q)
 		if err != nil {
 			return err
 		}
 		e, err := operate.EntryOf(ctx, tx, b.Run)
 		if e.Agreed != "bob" || e.Said == nil || e.Said.Second != "bob" || e.Said.By != "ann" {
 			t.Errorf("%+v", e)
-		}
-		left, lerr := operate.Agreements(ctx, tx, "p")
-		if lerr != nil || len(left) != 0 {
-			t.Errorf("the agreement is still there: %v, %v", left, lerr)
 		}
 		return err
 	})

@@ -29,6 +29,9 @@ type Request struct {
 	// Confirm is what a person said before a real run; By, and who agreed, are filled
 	// in. Nil: nothing.
 	Confirm *plan.Confirmation
+	// Agreed is the second person's agreement, which the caller has authenticated and
+	// spent in the same transaction; zero: nobody has agreed.
+	Agreed Agreement
 
 	policy bool // the plan's own commit policy asks
 }
@@ -69,13 +72,13 @@ func (o *Operator) Begin(ctx context.Context, tx *db.Tx, q Request) (*Begun, err
 		return nil, err
 	}
 	if q.Operation == plan.Edit || q.Operation == plan.Delete || q.Operation == plan.Answer || q.Operation == plan.Cancel {
-		return nil, errs.New("operate.Begin", errs.Invalid, string(q.Operation), "this has no run")
+		return nil, errs.New("operate.Begin", errs.Invalid, string(q.Operation), "this has no run").WithRemedy("edit and delete the plan itself; answer and cancel its run")
 	}
 	next, does, err := r.Admit(q.Operation)
 	if err != nil {
 		return nil, err
 	}
-	agreed, err := o.confirm(ctx, tx, p, &q, does)
+	agreed, err := confirm(p, &q, does, tx.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +87,9 @@ func (o *Operator) Begin(ctx context.Context, tx *db.Tx, q Request) (*Begun, err
 }
 
 func (q *Request) check() error {
-	bad := func(object, words string) error { return errs.New("operate.Begin", errs.Invalid, object, words) }
+	bad := func(object, words string) error {
+		return errs.New("operate.Begin", errs.Invalid, object, words).WithRemedy("correct the request")
+	}
 	switch {
 	case !q.Plan.Valid():
 		return bad("plan", "this is no plan's name")
@@ -124,7 +129,7 @@ func begunBy(ctx context.Context, tx *db.Tx, q *Request) (*Begun, error) {
 }
 
 // confirm demands what a real run needs; it returns the confirmation as it is kept.
-func (o *Operator) confirm(ctx context.Context, tx *db.Tx, p *plan.Plan, q *Request, does plan.Operation) (*plan.Confirmation, error) {
+func confirm(p *plan.Plan, q *Request, does plan.Operation, now int64) (*plan.Confirmation, error) {
 	if q.policy || !plan.NeedsConfirmation(does) {
 		return nil, nil
 	}
@@ -135,23 +140,22 @@ func (o *Operator) confirm(ctx context.Context, tx *db.Tx, p *plan.Plan, q *Requ
 	var c *plan.Confirmation
 	if q.Confirm != nil {
 		n := *q.Confirm
-		n.By, n.Second, n.Agreed, n.AgreedTo = q.By, "", time.Time{}, 0
+		n.By = q.By
 		if n.Does == q.Operation {
 			n.Does = op
 		}
+		n.Second, n.Agreed, n.AgreedTo = q.Agreed.By, q.Agreed.At, q.Agreed.Version
 		c = &n
-		a, err := agreement(ctx, tx, p.Name, op)
-		if err != nil {
-			return nil, err
-		}
-		c.Second, c.Agreed, c.AgreedTo = a.By, a.At, a.Version
 	}
-	if err := p.Confirm(op, c, db.Time(tx.Now())); err != nil {
-		return nil, err
-	}
-	// An agreement is to one run.
-	_, err := tx.Exec(ctx, `DELETE FROM plan_approvals WHERE plan = $1 AND operation = $2`, p.Name, op)
-	return c, err
+	return c, p.Confirm(op, c, db.Time(now))
+}
+
+// Agreement is a second person's word that an operation may begin: of the version of
+// the plan they have looked at.
+type Agreement struct {
+	By      string
+	At      time.Time
+	Version site.Version
 }
 
 // beginning is one Begin that was admitted.

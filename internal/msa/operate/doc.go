@@ -10,7 +10,7 @@
 //	domain.go    where each domain's recovery stands
 //	rows.go      the rows of a plan
 //	effects.go   Effects, by which steps act on the world; kinds.go: a Doer for each kind
-//	approve.go   a second person's agreement
+//	world.go     what is configured, as the catalog has it; readiness
 //	history.go   runs that were, and their reports; report.go: what a report says
 //	clock.go     tests by time-table, reminders, decisions before a commit
 //

@@ -15,6 +15,7 @@ type Act struct {
 	*runs.Call
 	Plan     site.Name
 	From, To site.Name // the sites, in the run's direction
+	Domain   site.Name // the one the step is about, or whose VM; empty: none
 }
 
 // Effects is how steps act on the world. Every method may be called again for what
@@ -56,10 +57,12 @@ type Target interface {
 	// Suspend makes room; Resume gives it back.
 	Suspend(ctx context.Context, a *Act, vm *plan.VMInputs) (runs.Result, error)
 	Resume(ctx context.Context, a *Act, vm *plan.VMInputs) (runs.Result, error)
-	// Fence takes the next epoch of the domain: the old site's next object is refused.
-	Fence(ctx context.Context, a *Act, in *plan.DomainInputs) (runs.Result, error)
-	// Pin chooses the checkpoint and holds it. Memory is a Pinned. A recovery of
-	// which the checkpoint is chosen keeps it, and warns if another was asked for.
+	// Fence chooses the checkpoint, takes the next epoch of the domain and begins its
+	// new history there: the old site's next object is refused. Memory is a Pinned. A
+	// recovery of which the checkpoint is chosen keeps it, and warns if another was
+	// asked for.
+	Fence(ctx context.Context, a *Act, in *plan.PinInputs) (runs.Result, error)
+	// Pin chooses a test's checkpoint and holds it. Memory is a Pinned.
 	Pin(ctx context.Context, a *Act, in *plan.PinInputs) (runs.Result, error)
 	// Disks makes the domain's disks: a job, done when VMs can boot.
 	Disks(ctx context.Context, a *Act, in *plan.DisksInputs) (runs.Result, error)

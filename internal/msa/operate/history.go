@@ -109,7 +109,7 @@ func Report(ctx context.Context, tx *db.Tx, id string) (*report.Report, error) {
 // Annotate replaces a run's notes. Kinds: NotFound, Invalid (too long).
 func Annotate(ctx context.Context, tx *db.Tx, id, notes string) error {
 	if notes != db.Text(notes, maxWords) {
-		return errs.New("operate.Annotate", errs.Invalid, "notes", "they are too long, or no text")
+		return errs.New("operate.Annotate", errs.Invalid, "notes", "they are too long, or no text").WithRemedy("shorten them")
 	}
 	n, err := tx.Exec(ctx, `UPDATE plan_runs SET notes = $2 WHERE run = $1`, id, notes)
 	if err == nil && n == 0 {

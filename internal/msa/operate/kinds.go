@@ -57,7 +57,7 @@ func Kinds(e Effects, poll time.Duration) runs.Kinds {
 	add(plan.KindWakeHost, doer(plan.KindWakeHost, e.WakeHost))
 	vm(plan.KindSuspendVM, e.Suspend)
 	vm(plan.KindResumeVM, e.Resume)
-	domain(plan.KindFence, e.Fence)
+	add(plan.KindFence, doer(plan.KindFence, e.Fence))
 	add(plan.KindPin, doer(plan.KindPin, e.Pin))
 	add(plan.KindDisks, doer(plan.KindDisks, e.Disks))
 	add(plan.KindTestNetwork, doer(plan.KindTestNetwork, e.TestNetwork))
@@ -108,7 +108,7 @@ func doer[T any](kind plan.Kind, do func(context.Context, *Act, *T) (runs.Result
 		if !ok {
 			return runs.Result{}, errs.New("operate.Do", errs.Internal, c.Step.Name, "the kind has other inputs than its doer")
 		}
-		return do(ctx, &Act{Call: c, Plan: env.Plan, From: env.From, To: env.To}, in)
+		return do(ctx, &Act{Call: c, Plan: env.Plan, From: env.From, To: env.To, Domain: env.Domain}, in)
 	}
 }
 

@@ -429,21 +429,23 @@ func (g *game) crowdOf(gone chan struct{}) {
 // TestModelCatchesBrokenRules breaks one rule at a time, and none.
 func TestModelCatchesBrokenRules(t *testing.T) {
 	for name, c := range map[string]struct {
-		breaks func(*game)
+		breaks func(*testing.T, *game)
 		where  string
 		want   string
 	}{
-		"none, dead behind the effect": {func(*game) {}, "after", ""},
-		"none, an effect on the wire":  {func(*game) {}, "held", ""},
-		"effects that do not look":     {func(g *game) { g.site.Blind = true }, "after", "twice"},
-		"an older epoch may act":       {func(g *game) { g.site.Unfenced = true }, "held", "in epoch"},
-		"domains are taken twice":      {func(*game) { t.Cleanup(operate.BreakClaims()) }, "", "is run by"},
+		"none, dead behind the effect": {func(*testing.T, *game) {}, "after", ""},
+		"none, an effect on the wire":  {func(*testing.T, *game) {}, "held", ""},
+		"effects that do not look":     {func(_ *testing.T, g *game) { g.site.Blind = true }, "after", "twice"},
+		"an older epoch may act":       {func(_ *testing.T, g *game) { g.site.Unfenced = true }, "held", "in epoch"},
+		"domains are taken twice":      {func(t *testing.T, _ *game) { t.Cleanup(operate.BreakClaims()) }, "", "is run by"},
 	} {
-		g := newGame(t, dbtest.SQLite(t), 1)
-		g.w.plans["p"].Callouts = nil
-		c.breaks(g)
-		if caught := g.directed(c.where); c.want == "" && caught != "" || !strings.Contains(caught, c.want) {
-			t.Errorf("%s: %q", name, caught)
-		}
+		t.Run(name, func(t *testing.T) {
+			g := newGame(t, dbtest.SQLite(t), 1)
+			g.w.plans["p"].Callouts = nil
+			c.breaks(t, g)
+			if caught := g.directed(c.where); c.want == "" && caught != "" || !strings.Contains(caught, c.want) {
+				t.Errorf("%q", caught)
+			}
+		})
 	}
 }

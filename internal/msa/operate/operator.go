@@ -32,6 +32,8 @@ type Options struct {
 	// Remind, if not nil, is told what people should see to, in the transaction that
 	// remembers that it was told: plans not tested, decisions that are due.
 	Remind func(ctx context.Context, tx *db.Tx, plan site.Name, words string) error
+	// Facts, if not nil, completes what is known of the world for Ready.
+	Facts  func(ctx context.Context, tx *db.Tx, p *plan.Plan, f *plan.Facts) error
 	Logger *slog.Logger  // nil: none
 	Pause  time.Duration // before an effect that may pass is tried again, the first time; 0: 1 s
 }

@@ -129,7 +129,7 @@ func reportDomains(h *head, run *runs.Run, steps []runs.StepState) []report.Doma
 		switch plan.Kind(st.Step.Kind) {
 		case plan.KindShutdownVM:
 			stoppedAt[name] = later(stoppedAt[name], st.Ended)
-		case plan.KindPin:
+		case plan.KindPin, plan.KindFence:
 			pinned(d, st)
 		case plan.KindPowerOn, plan.KindWaitAgent, plan.KindWaitPort, plan.KindWaitScript:
 			switch {

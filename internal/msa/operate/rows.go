@@ -170,12 +170,12 @@ func stopped(ctx context.Context, tx *db.Tx, name site.Name) (map[dr.VMID]bool, 
 	return out, err
 }
 
-// Removed forgets a plan that is deleted: its state, claims and agreements. Its history
+// Removed forgets a plan that is deleted: its state and claims. Its history
 // stays. The caller has been admitted to delete it.
 func Removed(ctx context.Context, tx *db.Tx, name site.Name) error {
 	for _, s := range []string{
 		`DELETE FROM plan_states WHERE plan = $1`, `DELETE FROM plan_claims WHERE plan = $1`, `DELETE FROM plan_stopped WHERE plan = $1`,
-		`DELETE FROM plan_approvals WHERE plan = $1`, `DELETE FROM plan_schedules WHERE plan = $1`,
+		`DELETE FROM plan_schedules WHERE plan = $1`,
 	} {
 		if _, err := tx.Exec(ctx, s, name); err != nil {
 			return err

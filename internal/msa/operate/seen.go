@@ -157,7 +157,7 @@ var peerEvents = []plan.Event{plan.PeerReturned, plan.PeerReplaced, plan.PeerRec
 // state; nothing has changed).
 func (o *Operator) Tell(ctx context.Context, tx *db.Tx, name site.Name, e plan.Event, by string) error {
 	if !slices.Contains(peerEvents, e) {
-		return errs.New("operate.Tell", errs.Invalid, string(e), "this is nothing the peer does")
+		return errs.New("operate.Tell", errs.Invalid, string(e), "this is nothing the peer does").WithRemedy("report this")
 	}
 	p, err := o.opts.World.Plan(ctx, tx, name)
 	if err != nil {

@@ -188,3 +188,11 @@ func (r *rig) rerun(failed plan.Kind) {
 		return err
 	})
 }
+
+// report is that of the plan's last run.
+func (r *rig) report(p site.Name) (rep *report.Report) {
+	r.t.Helper()
+	id := r.status(p).Run
+	r.must(func(ctx context.Context, tx *db.Tx) (err error) { rep, err = operate.Report(ctx, tx, id); return err })
+	return rep
+}

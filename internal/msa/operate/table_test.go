@@ -155,7 +155,7 @@ func goOf(l plan.Line, op plan.Operation, reversed bool) (plan.Go, bool) {
 // fresh empties the database and makes a world anew.
 func (r *rig) fresh(t *testing.T) *rig {
 	r.must(func(ctx context.Context, tx *db.Tx) error {
-		for _, table := range []string{"plan_states", "plan_claims", "plan_stopped", "domain_states", "plan_runs", "plan_approvals", "runs"} {
+		for _, table := range []string{"plan_states", "plan_claims", "plan_stopped", "domain_states", "plan_runs", "runs"} {
 			if _, err := tx.Exec(ctx, `DELETE FROM `+table); err != nil {
 				return err
 			}

@@ -7,6 +7,7 @@ import (
 
 	"holdfast/internal/msa/problem"
 	"holdfast/internal/msa/site"
+	"holdfast/internal/msa/timetable"
 )
 
 // Check adds every problem the plan has by itself. What needs inventories and
@@ -37,6 +38,13 @@ func (p *Plan) Check(l *problem.List) {
 	p.Commit.check(c.At("commit"))
 	problem.Within(c, "max_boots", p.MaxBoots, 0, MaxBoots)
 	site.WithinSpan(c, "test_every", p.TestEvery, 24*time.Hour, 366*24*time.Hour, true)
+	if _, err := timetable.Parse(p.TestAt); err != nil {
+		c.At("test_at").Block(problem.Form, err.Error(), "write days and a time: sat 02:30")
+	}
+	site.WithinSpan(c, "test_keep", p.TestKeep, time.Minute, 7*24*time.Hour, true)
+	if p.TestKeep != 0 && p.TestAt == "" {
+		c.At("test_keep").Block(problem.Contrary, "no test begins by itself", "give test_at, or leave it out")
+	}
 }
 
 func (p *Plan) checkLists(c problem.Checker) {

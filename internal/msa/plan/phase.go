@@ -33,7 +33,7 @@ func (c *compiler) phase(row Row) {
 	case PhaseResume:
 		c.add(row, name, 0, c.perSuspended(row, KindResumeVM, "resume"))
 	case PhaseFence:
-		c.add(row, name, 0, c.perDomain(row, KindFence, "fence the old owner of"))
+		c.add(row, name, 0, c.fences(row))
 	case PhaseDisks:
 		c.add(row, name, 0, c.disks(row))
 	case PhaseTestNetwork:
@@ -171,20 +171,35 @@ func (c *compiler) shutdown(row Row) {
 	}
 }
 
-// disks makes two steps for each domain: hold the checkpoint, make disks from it.
+// pin says which checkpoint of a domain is recovered.
+func (c *compiler) pin(d site.Name) PinInputs {
+	return PinInputs{Domain: d, VMs: c.vmsOf(d), Point: c.point, Checkpoint: c.point.Domains[d],
+		Final: c.req.Operation == Planned || c.req.Operation == Failback, Test: c.req.Operation == Test}
+}
+
+// fences makes a step for each domain that ends the old history at a checkpoint and
+// begins the new one there: choosing the point, the fence and the fork are one act.
+func (c *compiler) fences(row Row) []Step {
+	var steps []Step
+	for _, d := range c.book.Domains {
+		steps = append(steps, Step{ID: "fence/" + string(d), Kind: KindFence, Domain: d, Title: "fence the old owner of " + string(d), Inputs: c.pin(d)})
+	}
+	return c.finish(row, steps)
+}
+
+// disks makes disks of each domain. A test holds the checkpoint first; a recovery's is
+// held by its fork.
 func (c *compiler) disks(row Row) []Step {
 	var steps []Step
 	for _, d := range c.book.Domains {
 		test := c.req.Operation == Test
-		pin := Step{ID: "pin/" + string(d), Kind: KindPin, Domain: d, Title: "choose the checkpoint of " + string(d)}
-		pin.Inputs = PinInputs{Domain: d, Point: c.point, Checkpoint: c.point.Domains[d],
-			Final: c.req.Operation == Planned || c.req.Operation == Failback, Test: test}
-		if !test {
-			pin.Needs = []string{"fence/" + string(d)}
+		needs := "fence/" + string(d)
+		if test {
+			pin := Step{ID: "pin/" + string(d), Kind: KindPin, Domain: d, Title: "choose the checkpoint of " + string(d), Inputs: c.pin(d)}
+			steps, needs = append(steps, pin), pin.ID
 		}
-		make := Step{ID: "disks/" + string(d), Kind: KindDisks, Domain: d, Title: "make the disks of " + string(d), Needs: []string{pin.ID}}
-		make.Inputs = DisksInputs{DomainInputs{Domain: d, VMs: c.vmsOf(d), Reuse: c.req.Operation == Failback, Test: test}, c.p.Disks}
-		steps = append(steps, pin, make)
+		steps = append(steps, Step{ID: "disks/" + string(d), Kind: KindDisks, Domain: d, Title: "make the disks of " + string(d), Needs: []string{needs},
+			Inputs: DisksInputs{DomainInputs{Domain: d, VMs: c.vmsOf(d), Reuse: c.req.Operation == Failback, Test: test}, c.p.Disks}})
 	}
 	return c.finish(row, steps)
 }

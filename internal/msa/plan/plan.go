@@ -27,6 +27,8 @@ type Plan struct {
 	TwoPersons   bool          `json:"two_persons,omitempty"`      // a real run needs a second person's agreement
 	MaxBoots     int           `json:"max_boots,omitempty"`        // VMs started at once; 0: the site's
 	TestEvery    site.Span     `json:"test_every,omitzero"`        // remind when the last test is older; zero: never
+	TestAt       string        `json:"test_at,omitempty"`          // a time-table of tests, as "zone Europe/Berlin; sat 02:30"; empty: none
+	TestKeep     site.Span     `json:"test_keep,omitzero"`         // clean a test of the time-table up after so long, 1m to 7d; zero: by hand
 }
 
 // Kind is site.KindPlan.

@@ -26,8 +26,8 @@ const (
 	KindWakeHost    Kind = "wake-host"    // HostInputs
 	KindSuspendVM   Kind = "suspend-vm"   // VMInputs: of the recovery site
 	KindResumeVM    Kind = "resume-vm"    // VMInputs
-	KindFence       Kind = "fence"        // DomainInputs
-	KindPin         Kind = "pin"          // PinInputs: choose and hold the checkpoint
+	KindFence       Kind = "fence"        // PinInputs: choose the checkpoint, end the old history there, begin the new one
+	KindPin         Kind = "pin"          // PinInputs: choose and hold the checkpoint, for a test
 	KindDisks       Kind = "disks"        // DisksInputs: make disks; a job of the recovery appliance, begun and polled
 	KindTestNetwork Kind = "test-network" // NetworkInputs
 	KindConfigure   Kind = "configure-vm" // ConfigureInputs
@@ -84,9 +84,10 @@ type HostInputs struct {
 	Host site.Ref `json:"host"`
 }
 
-// PinInputs are of KindPin.
+// PinInputs are of KindFence and KindPin.
 type PinInputs struct {
 	Domain     site.Name `json:"domain"`
+	VMs        []dr.VMID `json:"vms,omitempty"`
 	Point      Point     `json:"point,omitzero"`
 	Checkpoint uint64    `json:"checkpoint,omitempty"` // 0: as Point says
 	Final      bool      `json:"final,omitempty"`      // the one of the final sync
@@ -139,7 +140,7 @@ type PromptInputs struct {
 // inputsOf gives a fresh value of the inputs of each kind.
 var inputsOf = map[Kind]any{
 	KindSync: DomainInputs{}, KindFinalSync: DomainInputs{}, KindShutdownVM: ShutdownInputs{}, KindSourceOff: DomainInputs{},
-	KindWakeHost: HostInputs{}, KindSuspendVM: VMInputs{}, KindResumeVM: VMInputs{}, KindFence: DomainInputs{}, KindPin: PinInputs{},
+	KindWakeHost: HostInputs{}, KindSuspendVM: VMInputs{}, KindResumeVM: VMInputs{}, KindFence: PinInputs{}, KindPin: PinInputs{},
 	KindDisks: DisksInputs{}, KindTestNetwork: NetworkInputs{}, KindConfigure: ConfigureInputs{}, KindAddress: ConfigureInputs{},
 	KindPowerOn: VMInputs{}, KindWaitAgent: WaitInputs{}, KindWaitPort: WaitInputs{}, KindWaitScript: ScriptInputs{},
 	KindDelay: WaitInputs{}, KindScript: ScriptInputs{}, KindPrompt: PromptInputs{}, KindPowerOff: VMInputs{},

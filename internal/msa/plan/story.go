@@ -120,8 +120,8 @@ func sourceRows(rule Rule) []Row {
 func targetRows(rule Rule) []Row {
 	return append([]Row{
 		{PhaseWake, RuleWarn, "wake standby hosts"},
-		{PhaseFence, rule, "take the next epoch of each domain: the old site's next object is refused"},
-		{PhaseDisks, rule, "choose and pin the checkpoint, make disks from it"},
+		{PhaseFence, rule, "choose the checkpoint of each domain, take its next epoch and go on from there: the old site's next object is refused"},
+		{PhaseDisks, rule, "make disks from the checkpoint"},
 		{PhaseSuspend, RuleWarn, "suspend non-critical VMs of the recovery site"},
 	}, startRows()...)
 }

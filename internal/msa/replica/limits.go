@@ -17,6 +17,11 @@ const (
 	// transactions, until none is left or pruneFor has passed.
 	pruneEvery = 10 * time.Minute
 	pruneFor   = time.Minute
+	// plansEvery is how often is looked for tests, decisions and reminders that are due:
+	// time-tables have minutes.
+	plansEvery = 15 * time.Second
+	// HistoryFor is how long reports of runs are kept: auditors ask about years.
+	HistoryFor = 5 * 366 * 24 * time.Hour
 	// RunsFor is how long an ended run, or task, is kept.
 	RunsFor = 366 * 24 * time.Hour
 )

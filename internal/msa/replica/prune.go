@@ -9,7 +9,7 @@ import (
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
-	"holdfast/internal/msa/runs"
+	"holdfast/internal/msa/operate"
 )
 
 // pruners delete rows that are over, each a bounded number at once, and say how many.
@@ -18,7 +18,7 @@ var pruners = []struct {
 	f    func(context.Context, *db.Tx) (int64, error)
 }{
 	{"runs", func(ctx context.Context, tx *db.Tx) (int64, error) {
-		return runs.Prune(ctx, tx, tx.Now()-RunsFor.Milliseconds())
+		return operate.Prune(ctx, tx, tx.Now()-RunsFor.Milliseconds(), tx.Now()-HistoryFor.Milliseconds())
 	}},
 	{"changes", catalog.PruneFeed},
 	{"drafts", catalog.PruneDrafts},

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -21,6 +22,7 @@ import (
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/enrol"
 	"holdfast/internal/msa/inventory"
+	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/pair"
 	"holdfast/internal/msa/pki"
 	"holdfast/internal/msa/runs"
@@ -45,13 +47,16 @@ type Options struct {
 	Passphrase []byte // of the key that seals; empty: none
 	Release    string
 	Logger     *slog.Logger // nil: none
-	// Kinds are the steps of runs it can do, besides the API's own.
+	// Kinds are the steps of runs it can do, besides the API's own and those of plans.
 	Kinds runs.Kinds
 	// Platform opens a site's platform, to look at what it has. Nil: nobody looks.
 	Platform func(*site.Site) (inventory.Provider, error)
 	// Containers returns what stores what is known of domains in their containers. Nil:
 	// nobody does.
 	Containers func(*Replica) scan.Containers
+	// Effects is how plans act on the world; nil: their runs wait, parked, for a replica
+	// that can.
+	Effects operate.Effects
 	// Parts returns what runs beside the API, until the context ends: watchers,
 	// tickers. Nil: nothing.
 	Parts func(*Replica) []Part
@@ -72,6 +77,7 @@ type Replica struct {
 	Auth    *auth.Auth
 	Catalog *catalog.Catalog
 	Worker  *runs.Worker
+	Plans   *operate.Operator
 	Log     *slog.Logger
 	Stats   *stats.Recorder     // takes samples of what reports to this replica
 	Store   *inventory.Store    // what sites have
@@ -130,7 +136,7 @@ func (r *Replica) open(ctx context.Context) (err error) {
 		return err
 	}
 	r.Auth = auth.New(auth.Options{DB: r.DB, Box: r.Box, Certificates: []auth.CertificateFunc{enrol.Holder(r.DB, r.PKI), pair.Holder(r.DB)}})
-	if r.Worker, err = runs.NewWorker(r.DB, runs.Options{Kinds: o.Kinds, Logger: o.Logger}); err != nil {
+	if err := r.openPlans(); err != nil {
 		return err
 	}
 	if err := r.DB.Tx(ctx, func(tx *db.Tx) (err error) {
@@ -144,10 +150,32 @@ func (r *Replica) open(ctx context.Context) (err error) {
 	}
 	r.pairs = &pair.Monitor{DB: r.DB, PKI: r.PKI, Release: o.Release, Logger: o.Logger}
 	r.handler, err = api.New(api.Options{
-		DB: r.DB, Stats: r.Stats, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Release: o.Release, Logger: o.Logger,
+		DB: r.DB, Stats: r.Stats, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Plans: r.Plans, Release: o.Release, Logger: o.Logger,
 		Access: api.Access{Accounts: r.Auth, Box: r.Box, PKI: r.PKI, Pairs: r.pairs, Address: r.Address()},
 	})
 	return err
+}
+
+// openPlans makes who carries plans out, and the worker that does.
+func (r *Replica) openPlans() (err error) {
+	o := &r.opts
+	if r.Plans, err = operate.New(operate.Options{World: operate.InCatalog(r.Catalog), Note: operate.Feed, Remind: operate.FeedReminder, Logger: o.Logger}); err != nil {
+		return err
+	}
+	r.Catalog.Guards = append(r.Catalog.Guards, r.Plans.Guard)
+	kinds := runs.Kinds{}
+	maps.Copy(kinds, o.Kinds)
+	if o.Effects != nil {
+		maps.Copy(kinds, operate.Kinds(o.Effects, 0))
+	}
+	r.Worker, err = runs.NewWorker(r.DB, runs.Options{Kinds: kinds, Logger: o.Logger, Joined: r.Plans.Joined})
+	return err
+}
+
+// watchPlans does what is due by the clock.
+func (r *Replica) watchPlans(ctx context.Context) error {
+	r.Plans.Watch(ctx, r.DB, plansEvery, r.Worker.Wake)
+	return nil
 }
 
 // openKey opens the key that seals secrets. It is made only together with the
@@ -226,7 +254,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	defer r.Close()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	parts := []Part{{"api", r.serve}, {"worker", r.Worker.Run}, {"prune", r.prune}, {"pairs", r.pairs.Run}}
+	parts := []Part{{"api", r.serve}, {"worker", r.Worker.Run}, {"prune", r.prune}, {"plans", r.watchPlans}, {"pairs", r.pairs.Run}}
 	parts = append(parts, r.watchers()...)
 	if r.opts.Parts != nil {
 		parts = append(parts, r.opts.Parts(r)...)

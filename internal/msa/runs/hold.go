@@ -230,14 +230,13 @@ func (h *held) save(ctx context.Context, tx *db.Tx, m *model, t *turn) error {
 	return join(ctx, tx, m.id, events, told)
 }
 
-// join tells whoever joined, then appends to the feed: that comes last.
+// join appends to the feed, then tells whoever joined, who may append to another: two
+// feeds are taken in this order everywhere.
 func join(ctx context.Context, tx *db.Tx, run string, events []event, told func(context.Context, *db.Tx, string) error) error {
-	if told != nil {
-		if err := told(ctx, tx, run); err != nil {
-			return err
-		}
+	if err := saveEvents(ctx, tx, run, events); err != nil || told == nil {
+		return err
 	}
-	return saveEvents(ctx, tx, run, events)
+	return told(ctx, tx, run)
 }
 
 func saveStep(ctx context.Context, tx *db.Tx, run string, st *step) error {
@@ -347,7 +346,7 @@ func insert(ctx context.Context, tx *db.Tx, into string, width int, values []any
 	return nil
 }
 
-// saveEvents appends to the feed. It is the last thing a transaction does: the
+// saveEvents appends to the feed. It is the last a transaction does to a run: the
 // counter's row is held until it commits, so that numbers become visible in order.
 func saveEvents(ctx context.Context, tx *db.Tx, run string, events []event) error {
 	if len(events) == 0 {

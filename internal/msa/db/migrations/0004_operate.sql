@@ -62,15 +62,6 @@ CREATE TABLE plan_runs (
 CREATE INDEX plan_runs_by_plan ON plan_runs (plan, began_at);
 CREATE INDEX plan_runs_by_end ON plan_runs (ended_at);
 
-CREATE TABLE plan_approvals (
-	plan      TEXT   NOT NULL,
-	operation TEXT   NOT NULL,
-	version   BIGINT NOT NULL,
-	agreed_by TEXT   NOT NULL,
-	agreed_at BIGINT NOT NULL,
-	PRIMARY KEY (plan, operation)
-);
-
 CREATE TABLE plan_schedules (
 	plan        TEXT   NOT NULL PRIMARY KEY,
 	timetable   TEXT   NOT NULL,

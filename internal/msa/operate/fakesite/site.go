@@ -227,39 +227,43 @@ func (s *Site) Resume(ctx context.Context, a *operate.Act, vm *plan.VMInputs) (r
 	return s.effect(ctx, a, plan.KindResumeVM, id(vm), func(st *State) bool { return !st.Suspended[id(vm)] }, func(st *State) { delete(st.Suspended, id(vm)) })
 }
 
-// Fence takes a domain's history.
-func (s *Site) Fence(ctx context.Context, a *operate.Act, in *plan.DomainInputs) (runs.Result, error) {
+// Fence takes a domain's history, at a checkpoint.
+func (s *Site) Fence(ctx context.Context, a *operate.Act, in *plan.PinInputs) (runs.Result, error) {
 	d := string(in.Domain)
-	return s.effect(ctx, a, plan.KindFence, d, func(st *State) bool { return st.domain(d).Fenced == string(a.Plan) }, func(st *State) {
+	var chosen uint64
+	r, err := s.effect(ctx, a, plan.KindFence, d, func(st *State) bool { chosen = st.domain(d).Pin; return st.domain(d).Fenced == string(a.Plan) }, func(st *State) {
 		if by := st.domain(d).Fenced; by != "" {
 			st.blame("%s was fenced by %s and by %s", d, by, a.Plan)
 		}
-		st.domain(d).Fenced = string(a.Plan)
+		chosen = st.choose(in)
+		st.domain(d).Fenced, st.domain(d).Pin = string(a.Plan), chosen
 	})
+	return pinned(r, chosen, err)
 }
 
-// Pin chooses the newest checkpoint, or keeps the one that is chosen.
+// Pin chooses a test's checkpoint.
 func (s *Site) Pin(ctx context.Context, a *operate.Act, in *plan.PinInputs) (runs.Result, error) {
 	d := string(in.Domain)
-	test := in.Test
-	pin := func(st *State) *uint64 {
-		if test {
-			return &st.domain(d).TestPin
-		}
-		return &st.domain(d).Pin
-	}
 	var chosen uint64
-	r, err := s.effect(ctx, a, plan.KindPin, d, func(st *State) bool { chosen = *pin(st); return chosen > 0 }, func(st *State) {
-		*pin(st) = st.domain(d).Next
-		if in.Checkpoint > 0 {
-			*pin(st) = in.Checkpoint
-		}
-		chosen = *pin(st)
+	r, err := s.effect(ctx, a, plan.KindPin, d, func(st *State) bool { chosen = st.domain(d).TestPin; return chosen > 0 }, func(st *State) {
+		chosen = st.choose(in)
+		st.domain(d).TestPin = chosen
 	})
-	if err != nil {
-		return r, err
+	return pinned(r, chosen, err)
+}
+
+// choose is the checkpoint that is asked for.
+func (s *State) choose(in *plan.PinInputs) uint64 {
+	if in.Checkpoint > 0 {
+		return in.Checkpoint
 	}
-	r.Memory, err = json.Marshal(operate.Pinned{Checkpoint: chosen, TimeMS: time.Now().UnixMilli(), Kind: "group"})
+	return s.domain(string(in.Domain)).Next
+}
+
+func pinned(r runs.Result, chosen uint64, err error) (runs.Result, error) {
+	if err == nil {
+		r.Memory, err = json.Marshal(operate.Pinned{Checkpoint: chosen, TimeMS: time.Now().UnixMilli(), Kind: "group"})
+	}
 	return r, err
 }
 

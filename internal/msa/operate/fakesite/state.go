@@ -49,10 +49,20 @@ type Domain struct {
 	Next      uint64 `json:"next,omitempty"` // number of the newest checkpoint
 }
 
+// fill makes the maps that are missing: of an empty one JSON keeps nothing.
 func (s *State) fill() {
-	if s.VMs == nil {
-		s.VMs, s.Domains, s.Done, s.Jobs = map[string]*VM{}, map[string]*Domain{}, map[string]int{}, map[string]int{}
-		s.Epochs, s.Networks, s.Suspended = map[string]int64{}, map[string]bool{}, map[string]bool{}
+	ensure(&s.VMs)
+	ensure(&s.Domains)
+	ensure(&s.Done)
+	ensure(&s.Jobs)
+	ensure(&s.Epochs)
+	ensure(&s.Networks)
+	ensure(&s.Suspended)
+}
+
+func ensure[V any](m *map[string]V) {
+	if *m == nil {
+		*m = map[string]V{}
 	}
 }
 

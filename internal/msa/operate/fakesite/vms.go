@@ -94,7 +94,7 @@ func (s *Site) Discard(ctx context.Context, a *operate.Act, in *plan.DomainInput
 		if in.Test {
 			return !x.TestDisks && x.TestPin == 0
 		}
-		return !x.Disks && x.Pin == 0
+		return !x.Disks
 	}, func(st *State) {
 		for _, vm := range in.VMs {
 			at := string(a.To) + "/" + vm.String()
@@ -108,7 +108,7 @@ func (s *Site) Discard(ctx context.Context, a *operate.Act, in *plan.DomainInput
 		if x := st.domain(d); in.Test {
 			x.TestDisks, x.TestPin = false, 0
 		} else {
-			x.Disks, x.Pin = false, 0
+			x.Disks = false
 		}
 	})
 }
@@ -116,7 +116,9 @@ func (s *Site) Discard(ctx context.Context, a *operate.Act, in *plan.DomainInput
 // Return drops the fork.
 func (s *Site) Return(ctx context.Context, a *operate.Act, in *plan.DomainInputs) (runs.Result, error) {
 	d := string(in.Domain)
-	return s.effect(ctx, a, plan.KindReturn, d, func(st *State) bool { return st.domain(d).Fenced == "" }, func(st *State) { st.domain(d).Fenced = "" })
+	return s.effect(ctx, a, plan.KindReturn, d, func(st *State) bool { return st.domain(d).Fenced == "" }, func(st *State) {
+		st.domain(d).Fenced, st.domain(d).Pin = "", 0
+	})
 }
 
 // Promote makes a recovery final.

@@ -1,0 +1,108 @@
+package recovery
+
+import (
+	"context"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/durable"
+	"holdfast/internal/errs"
+	"holdfast/internal/hypervisor"
+)
+
+// Steps of Recover behind which ActOptions.Until may stop.
+const (
+	UntilPinned   = "pin"     // Test: the checkpoint is chosen and held
+	UntilForked   = "fork"    // Disaster: the old history is ended, the new one begun
+	UntilHydrated = "hydrate" // VMs can be started
+)
+
+// Place changes how a VM of the run, by its id in the container, is built here. No
+// effect on one that was started. Kinds: NotFound, those of writing the record.
+func (r *Run) Place(vm dr.VMID, o Override) error {
+	found := false
+	err := r.change(func(rec *Record) {
+		if rec.Request.Overrides == nil {
+			rec.Request.Overrides = map[string]Override{}
+		}
+		for i := range rec.VMs {
+			v := &rec.VMs[i]
+			if v.Source != vm || v.Recorded == nil {
+				continue
+			}
+			found = true
+			if !v.Started.IsZero() {
+				continue
+			}
+			was := v.Config
+			rec.Request.Overrides[vm.String()] = o
+			v.Config = rec.Request.apply(*v.Recorded)
+			v.Config.ID, v.Config.Disks = was.ID, was.Disks // as they were laid out
+		}
+	})
+	if err == nil && !found {
+		err = errs.New("recovery.Place", errs.NotFound, vm.String(), "the run has no such VM, or no configuration of it")
+	}
+	return err
+}
+
+// StartVM starts one VM of a run whose disks can be read, by its id in the container;
+// no effect on one that runs. It is for who starts VMs in an order of his own: nobody
+// watches them then, and what they wrote is found by comparing when they are protected.
+// Kinds: NotFound, Conflict (there are no disks yet), those of the hypervisor.
+func (r *Run) StartVM(ctx context.Context, vm dr.VMID) error {
+	const op = "recovery.StartVM"
+	rec := r.Record()
+	if rec.State != Hydrating && !rec.runs() && rec.State != Booting {
+		return errs.New(op, errs.Conflict, r.dir, "the run is "+string(rec.State))
+	}
+	for _, d := range []string{r.path("vms"), r.path("evidence")} {
+		if err := durable.MkdirAll(r.s.fs, d); err != nil {
+			return err
+		}
+	}
+	if err := r.adopt(ctx); err != nil {
+		return err
+	}
+	if err := r.change(func(rec *Record) { rec.Watch = Unwatched }); err != nil {
+		return err
+	}
+	for i := range rec.VMs {
+		if rec.VMs[i].Source == vm {
+			return r.bootOne(ctx, &rec.VMs[i], false)
+		}
+	}
+	return errs.New(op, errs.NotFound, vm.String(), "the run has no such VM")
+}
+
+// StopVM ends a VM of the run at once, by its id in the container; no effect on one
+// that does not run.
+func (r *Run) StopVM(ctx context.Context, vm dr.VMID) error {
+	if err := r.adopt(ctx); err != nil {
+		return err
+	}
+	for _, v := range r.Record().VMs {
+		if v.Source != vm {
+			continue
+		}
+		if h := r.vm(v.Config.ID); h != nil {
+			return h.Kill(ctx)
+		}
+	}
+	return nil
+}
+
+// Runs reports whether a VM, by its id in the container, runs here.
+func (r *Run) Runs(ctx context.Context, vm dr.VMID) (bool, error) {
+	if err := r.adopt(ctx); err != nil {
+		return false, err
+	}
+	for _, v := range r.Record().VMs {
+		if v.Source != vm {
+			continue
+		}
+		if h := r.vm(v.Config.ID); h != nil {
+			return h.Status().State == hypervisor.Running, nil
+		}
+	}
+	return false, nil
+}
