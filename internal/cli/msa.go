@@ -8,7 +8,9 @@ import (
 
 	"holdfast/internal/control"
 	"holdfast/internal/durable"
+	"holdfast/internal/msa/api"
 	"holdfast/internal/msa/replica"
+	"holdfast/internal/msa/runs"
 	"holdfast/internal/msa/site"
 )
 
@@ -56,6 +58,7 @@ database, and take over from one that is dead. Each needs a copy of seal.key.`,
 				}
 			}
 			o.Site, o.Release, o.Logger = site.Name(name), Version, log
+			o.Kinds = runs.Kinds{{Name: api.TryStore, Version: 1}: storeTrials{}}
 			return runMSA(cmd, o)
 		},
 	}

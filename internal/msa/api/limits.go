@@ -6,8 +6,6 @@ const (
 	// maxBody bounds what is sent with a request, bytes, unless the operation says
 	// another: an object with a thousand VMs has some 200 kB.
 	maxBody = 4 << 20
-	// maxHeader bounds the headers of a request, bytes.
-	maxHeader = 64 << 10
 	// maxAtOnce bounds the requests that are served at once; a request may hold a
 	// few megabytes. Streams do not count, they have a bound of their own.
 	maxAtOnce = 256

@@ -82,6 +82,7 @@ func build(o Options) (*server, error) {
 		s.registerDrafts,
 		s.registerApply,
 		s.registerTasks,
+		s.registerStores,
 		s.registerEvents,
 		s.registerLogin,
 		s.registerUsers,
