@@ -1,7 +1,9 @@
 package control
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -279,4 +281,112 @@ func TestOneCertificateForSeveralDomains(t *testing.T) {
 	if !c.Is(RoleDRVA, "erp") || !c.Is(RoleDRVA, "mail") || c.Is(RoleDRVA, "web") || c.Is(RoleHost, "erp") {
 		t.Error("the certificate's names are not told apart")
 	}
+}
+
+// TestRenewedCertificateIsTaken: a box whose certificate was renewed in its directory
+// shows the new one with its next link; a file that is not one changes nothing.
+func TestRenewedCertificateIsTaken(t *testing.T) {
+	ca, host, drva := site(t)
+	a, err := LoadAuthority(ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := load(t, drva)
+	before := server.Certificate().Leaf
+	key, err := LoadKey(drva)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := a.Sign(key.Public(), Subject{Boxes: []Box{{RoleDRVA, "d2"}}, Addrs: []string{"127.0.0.1"}, Validity: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewed, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteCertificate(drva, renewed); err != nil {
+		t.Fatal(err)
+	}
+	l, _, err := connect(t, load(t, host), server, RoleDRVA, RoleHost)
+	if err != nil || !l.Is(RoleDRVA, "d2") || l.Is(RoleDRVA, "d1") {
+		t.Errorf("the old certificate is shown: %v", err)
+	}
+	if n := server.Names(RoleDRVA); len(n) != 1 || n[0] != "d2" || server.Certificate().Leaf.Equal(before) {
+		t.Errorf("names %v", n)
+	}
+	if err := os.WriteFile(filepath.Join(drva, certFile), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !server.Certificate().Leaf.Equal(renewed) {
+		t.Error("a damaged file has taken the certificate away")
+	}
+	other, err := LoadKey(host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if der, err = a.Sign(other.Public(), Subject{Boxes: []Box{{RoleHost, "h1"}}, Validity: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := x509.ParseCertificate(der); err != nil || WriteCertificate(host, c) != nil {
+		t.Errorf("its own key's: %v", err)
+	}
+	if err := WriteCertificate(host, renewed); !errs.Is(err, errs.Invalid) {
+		t.Errorf("another key's: %v", err)
+	}
+}
+
+// TestRoots: what is no authority is not taken for one.
+func TestRoots(t *testing.T) {
+	ca, _, _ := site(t)
+	a, err := LoadAuthority(ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := a.KeyDER()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := ParseAuthority(a.Root().Raw, key); err != nil || Fingerprint(b.Root()) != Fingerprint(a.Root()) {
+		t.Error(err)
+	}
+	b, err := NewAuthority("b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ParseAuthority(b.Root().Raw, key); !errs.Is(err, errs.Corrupt) {
+		t.Errorf("another's key: %v", err)
+	}
+	der, err := a.Sign(b.key.Public(), Subject{Boxes: []Box{{RoleBox, "x"}}, Validity: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ParseRoot(der); !errs.Is(err, errs.Invalid) {
+		t.Errorf("a box's certificate: %v", err)
+	}
+	if _, err := a.Sign(b.key.Public(), Subject{}); !errs.Is(err, errs.Invalid) {
+		t.Errorf("a certificate of nothing: %v", err)
+	}
+	text := EncodePEM(der)
+	if got, err := DecodePEM(text); err != nil || !bytes.Equal(got, der) {
+		t.Error(err)
+	}
+	for _, bad := range []string{"", "x", text + text, strings.Replace(text, "CERTIFICATE", "PRIVATE KEY", 2), strings.Repeat("x", maxPEM+1)} {
+		if _, err := DecodePEM(bad); !errs.Is(err, errs.Invalid) {
+			t.Errorf("%.20q: %v", bad, err)
+		}
+	}
+}
+
+func FuzzRoot(f *testing.F) {
+	a, err := NewAuthority("a")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(a.Root().Raw)
+	f.Fuzz(func(t *testing.T, der []byte) {
+		if c, err := ParseRoot(der); err == nil && !c.IsCA {
+			t.Error("no authority")
+		}
+	})
 }

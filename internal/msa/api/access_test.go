@@ -334,6 +334,7 @@ func TestHostile(t *testing.T) {
 	m.ask("POST", "/users", user, append(browser, auth.CSRFHeader, csrf)...).want(http.StatusCreated)
 	m.ask("DELETE", "/session", nil, append(browser, auth.CSRFHeader, csrf)...).want(http.StatusNoContent)
 	m.ask("GET", "/users", nil, browser...).problem(http.StatusUnauthorized, errs.Denied)
+	m.ask("POST", "/login", obj{"user": "root", "password": password}, "Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site").problem(http.StatusForbidden, errs.Denied)
 	// Nobody: no certificate, no token.
 	for _, path := range []string{"/enrolments/beat", "/enrolments/renew", "/pairing/beat", "/pairing/leave", "/users"} {
 		m.ask("POST", path, obj{}).problem(http.StatusUnauthorized, errs.Denied)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/auth"
@@ -79,6 +81,10 @@ type loginOut struct {
 func (s *server) login(ctx context.Context, in *loginIn) (*loginOut, error) {
 	a, err := s.accounts()
 	if err != nil {
+		return nil, err
+	}
+	r, _ := humago.Unwrap(callOf(ctx).context)
+	if err := a.SameOrigin(r); err != nil {
 		return nil, err
 	}
 	p, secret, err := a.Login(ctx, in.Body.User, in.Body.Password, remoteOf(ctx), agentOf(ctx))

@@ -181,6 +181,15 @@ func (a *Auth) bySession(ctx context.Context, secret string, r *http.Request) (*
 	return p, err
 }
 
+// SameOrigin refuses what another site's page has a browser send where no session is
+// asked for, as logging somebody in as somebody else. Kind Denied.
+func (a *Auth) SameOrigin(r *http.Request) error {
+	if a.crossing.Check(r) != nil {
+		return denied("the request comes from another site's page", "open the manager's own pages")
+	}
+	return nil
+}
+
 // checkCrossing refuses what another site's page has a browser send. The cookie's
 // SameSite, the browser's own word on where a request comes from, and a header no
 // other page can send: each alone would do in a browser that has no fault.
@@ -189,8 +198,8 @@ func (a *Auth) checkCrossing(r *http.Request, csrf string) error {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
 		return nil
 	}
-	if err := a.crossing.Check(r); err != nil {
-		return denied("the request comes from another site's page", "open the manager's own pages")
+	if err := a.SameOrigin(r); err != nil {
+		return err
 	}
 	if !hmac.Equal([]byte(r.Header.Get(CSRFHeader)), []byte(csrf)) {
 		return denied("the request has not got the session's CSRF token", "send it in the header "+CSRFHeader)
