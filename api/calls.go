@@ -326,3 +326,10 @@ func (c *Client) ListObjects(ctx context.Context, k Kind, folder Ref) ([]Object,
 		}
 	}
 }
+
+// TryStore has the manager try adversarially whether a store keeps its promises: a
+// task, which fails if the role cannot use the store.
+func (c *Client) TryStore(ctx context.Context, n Name, how TryStore) (t Task, err error) {
+	err = c.Call(ctx, http.MethodPost, "/stores/"+url.PathEscape(string(n))+"/try", nil, how, &t)
+	return t, err
+}

@@ -47,3 +47,9 @@ type TaskNote struct {
 	Level string    `json:"level" doc:"warning or error"`
 	Words string    `json:"words"`
 }
+
+// TryStore says how a store is tried.
+type TryStore struct {
+	Role  string `json:"role,omitempty" enum:"publisher,maintainer,recovery" doc:"Whose rights are asked for; missing: publisher"`
+	Quick bool   `json:"quick,omitempty" doc:"Fewer rounds, smaller objects"`
+}

@@ -8,8 +8,10 @@ import (
 
 	"holdfast/internal/control"
 	"holdfast/internal/durable"
+	"holdfast/internal/msa/api"
 	"holdfast/internal/msa/inventory"
 	"holdfast/internal/msa/replica"
+	"holdfast/internal/msa/runs"
 	"holdfast/internal/msa/site"
 )
 
@@ -61,6 +63,7 @@ database, and take over from one that is dead. Each needs a copy of seal.key.`,
 				o.Containers = containersOf(containerKey)
 			}
 			o.Platform = func(s *site.Site) (inventory.Provider, error) { return openInventory(s, log) }
+			o.Kinds = runs.Kinds{{Name: api.TryStore, Version: 1}: storeTrials{}}
 			return runMSA(cmd, o)
 		},
 	}

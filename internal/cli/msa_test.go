@@ -10,7 +10,9 @@ import (
 	"testing"
 
 	"holdfast/api"
+	msaapi "holdfast/internal/msa/api"
 	"holdfast/internal/msa/replica"
+	"holdfast/internal/msa/runs"
 )
 
 // managerRig is a manager in this process and somebody who is logged in at it.
@@ -35,6 +37,9 @@ func newManagerRigWith(t *testing.T, o replica.Options, prepare func(*replica.Re
 	dir := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, "config"))
 	o.Data, o.Listen, o.Site, o.Release = filepath.Join(dir, "msa"), "127.0.0.1:0", "site-a", Version
+	if o.Kinds == nil {
+		o.Kinds = runs.Kinds{{Name: msaapi.TryStore, Version: 1}: storeTrials{}}
+	}
 	r, err := replica.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -172,6 +177,30 @@ func TestManagerCommands(t *testing.T) {
 	m.want(exitOK, "delete", "domain", "erp", "--yes")
 	m.want(exitOK, "logout")
 	m.want(exitDenied, "get", "sites")
+}
+
+// TestStoreIsTried: a task, which says what is wrong and by its exit code that
+// something is.
+func TestStoreIsTried(t *testing.T) {
+	m := newManagerRig(t)
+	dir := m.path("dr")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m.want(exitOK, "apply", "-f", m.file("stores.yaml", "apiVersion: holdfast/v1\nkind: store\nname: good\nurl: file://"+dir+
+		"\n---\napiVersion: holdfast/v1\nkind: store\nname: bad\nurl: file://"+dir+"/none\n"))
+	out, _ := m.want(exitOK, "store", "try", "good", "--quick", "--wait", "-o", "json")
+	var task api.Task
+	if err := json.Unmarshal([]byte(out), &task); err != nil || !task.State.Ended() || !strings.Contains(string(task.Result), `"publisher"`) {
+		t.Errorf("%s: %v", out, err)
+	}
+	if _, told := m.want(exitFailed, "store", "try", "bad", "--quick", "--wait"); !strings.Contains(told, "try store bad") {
+		t.Errorf("a store that is not there: %s", told)
+	}
+	m.want(exitNotFound, "store", "try", "none")
+	if out, _ := m.want(exitOK, "task", "list"); strings.Count(out, "store ") != 2 {
+		t.Errorf("tasks: %s", out)
+	}
 }
 
 // TestLoginRefuses: a manager that nobody has confirmed gets no token, and a file

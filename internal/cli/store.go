@@ -17,7 +17,7 @@ import (
 
 func newStoreCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "store", Short: "Try an object store before anything is trusted to it; bring back what was deleted"}
-	cmd.AddCommand(newStoreVerify(), newStoreReveal())
+	cmd.AddCommand(newStoreVerify(), newStoreTry(), newStoreReveal())
 	return cmd
 }
 

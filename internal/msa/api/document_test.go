@@ -170,6 +170,7 @@ func init() {
 		{"export", func(r *rig) answer { return r.send("GET", "/export?kind=site", nil) }},
 		{"list-tasks", func(r *rig) answer { task(r); return r.send("GET", "/tasks", nil) }},
 		{"get-task", func(r *rig) answer { return r.send("GET", "/tasks/"+task(r), nil) }},
+		{"try-store", func(r *rig) answer { return r.send("POST", "/stores/s/try", `{"quick":true}`) }},
 		{"cancel-task", func(r *rig) answer { return r.send("POST", "/tasks/"+task(r)+"/cancel", nil) }},
 		{"watch-events", func(r *rig) answer {
 			st := r.events("", "")

@@ -2,6 +2,7 @@ package api
 
 import (
 	"container/list"
+	"errors"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -30,14 +31,14 @@ func (s *server) outer(next http.Handler) http.Handler {
 		h.Set("Cache-Control", "no-store")
 		defer func() {
 			if p := recover(); p != nil {
-				if p == http.ErrAbortHandler {
+				if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 					panic(p)
 				}
 				s.Logger.Error("a request made the API panic", "request", id, "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
 				s.refuse(w, errs.New("api", errs.Internal, "", "panic"))
 			}
 		}()
-		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerFor)) //nolint:errcheck // a writer without deadlines is a test's
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerFor))
 		if wait := s.gates.take(hostOf(r.RemoteAddr), time.Now()); wait > 0 {
 			h.Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
 			s.refuseAs(w, http.StatusTooManyRequests, errs.New("api", errs.Transient, "", "too many requests come from your address").

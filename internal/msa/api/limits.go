@@ -8,8 +8,6 @@ const (
 	maxBody = 4 << 20
 	// maxImport bounds documents that are imported, bytes: 250 of 256 KiB, as base64.
 	maxImport = 96 << 20
-	// maxHeader bounds the headers of a request, bytes.
-	maxHeader = 64 << 10
 	// maxAtOnce bounds the requests that are served at once; a request may hold a
 	// few megabytes. Streams do not count, they have a bound of their own.
 	maxAtOnce = 256

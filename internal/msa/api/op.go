@@ -123,7 +123,7 @@ func (s *server) enter(o *operation, ctx huma.Context, next func(huma.Context)) 
 	c := &call{op: o, id: w.Header().Get(requestHeader), remote: hostOf(r.RemoteAddr), context: ctx, object: db.Text(r.URL.Path, 200)}
 	inner := context.WithValue(r.Context(), callKey{}, c)
 	if o.Stream {
-		http.NewResponseController(w).SetWriteDeadline(time.Time{}) //nolint:errcheck // a writer without deadlines is a test's
+		http.NewResponseController(w).SetWriteDeadline(time.Time{})
 	} else if !s.gates.enter() {
 		s.write(ctx, s.fail(inner, errs.New("api", errs.Transient, "", "the manager has as many requests as it can serve").WithRemedy("try again in a moment")))
 		return
@@ -178,7 +178,7 @@ func (s *server) admit(ctx context.Context, c *call, r *http.Request) error {
 
 // keep reads the body of a request that has a key, to tell it from others.
 func (c *call) keep(r *http.Request, key string) error {
-	c.context.SetReadDeadline(time.Now().Add(bodyFor)) //nolint:errcheck // then the read says so
+	c.context.SetReadDeadline(time.Now().Add(bodyFor))
 	body, err := io.ReadAll(io.LimitReader(r.Body, c.op.Body+1))
 	if err != nil {
 		return errs.E("api", errs.Canceled, "the request's body", err)

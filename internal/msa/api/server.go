@@ -99,6 +99,7 @@ func build(o Options) (*server, error) {
 		s.registerDrafts,
 		s.registerApply,
 		s.registerTasks,
+		s.registerStores,
 		s.registerEvents,
 		s.registerLogin,
 		s.registerUsers,

@@ -207,6 +207,13 @@ func TestExport(t *testing.T) {
 		if got, err := VerifyExport(strings.NewReader(text), head); err != nil || got != head {
 			r.t.Errorf("%v, %v", got, err)
 		}
+		// What cannot be written is told, also at the very end.
+		if _, err := Export(r.ctx, r.DB, &full{20}); err == nil {
+			r.t.Error("no room: no error")
+		}
+		if _, err := Export(r.ctx, r.DB, &full{len(text) - 1}); err == nil {
+			r.t.Error("one byte too few: no error")
+		}
 		lines := strings.SplitAfter(text, "\n")
 		for i := range 6 {
 			// Without each of its lines, the head's too.
@@ -222,6 +229,16 @@ func TestExport(t *testing.T) {
 			}
 		}
 	})
+}
+
+// full has room for some bytes.
+type full struct{ room int }
+
+func (f *full) Write(b []byte) (int, error) {
+	if f.room -= len(b); f.room < 0 {
+		return 0, fs.ErrInvalid
+	}
+	return len(b), nil
 }
 
 func FuzzVerifyExport(f *testing.F) {

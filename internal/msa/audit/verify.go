@@ -74,10 +74,13 @@ func Export(ctx context.Context, d *db.DB, w io.Writer) (Head, error) {
 	if err != nil {
 		return Head{}, err
 	}
-	if err := out.Encode(trailer{head}); err == nil {
-		err = b.Flush()
+	if err := out.Encode(trailer{head}); err != nil {
+		return Head{}, errs.E("audit.Export", errs.Unavailable, "export", err)
 	}
-	return head, err
+	if err := b.Flush(); err != nil {
+		return Head{}, errs.E("audit.Export", errs.Unavailable, "export", err)
+	}
+	return head, nil
 }
 
 // trailer ends an export.

@@ -276,7 +276,6 @@ func (p *Principal) Keep() string { return p.session }
 // there and whose password is lost. The token is spent by the same transaction.
 // Kinds: Denied (the token), Invalid.
 func Setup(ctx context.Context, tx *db.Tx, token string, hash Hash) (User, error) {
-	const op = "auth.Setup"
 	if _, err := Spend(ctx, tx, ForSetup, token); err != nil {
 		return User{}, err
 	}
