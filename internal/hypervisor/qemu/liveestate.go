@@ -31,7 +31,7 @@ func (p *Platform) Survey(ctx context.Context) (hypervisor.Estate, error) {
 	e := hypervisor.Estate{Host: hypervisor.EstateHost{Name: name, CPUs: runtime.NumCPU()}}
 	var mem unix.Sysinfo_t
 	if err := unix.Sysinfo(&mem); err == nil {
-		e.Host.MemoryMiB = int64(uint64(mem.Totalram) * uint64(mem.Unit) >> 20)
+		e.Host.MemoryMiB = int64(mem.Totalram * uint64(mem.Unit) >> 20)
 	}
 	networks, dirs := map[string]bool{}, map[string]bool{}
 	for _, v := range p.vms {

@@ -107,7 +107,7 @@ func mailText(o *Outlet, e *Event) []byte {
 		fmt.Fprintf(q, "detail:   %s\r\n", oneLine(e.Detail))
 	}
 	fmt.Fprintf(q, "remedy:   %s\r\nevent:    %s\r\n", e.Remedy, e.ID)
-	q.Close() //nolint:errcheck // a Buffer takes everything
+	q.Close() // a Buffer takes everything
 	return b.Bytes()
 }
 
