@@ -9,7 +9,7 @@ import (
 )
 
 // rounds is how often a guest is protected when nothing else is said.
-const rounds = 3
+const rounds = 2
 
 // cycles reads how often a guest is to be protected and unprotected.
 func cycles(t *testing.T) int {

@@ -56,7 +56,7 @@ func TestAttachAndDetachUnderLoad(t *testing.T) {
 			r.boot()
 			r.load()
 			var in, out []time.Duration
-			for range rounds(t, 4) {
+			for range rounds(t, 2) {
 				e := serve(t, r.site.Dir, r.image)
 				sw, err := r.vm().Attach(r.ctx, "vda", e.Attachment)
 				r.must(err)
