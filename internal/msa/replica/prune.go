@@ -2,10 +2,12 @@ package replica
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"holdfast/internal/msa/alarm"
 	"holdfast/internal/msa/api"
+	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
@@ -32,7 +34,9 @@ var pruners = []struct {
 func (r *Replica) prune(ctx context.Context) error {
 	t := time.NewTicker(pruneEvery)
 	defer t.Stop()
+	var told audit.Head
 	for {
+		told = r.tellHead(ctx, told)
 		r.pruneOnce(ctx)
 		select {
 		case <-t.C:
@@ -40,6 +44,16 @@ func (r *Replica) prune(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// tellHead logs the audit log's head if it is not the one that was told last: whoever
+// keeps the manager's log elsewhere can tell by it that the audit log was written anew.
+func (r *Replica) tellHead(ctx context.Context, told audit.Head) (head audit.Head) {
+	if err := r.DB.View(ctx, func(tx *db.Tx) (err error) { head, err = audit.Newest(ctx, tx); return err }); err != nil || head == told {
+		return told
+	}
+	r.Log.Info("the audit log's head", "head", fmt.Sprintf("%d:%s", head.Seq, head.Hash))
+	return head
 }
 
 // pruneOnce deletes until nothing is left that is over, or for a bounded time. What
