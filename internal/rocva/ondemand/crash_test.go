@@ -165,7 +165,7 @@ func (o *oracle) checkWritten(s *Set, id dr.DiskID, got []byte, exact bool) erro
 
 // script is what one guest does, from Open to Finish; it stops at the first error.
 func script(w *world, fs durable.FS, boot string, o *oracle, rng *rand.Rand) error {
-	s, err := Open(context.Background(), w.c, w.img, w.targets("/d"), Options{FS: fs, BootID: boot, Parallel: 1})
+	s, err := Open(context.Background(), w.c, w.img, w.targets("/d"), Options{FS: fs, BootID: boot, Parallel: 1, BootWindow: -1})
 	if err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ func after(w *world, fs durable.FS, boot string, o *oracle, exact bool) ([]byte,
 	} else if plain {
 		return durable.ReadFile(fs, path, 1<<30)
 	}
-	s, err := Open(context.Background(), w.c, w.img, w.targets("/d"), Options{FS: fs, BootID: boot, Parallel: 1})
+	s, err := Open(context.Background(), w.c, w.img, w.targets("/d"), Options{FS: fs, BootID: boot, Parallel: 1, BootWindow: -1})
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,7 @@ func (v *device) Submit(op *nbd.Op) {
 	}
 	var missing []want
 	if op.Kind == nbd.Read {
+		v.d.set.fetch.boot.touch()
 		missing = v.d.look(op.Offset, op.Length)
 		if len(missing) == 0 && v.d.readCached(op.Data, op.Offset) {
 			op.Complete(nil)

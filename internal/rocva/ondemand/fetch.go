@@ -36,6 +36,7 @@ type fetcher struct {
 	limit time.Duration // how long a guest's operation waits
 	reads chan struct{} // a token for each read for a guest under way
 	guest busy          // guests' reads under way
+	boot  *lull         // all guests' reads
 	pace  pace
 	// How blocks are fetched for a guest, and in the background.
 	demand, behind manner
@@ -64,7 +65,7 @@ type flightKey struct {
 
 func newFetcher(c *journal.Container, img *journal.Image, o Options) *fetcher {
 	return &fetcher{img: img, shelf: &shelf{c: c, img: img, open: map[uint32]*shelved{}}, limit: o.StallLimit,
-		reads: make(chan struct{}, demandReads), pace: pace{rate: o.Rate}, flights: map[flightKey]*flight{},
+		reads: make(chan struct{}, demandReads), pace: pace{rate: o.Rate}, boot: newLull(max(0, o.BootWindow)), flights: map[flightKey]*flight{},
 		demand: manner{most: tryMost}, behind: manner{backMost, make(chan struct{}, backHands())}}
 }
 

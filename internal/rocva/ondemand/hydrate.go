@@ -25,6 +25,7 @@ func (s *Set) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.ctx, func() { cancel(errClosed) })()
+	s.fetch.boot.touch() // a guest is to come
 	for _, t := range s.opts.Prefetch {
 		if s.prefetch(ctx, t); ctx.Err() != nil {
 			return errs.E(op, errs.Canceled, "", context.Cause(ctx))
@@ -151,6 +152,7 @@ func (s *Set) hydrateObject(ctx context.Context, i uint32) error {
 	var failed error
 	var out outgoing
 	for _, span := range frame.Spans(parts, spanSize) {
+		s.fetch.boot.wait(ctx)
 		if err := s.hydrateSpan(ctx, span, &out); err != nil {
 			if ctx.Err() != nil {
 				return err

@@ -46,6 +46,12 @@ const (
 	// yieldMost bounds how long a background read waits for guests' reads to be
 	// over before it goes on all the same: hydration slows down and never stops.
 	yieldMost = 100 * time.Millisecond
+	// bootWindow and bootQuiet leave a boot alone: hydration waits until guests have
+	// not read for bootQuiet, for bootWindow at the most. It takes a processor and the
+	// disk from a guest that has just begun: one with 16 GiB took 11.3 s to boot like
+	// this, 22 s beside all of it and 8.9 s beside none, on a busy machine.
+	bootWindow = 30 * time.Second
+	bootQuiet  = 2 * time.Second
 	// frameSize is what a frame holds at most once it is opened, in bytes.
 	frameSize = dr.ChunkSize
 	// aheadFirst and aheadMost bound the read-ahead behind a sequential miss in

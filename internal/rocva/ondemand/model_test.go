@@ -209,7 +209,7 @@ func (o *oracle) clone() *oracle {
 
 func (m *model) open(wrap func(durable.FS) durable.FS) error {
 	set, err := Open(context.Background(), m.w.c, m.w.img, m.w.targets("/d"),
-		Options{FS: wrap(m.fs), BootID: itoa(m.boot), SaveEvery: 1e6, Parallel: 2})
+		Options{FS: wrap(m.fs), BootID: itoa(m.boot), SaveEvery: 1e6, Parallel: 2, BootWindow: -1})
 	m.set = set
 	return err
 }

@@ -20,6 +20,10 @@ type Options struct {
 	// Rate bounds what prefetch and hydration read from the store, in bytes per
 	// second. 0: no bound. Reads for the guest are never held back.
 	Rate int64
+	// BootWindow is for how long, from the begin of Run on, hydration stands back as
+	// long as guests go on reading, and for 2 s at least. 0: 30 s; negative: not at
+	// all. What boot traces name is fetched at once.
+	BootWindow time.Duration
 	// Prefetch are boot traces; what they name is fetched by Run before
 	// anything else, in their order.
 	Prefetch []Trace
@@ -45,6 +49,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Parallel == 0 {
 		o.Parallel = defaultParallel
+	}
+	if o.BootWindow == 0 {
+		o.BootWindow = bootWindow
 	}
 	if o.SaveEvery <= 0 {
 		o.SaveEvery = saveEvery

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/durable"
 	"holdfast/internal/durable/durabletest"
 	"holdfast/internal/errs"
@@ -41,7 +42,8 @@ func TestLostStore(t *testing.T) {
 	check(t, do(dev, req{Kind: nbd.Read, Length: 64 << 10, Data: p[:64<<10]}))
 	same(t, "what is here", p[:64<<10], have)
 	// A write that cuts blocks needs them; one that does not needs nothing.
-	if err := do(dev, req{Kind: nbd.Write, Offset: 700_001, Length: 5, Data: []byte("lost!")}); !errs.Is(err, errs.Unavailable) {
+	cut := s.find(w.img.Disks[0].ID).firstOf(512 << 10)
+	if err := do(dev, req{Kind: nbd.Write, Offset: cut + 1, Length: 5, Data: []byte("lost!")}); !errs.Is(err, errs.Unavailable) {
 		t.Fatalf("a cutting write: %v", err)
 	}
 	write(t, dev, have, 1<<20, nbd.FUA)
@@ -70,6 +72,16 @@ func TestLostStore(t *testing.T) {
 	copy(w.disks[0][1<<20:], have)
 	same(t, "the disk", whole(t, dev), w.disks[0])
 	check(t, s.Close())
+}
+
+// firstOf is where the first block at or after off is that has content.
+func (d *disk) firstOf(off int64) int64 {
+	for ; off < d.size; off += dr.BlockSize {
+		if d.content[off/dr.ChunkSize]>>(off%dr.ChunkSize/dr.BlockSize)&1 == 1 {
+			return off
+		}
+	}
+	panic("the world has no content")
 }
 
 // TestDamage: what lies damaged is an error of its readers and of Run, which

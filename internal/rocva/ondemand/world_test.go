@@ -136,6 +136,9 @@ func (w *world) targets(dir string) (out []rocva.Target) {
 func (w *world) open(t testing.TB, fs durable.FS, dir string, o Options) *Set {
 	t.Helper()
 	o.FS = fs
+	if o.BootWindow == 0 {
+		o.BootWindow = -1 // nothing boots here
+	}
 	s, err := Open(context.Background(), w.c, w.img, w.targets(dir), o)
 	check(t, err)
 	return s
