@@ -47,7 +47,7 @@ func TestManyVMs(t *testing.T) {
 		}
 	}
 	o := r.options()
-	o.Kinds = operate.Kinds(r.site, boot/10)
+	o.Kinds = operate.Kinds(r.site, boot) // as often as a manager does, to scale
 	r.work(o)
 	r.does("p", plan.ForcedDisaster, plan.BeforeCommit)
 	list := r.report("p")

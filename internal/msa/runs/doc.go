@@ -1,7 +1,7 @@
 // Package runs carries out recovery plans so that no crash, pause or takeover
 // does a step twice in effect or forgets one: the manager's step journal.
 //
-// A run is a [Snapshot] of typed steps, stored by [Start] with one INSERT in the
+// A run is a [Snapshot] of typed steps, stored by [Start] in the
 // caller's own transaction. Workers, one per replica, carry runs out:
 //
 //	Start ─▶ active ─▶ succeeded │ with-warnings │ failed │ cancelled     ends, one each

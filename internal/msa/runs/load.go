@@ -15,8 +15,8 @@ func load(ctx context.Context, tx *db.Tx, id string) (*model, error) {
 	m := &model{id: id}
 	var snapshot string
 	var unfolded, cancelAt int64
-	found, err := tx.Row(ctx, `SELECT rerun_of, snapshot, state, phase, verdict, reason, unfolded, cancel_at FROM runs WHERE id = $1`, []any{id},
-		&m.rerunOf, &snapshot, &m.state, &m.phase, &m.verdict, &m.reason, &unfolded, &cancelAt)
+	found, err := tx.Row(ctx, `SELECT rerun_of, state, phase, verdict, reason, unfolded, cancel_at FROM runs WHERE id = $1`, []any{id},
+		&m.rerunOf, &m.state, &m.phase, &m.verdict, &m.reason, &unfolded, &cancelAt)
 	if err != nil {
 		return nil, err
 	}
@@ -24,6 +24,9 @@ func load(ctx context.Context, tx *db.Tx, id string) (*model, error) {
 		return nil, noRun("runs.load", id)
 	}
 	m.cancelled = cancelAt > 0
+	if _, err := tx.Row(ctx, `SELECT snapshot FROM run_snapshots WHERE run = $1`, []any{id}, &snapshot); err != nil {
+		return nil, err
+	}
 	var s Snapshot
 	if err := json.Unmarshal([]byte(snapshot), &s); err != nil {
 		return nil, errs.E("runs.load", errs.Corrupt, id, err)

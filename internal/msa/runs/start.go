@@ -30,7 +30,7 @@ type Request struct {
 	Snapshot Snapshot
 }
 
-// Start stores a run, with one INSERT in the caller's transaction: workers carry
+// Start stores a run, in the caller's transaction: workers carry
 // it out once that is committed. It returns the run's id, which is never used
 // again, and whether this call made it; an earlier one with the same key may have.
 // Kinds: Invalid (the request), Conflict (the key was used for something else; the
@@ -61,10 +61,13 @@ func Start(ctx context.Context, tx *db.Tx, q Request) (id string, started bool, 
 	}
 	digest := q.digest(snapshot)
 	id = dr.NewUUID().String()
-	n, err := tx.Exec(ctx, `INSERT INTO runs (id, request, digest, subject, operation, started_by, rerun_of, snapshot,
+	n, err := tx.Exec(ctx, `INSERT INTO runs (id, request, digest, subject, operation, started_by, rerun_of,
 		state, phase, verdict, reason, unfolded, cancel_at, cancel_by, owner, epoch, lease_until, crashes, pokes, due_at, created_at, ended_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'active', 'forward', '', '', 0, 0, '', '', $10, 0, 0, 0, 0, $9, 0)
-		ON CONFLICT (request) DO NOTHING`, id, q.Key, digest, q.Subject, q.Operation, q.By, q.RerunOf, text, tx.Now(), q.Epoch)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, 'active', 'forward', '', '', 0, 0, '', '', $9, 0, 0, 0, 0, $8, 0)
+		ON CONFLICT (request) DO NOTHING`, id, q.Key, digest, q.Subject, q.Operation, q.By, q.RerunOf, tx.Now(), q.Epoch)
+	if err == nil && n == 1 {
+		_, err = tx.Exec(ctx, `INSERT INTO run_snapshots (run, snapshot) VALUES ($1, $2)`, id, text)
+	}
 	if err != nil || n == 1 {
 		return id, n == 1, err
 	}

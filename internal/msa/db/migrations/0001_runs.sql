@@ -8,7 +8,6 @@ CREATE TABLE runs (
 	operation   TEXT   NOT NULL,
 	started_by  TEXT   NOT NULL,
 	rerun_of    TEXT   NOT NULL,
-	snapshot    TEXT   NOT NULL,
 	state       TEXT   NOT NULL,
 	phase       TEXT   NOT NULL,
 	verdict     TEXT   NOT NULL,
@@ -27,6 +26,12 @@ CREATE TABLE runs (
 );
 CREATE INDEX runs_by_due ON runs (state, due_at);
 CREATE INDEX runs_by_subject ON runs (subject, created_at);
+
+-- Apart from the row that every commit of a run rewrites: it has megabytes.
+CREATE TABLE run_snapshots (
+	run      TEXT NOT NULL PRIMARY KEY REFERENCES runs (id) ON DELETE CASCADE,
+	snapshot TEXT NOT NULL
+);
 
 CREATE TABLE run_steps (
 	run      TEXT   NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
