@@ -234,7 +234,7 @@ func TestBadInput(t *testing.T) {
 		"out is a file":    {[]string{"restore", b.url, "--key", b.key, "--out", filepath.Join(file, "x")}, exitUsage, file},
 		"no out":           {[]string{"restore", b.url, "--key", b.key}, exitUsage, "--out"},
 		"unknown flag":     {[]string{"fsck", b.url, "--depe"}, exitUsage, "depe"},
-		"unknown output":   {[]string{"inspect", b.url, "-o", "yaml"}, exitUsage, "yaml"},
+		"unknown output":   {[]string{"inspect", b.url, "-o", "xml"}, exitUsage, "xml"},
 		"no config":        {[]string{"drva"}, exitUsage, "--config"},
 		"missing config":   {[]string{"iofilter", "--config", "/nowhere.json"}, exitNotFound, "/nowhere.json"},
 		"nobody answers":   {[]string{"status", "/nowhere.sock"}, exitUnavailable, "/nowhere.sock"},

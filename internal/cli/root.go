@@ -137,6 +137,7 @@ not answer, 6 damage, 7 denied, 8 no room, 130 interrupted.`,
 		newInventoryCommand(), newScanCommand(), newAlarmCommand(), newOutletCommand(), newStatsCommand(), newSupportBundleCommand(),
 		newDemoCommand(),
 	)
+	addExamples(root)
 	return root
 }
 

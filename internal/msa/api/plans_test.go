@@ -234,13 +234,15 @@ func (r *planRig) look(id string) {
 // TestRunsUnderWay: a run is cancelled; a parked one goes on without a step.
 func TestRunsUnderWay(t *testing.T) {
 	r := newPlanRig(t)
-	stop := r.work(plan.KindPowerOn)
+	stop := r.work()
 	r.send("POST", "/plans/p/tests", v1.StartRun{RunQuestion: v1.RunQuestion{Operation: "test"}}).want(http.StatusAccepted)
 	r.reaches(plan.WaitingForUser)
 	r.send("POST", "/plans/p/cancel", nil).want(http.StatusOK)
 	r.reaches(plan.TestComplete)
 	r.send("POST", "/plans/p/tests", v1.StartRun{RunQuestion: v1.RunQuestion{Operation: "cleanup"}}).want(http.StatusAccepted)
 	r.reaches(plan.Ready)
+	stop()
+	stop = r.work(plan.KindPowerOn) // of another release: it parks what it does not know
 	r.send("POST", "/plans/p/runs", r.agreed(plan.ForcedDisaster)).want(http.StatusAccepted)
 	s := r.reaches(plan.RecoveryInterrupted)
 	stop()

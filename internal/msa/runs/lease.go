@@ -34,6 +34,7 @@ type lease struct {
 
 	mu    sync.Mutex
 	since instant // before the claim or renewal was asked for that succeeded last
+	over  bool    // it was seen to have lapsed since
 }
 
 func newLease(whole time.Duration, asked instant) *lease {
@@ -46,14 +47,16 @@ func (l *lease) renewed(asked instant) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if asked.mono > l.since.mono {
-		l.since = asked
+		l.since, l.over = asked, false
 	}
 }
 
 // lapsed reports whether work under the lease has to end, by either clock. A wall
-// clock that was set back is ignored: the monotonic one still counts.
+// clock that was set back is ignored: the monotonic one still counts, and what has
+// lapsed once, as after a sleep, stays so until it is renewed.
 func (l *lease) lapsed(now instant) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return now.mono-l.since.mono >= l.safe || now.wall.Sub(l.since.wall) >= l.safe
+	l.over = l.over || now.mono-l.since.mono >= l.safe || now.wall.Sub(l.since.wall) >= l.safe
+	return l.over
 }
