@@ -3,6 +3,7 @@ package ondemand
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -198,7 +199,10 @@ func (f *fetcher) fetch(ctx context.Context, s sink, list []want, how manner) er
 		if w.blocks = s.lacks(w.chunk, w.blocks); w.blocks == 0 {
 			continue
 		}
-		refs = s.from(refs[:0], w)
+		if refs = s.from(refs[:0], w); len(refs) == 0 {
+			// Who waits for it would ask again and again.
+			return errs.New("ondemand.fetch", errs.Corrupt, fmt.Sprintf("chunk %d", w.chunk), "blocks are missing that the checkpoint has no content for")
+		}
 		for _, r := range refs {
 			byObject[r.object] = append(byObject[r.object], r)
 		}
