@@ -138,7 +138,7 @@ func newOutlet(c *Config, log *slog.Logger) *outlet {
 	o := &outlet{
 		ack: c.ackRule(), stallLimit: c.stallLimit(), log: log, base: time.Now(),
 		identity: wire.Hello{Domain: c.Domain, Host: c.Host, Name: c.Name, Ack: c.ackRule().String(),
-			Features: []string{wire.FeatureFreeze, wire.FeatureThrottle, wire.FeatureTrack, wire.FeatureHash}},
+			Features: []string{wire.FeatureFreeze, wire.FeatureThrottle, wire.FeatureTrack, wire.FeatureHash, wire.FeaturePlace}},
 		wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), syncKick: make(chan struct{}, 1),
 		answered: make(chan struct{}, 1), doubt: make(chan struct{}, 1),
 		str: stream.New(ring, int(ring/ringGrain)), gate: gate.New(gate.SelfRelease),

@@ -84,13 +84,15 @@ func (o *outlet) dispatch(t wire.Type, body []byte, ack *wire.Ack) error {
 		return o.onHashAnswer(a)
 	case wire.TypeRefuse:
 		return refused(body)
-	case wire.TypeHold, wire.TypeRelease, wire.TypeMark:
+	case wire.TypeHold, wire.TypePlace, wire.TypeRelease, wire.TypeMark:
 		round, err := wire.ParseRound(body)
 		switch {
 		case err != nil:
 			return err
 		case t == wire.TypeHold:
 			return o.onHold(round)
+		case t == wire.TypePlace:
+			return o.onPlace(round)
 		case t == wire.TypeRelease:
 			return o.onRelease(round)
 		}

@@ -30,6 +30,17 @@ func (o *outlet) onHold(round wire.Round) error {
 	return nil
 }
 
+// onPlace puts a marker behind all that was acknowledged, and keeps nothing back.
+func (o *outlet) onPlace(round wire.Round) error {
+	o.mu.Lock()
+	defer o.unlock()
+	last := o.str.Next() - 1
+	o.link.marker = marker{set: true, round: round, after: last}
+	o.link.rush = last
+	o.wakeSender()
+	return nil
+}
+
 // onRelease ends a hold and answers whether the cut is good.
 func (o *outlet) onRelease(round wire.Round) error {
 	o.mu.Lock()

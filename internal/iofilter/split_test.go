@@ -108,6 +108,40 @@ func TestHoldKeepsBackWhatIsBehindTheMarker(t *testing.T) {
 	}
 }
 
+// A marker alone keeps nothing back: it comes behind what was acknowledged, and what
+// is written after it is acknowledged at once.
+func TestPlaceKeepsNothingBack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, dr.Async, 1<<20)
+		r.synced()
+		defer r.end()
+		hang := make(chan struct{})
+		r.drva.with(func() { r.drva.hang = hang })
+		for i := range int64(3) { // acknowledged, and on its way for as long as the link hangs
+			r.must(r.write(0, 4096*i, fill(1, 4096)))
+		}
+		last := r.status().Stream.Next - 1
+		r.drva.round(wire.TypePlace, 1)
+		synctest.Wait()
+		r.must(r.write(0, 16384, fill(2, 4096)))
+		r.drva.with(func() { r.drva.hang = nil })
+		close(hang)
+		<-r.drva.markers
+		synctest.Wait()
+		if r.drva.with(func() {}); r.drva.markedAt < last {
+			t.Errorf("the marker came behind record %d, %d was acknowledged", r.drva.markedAt, last)
+		}
+		r.must(r.write(0, 8192, fill(2, 4096)))
+		r.drva.round(wire.TypeMark, 1)
+		if c := <-r.drva.confirms; c != (wire.Confirm{Round: 1, OK: true}) {
+			t.Fatalf("confirm %+v", c)
+		}
+		if s := r.status(); s.Rounds.Holds != 0 || s.Rounds.Refused != 0 {
+			t.Fatalf("rounds %+v", s.Rounds)
+		}
+	})
+}
+
 // However late the marker is sent, it is sent at its place.
 func TestMarkerIsAtItsPlace(t *testing.T) {
 	bubble(t, func(t *testing.T) {

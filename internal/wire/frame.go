@@ -48,7 +48,9 @@ const (
 	TypeHashAnswer Type = 19 // DRVA → host, HashAnswer
 
 	TypeBootTrace Type = 20 // host → DRVA that offers FeatureBoot, BootTrace
-	maxType       Type = 20
+
+	TypePlace Type = 21 // DRVA → host that offers FeaturePlace, Round
+	maxType   Type = 21
 )
 
 // Head is the first 32 bytes of a frame.

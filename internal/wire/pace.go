@@ -11,6 +11,7 @@ import (
 const (
 	FeatureThrottle = "throttle"
 	FeatureTrack    = "track"
+	FeaturePlace    = "place"
 )
 
 const (

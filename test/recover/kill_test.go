@@ -73,16 +73,10 @@ func newLight(t *testing.T) *light {
 	return l
 }
 
-// onItsWay is how long a write may be on its way to the DRVA after it was
-// acknowledged: asynchronously protected, it is when the primary has it, and the
-// point of a domain of one host has the time at which the DRVA placed it behind
-// all that had come. It is less than a millisecond but on a machine that is busy.
-const onItsWay = 250 * time.Millisecond
-
-// promised is what had been acknowledged, and had come to the DRVA, before t.
+// promised is what had been acknowledged before t.
 func promised(samples []sample, t time.Time) (acked []uint64) {
 	for _, v := range samples {
-		if v.at.Before(t.Add(-onItsWay)) {
+		if v.at.Before(t) {
 			acked = v.acked
 		}
 	}

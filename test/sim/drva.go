@@ -332,5 +332,6 @@ func (d *drva) result(cp *dr.Checkpoint) {
 	d.sees[cp.ID], d.group = len(cp.Disks), cp.Seq
 	if len(cp.Disks) == len(d.w.hosts)*d.w.VMs {
 		d.w.checkPrefix(cp.Seq, "group checkpoint")
+		d.w.checkTime(cp.Seq, cp.Time)
 	}
 }

@@ -107,7 +107,7 @@ func (h *host) complete(x *write, enough bool) {
 	if x.ack != 0 || !x.primary || x.held || !(enough || x.strayed) {
 		return
 	}
-	x.ack = h.w.tick()
+	x.ack, x.acked = h.w.tick(), h.w.now
 	h.w.trace("host %d: write %d acknowledged, hostSeq %d, place %d", h.index, x.id, x.hostSeq, x.seq)
 	x.finished()
 }
@@ -166,6 +166,9 @@ func (h *host) connect() {
 	h.conn, h.live, h.up, h.down = w.conns, false, w.now, w.now
 	w.drva.conns[h.conn] = h
 	hello := &wire.Hello{Host: dr.HostID{UUID: id('h', h.index, h.machine)}, Name: "host", Nonce: h.nonce, Ack: h.rule.String(), First: h.next, Next: h.next}
+	if w.Flaw != NoPlace {
+		hello.Features = []string{wire.FeaturePlace}
+	}
 	if len(h.ring) > 0 {
 		hello.First = h.ring[0].rec.HostSeq
 	}
@@ -432,6 +435,8 @@ func (h *host) receive(m order.Send) {
 		h.acked(m.Span, m.Durable)
 	case wire.TypeHold:
 		h.hold(m.Round)
+	case wire.TypePlace:
+		h.sendRecords(record.Record{Kind: record.Marker, Offset: uint64(m.Round)})
 	case wire.TypeRelease:
 		answer := h.gate.Release(m.Round, h.w.now)
 		h.letGo()

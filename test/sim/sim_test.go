@@ -143,3 +143,23 @@ func TestRunsAreReproducible(t *testing.T) {
 		}
 	}
 }
+
+// TestTimesOfPointsAreKept: without a marker the time of a point of one asynchronous
+// host is later than what it holds, and that is noticed.
+func TestTimesOfPointsAreKept(t *testing.T) {
+	var broken, sound Stats
+	for seed := uint64(1); seed <= 10; seed++ {
+		p := Random(seed, 100)
+		p.Rules = []dr.AckRule{dr.Async}
+		sound.Add(Run(p))
+		p.Flaw = NoPlace
+		broken.Add(Run(p))
+	}
+	t.Logf("broken: %+v", broken)
+	if broken.Violations == 0 {
+		t.Error("no violation: the check is blind to the time of a point")
+	}
+	if sound.Violations > 0 || sound.Group < 100 {
+		t.Errorf("the same worlds with markers: %+v", sound)
+	}
+}

@@ -23,6 +23,7 @@ const (
 	NoTrack            // a run goes on by its sidecar, and its disks stay synced
 	AnyRun             // a sidecar is accepted whatever run it continues
 	ClosedEarly        // regions are closed when the order has their writes, not the log
+	NoPlace            // a lone asynchronous host is not asked for a marker: the point's time is its arrival's
 )
 
 // Params is one world. Build it with Random for a mixture.
@@ -154,8 +155,9 @@ type write struct {
 	id       int64
 	host     *host
 	vm       int
-	issue    int64 // logical time
-	ack      int64 // logical time; 0: not acknowledged
+	issue    int64         // logical time
+	ack      int64         // logical time; 0: not acknowledged
+	acked    time.Duration // when that was
 	seq      dr.Seq
 	cover    dr.Seq // place of a SyncEnd that makes it part of the log
 	strayed  bool   // acknowledged outside the stream, or its record was lost
@@ -232,6 +234,16 @@ func (w *world) checkPrefix(n dr.Seq, what string) {
 		if x.ack != 0 && x.ack < newest && !x.in(n) {
 			w.violation("%s: write %d of host %d was acknowledged at %d, is not in the cut at %d (has place %d), but a write issued at %d is",
 				what, x.id, x.host.index, x.ack, n, x.seq, newest)
+			return
+		}
+	}
+}
+
+// checkTime looks whether all that was acknowledged before a point's time is in it.
+func (w *world) checkTime(n dr.Seq, at time.Time) {
+	for _, x := range w.writes {
+		if x.ack != 0 && w.start().Add(x.acked).Before(at) && !x.in(n) {
+			w.violation("write %d of host %d was acknowledged at %v, and is not in the point of %v at %d", x.id, x.host.index, x.acked, at.Sub(w.start()), n)
 			return
 		}
 	}
@@ -319,7 +331,9 @@ func (w *world) exp(mean time.Duration) time.Duration {
 }
 
 // clock is the virtual time as the core sees it.
-func (w *world) clock() time.Time { return time.Unix(1_700_000_000, 0).Add(w.now) }
+func (w *world) clock() time.Time { return w.start().Add(w.now) }
+
+func (w *world) start() time.Time { return time.Unix(1_700_000_000, 0) }
 
 // tick is the next logical time.
 func (w *world) tick() int64 {

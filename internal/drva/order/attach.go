@@ -44,7 +44,7 @@ func (c *Core) Attach(conn ConnID, h *wire.Hello, now time.Time) {
 	}
 	s.conn, s.hello, s.next, s.pending, s.resume = conn, disks, h.Next, h, resumesOf(h)
 	s.replayed, s.place = false, 0
-	s.freezes = slices.Contains(h.Features, wire.FeatureFreeze)
+	s.freezes, s.places = slices.Contains(h.Features, wire.FeatureFreeze), slices.Contains(h.Features, wire.FeaturePlace)
 	c.conns[conn] = s
 	c.welcome(s, h)
 	if c.merge == nil {

@@ -102,9 +102,10 @@ type Result struct {
 
 // Core is the sequencer of one domain. Not safe for concurrent use.
 type Core struct {
-	cfg   Config
-	state *State
-	now   time.Time
+	cfg     Config
+	state   *State
+	now     time.Time
+	lastCut time.Time // of the newest checkpoint this process has cut; zero: none
 
 	streams map[dr.Session]*stream
 	conns   map[ConnID]*stream
@@ -121,12 +122,15 @@ type Core struct {
 	flaws   flaws
 }
 
-// flaws switch off single rules of application-consistent rounds, for tests
+// flaws switch off single rules, most of application-consistent rounds, for tests
 // that prove the worth of other tests. All false outside them.
 type flaws struct {
 	noMarker    bool // cut when all are frozen, not behind a marker
 	trustFrozen bool // do not ask whether guests stayed frozen
 	countLate   bool // a report after the cut counts
+	// The time of a checkpoint of an asynchronous host is that at which it was
+	// placed: not a rule of application-consistent rounds.
+	timeOfArrival bool
 }
 
 // stream is one session as the core serves it.
@@ -153,6 +157,12 @@ type stream struct {
 	place    dr.Seq                       // place of the last replayed record on this connection
 	dirty    bool                         // durable moved since the last drain
 	freezes  bool                         // its host takes Freeze
+	places   bool                         // its host takes Place
+	// A marker was asked for in this round and at this time, and has not come yet.
+	// When it has, all that was acknowledged before that time has come: asOf.
+	probe  wire.Round
+	probed time.Time
+	asOf   time.Time
 }
 
 // parked is a Hello that waits until places are given out again: what its

@@ -18,6 +18,7 @@ type round struct {
 	tag        string
 	mode       string
 	collecting bool // markers are awaited; else answers
+	placing    bool // a marker alone is awaited: the host holds nothing back
 	discarded  bool
 	deadline   time.Time
 	parts      []part
@@ -100,6 +101,14 @@ func (c *Core) beginCut() {
 	for i := range r.parts {
 		async = async || r.parts[i].stream.ack == dr.Async
 	}
+	if async && len(r.parts) == 1 && r.quiet == nil && r.parts[0].stream.places {
+		s := r.parts[0].stream
+		s.probe, s.probed = r.number, c.now
+		r.collecting, r.placing = true, true
+		r.deadline = c.now.Add(c.cfg.ConfirmLimit)
+		c.ask(wire.TypePlace)
+		return
+	}
 	if async && (len(r.parts) > 1 || r.quiet != nil) && !(r.quiet != nil && c.flaws.noMarker) {
 		r.mode, r.collecting = ModeHold, true
 		r.deadline = c.now.Add(c.cfg.MarkerLimit)
@@ -136,7 +145,8 @@ func (c *Core) Open() dr.CheckpointID {
 // ask sends the round to its hosts and starts the wait for their answers.
 func (c *Core) ask(t wire.Type) {
 	r := c.round
-	if t != wire.TypeHold {
+	marks := t == wire.TypeHold || t == wire.TypePlace
+	if !marks {
 		r.deadline = c.now.Add(c.cfg.ConfirmLimit)
 	}
 	for i := range r.parts {
@@ -144,7 +154,7 @@ func (c *Core) ask(t wire.Type) {
 			c.send(Send{Conn: s.conn, Type: t, Round: r.number})
 		}
 	}
-	if t != wire.TypeHold {
+	if !marks {
 		c.thaw()
 	}
 }
@@ -160,11 +170,28 @@ func (c *Core) cutHere() {
 		r.owner[b.Disks[i].ID] = b.Disks[i].Owner
 	}
 	rec := mustEncode(record.Checkpoint, &b)
-	rec.Seq, rec.Time = c.state.Last+1, c.now.UnixNano()
+	c.lastCut = c.cutTime()
+	rec.Seq, rec.Time = c.state.Last+1, c.lastCut.UnixNano()
 	c.state.Last = rec.Seq
 	c.state.takeCut(&b, &rec) // as Apply would, without decoding
 	c.out.Appends = append(c.out.Appends, Append{Recs: []record.Record{rec}})
 	r.cp = *c.state.open
+}
+
+// cutTime is the time of a checkpoint that is placed now: all that was
+// acknowledged before is in it. What an asynchronous host has acknowledged may be
+// on its way here, for as long as the link is slow: there it is when a marker was
+// asked for that has come. No checkpoint is older than the one before, whose
+// promise it keeps too.
+func (c *Core) cutTime() time.Time {
+	if r := c.round; r == nil || !r.placing || r.discarded || c.flaws.timeOfArrival {
+		return c.now
+	}
+	at := c.round.parts[0].stream.asOf
+	if at.Before(c.lastCut) {
+		return c.lastCut
+	}
+	return at
 }
 
 // cutAlone places a checkpoint that nobody is asked about, and its result. It
@@ -183,6 +210,9 @@ func (c *Core) cutAlone() {
 
 // roundMarker takes a host's marker out of its stream.
 func (c *Core) roundMarker(s *stream, number wire.Round) {
+	if s.probe == number {
+		s.probe, s.asOf = 0, s.probed
+	}
 	r := c.round
 	if r == nil || !r.collecting || r.number != number {
 		return // of a round that is over
@@ -209,6 +239,10 @@ func (c *Core) discard() {
 // release cuts and lets the hosts go on.
 func (c *Core) release() {
 	c.cutHere()
+	if c.round.placing {
+		c.ask(wire.TypeMark)
+		return
+	}
 	c.ask(wire.TypeRelease)
 }
 
@@ -286,6 +320,10 @@ func (c *Core) roundTick() {
 	switch {
 	case r.freezing():
 		c.frozen()
+	case r.placing && r.collecting && !r.parts[0].stream.asOf.IsZero():
+		// What the host had acknowledged when it was asked last has come: the
+		// checkpoint is as old as that.
+		c.release()
 	case r.collecting:
 		c.discard()
 	default:

@@ -19,13 +19,18 @@
 //   - A checkpoint is a plain prefix of the order. It is Group only if no write
 //     in it depends on a write outside it: if a write is in the cut, so is
 //     every write that was acknowledged before it was issued.
+//   - What was acknowledged before the time of a Group checkpoint is in it.
 //   - A disk counts as synced only while the log holds its whole content.
 //
 // # Rounds
 //
-//	        Cut (one host, or no asynchronous host)
+//	        Cut (no asynchronous host)
 //	idle ──────────────────────────────────────────► confirming ──► resolved
-//	 │ Cut (several hosts, one or more asynchronous)     ▲
+//	 │ Cut (one host, asynchronous)                      ▲
+//	 ├──► placing: Place sent, its marker awaited ───────┤
+//	 │      marker: Checkpoint record of the time of     │
+//	 │      Place, Mark; limit: of the last marker's     │
+//	 │ Cut (several hosts, one or more asynchronous)     │
 //	 └──► collecting: Hold sent, markers awaited ────────┘
 //	        all markers: Checkpoint record, Release
 //	        limit or lost host: the same, but discarded (never Group)
@@ -42,8 +47,10 @@
 // like any write that nobody has been told of; there is no need to stop them,
 // and the order never waits for a slow host.
 //
-// With one host every prefix of its stream is consistent; in the ordered and
-// sync rules an acknowledged write is a sequenced one, so that every prefix of
+// With one host every prefix of its stream is consistent. What it has
+// acknowledged may still be on its way: the checkpoint's time is that at which a
+// marker was asked for that has come, and nothing is held for it (ADR 33). In the
+// ordered and sync rules an acknowledged write is a sequenced one, so that every prefix of
 // the order is. There the Checkpoint record is placed at once and Mark only
 // asks whether a host has acknowledged writes outside its stream. The answer
 // speaks of the moment it is given: if a TrackBegin comes between the cut and
