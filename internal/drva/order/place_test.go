@@ -18,10 +18,6 @@ func aloneHost(t *testing.T) *bench {
 	return b
 }
 
-func marker(n wire.Round) record.Record {
-	return record.Record{Kind: record.Marker, Offset: uint64(n)}
-}
-
 // ask begins a cut and returns its round and when it was asked for.
 func (b *bench) ask() (wire.Round, time.Time) {
 	b.t.Helper()
