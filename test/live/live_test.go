@@ -24,6 +24,15 @@ func cycles(t *testing.T) int {
 	return n
 }
 
+// always is the first of what a test does, or all of it when HOLDFAST_LIVE_N asks
+// for a long run: the others are the same code over another driver or format.
+func always[T any](all []T) []T {
+	if os.Getenv("HOLDFAST_LIVE_N") == "" {
+		return all[:1]
+	}
+	return all
+}
+
 // newQEMU is a site with a guest on QEMU alone, not protected.
 func newQEMU(t *testing.T) (*site, *guest) {
 	t.Helper()

@@ -32,7 +32,8 @@ type combination struct{ store, platform string }
 
 // scenarios are whole recoveries, each with the combination that is done always:
 // the others are the same code with other drivers beneath, and take minutes each.
-// What is looked at in a test is in TestBesideProduction always.
+// What is looked at in a test, and a lost site, are in TestBesideProduction and
+// TestDisasterAndZombie always.
 var scenarios = []struct {
 	name   string
 	do     func(*stage)
@@ -40,7 +41,7 @@ var scenarios = []struct {
 }{
 	{"test and cleanup", (*stage).lookAt, combination{}},
 	{"planned, and back", (*stage).thereAndBack, combination{onS3, byLibvirt}},
-	{"disaster, and home to a new site", (*stage).loseAndGoHome, combination{onAzure, byQEMU}},
+	{"disaster, and home to a new site", (*stage).loseAndGoHome, combination{}},
 }
 
 // TestMatrix does whole recoveries of a real guest, over stores and platforms.
