@@ -45,10 +45,8 @@ func (p *Problem) ContentType(string) string { return "application/problem+json"
 // kindOf returns the kind of a problem; one whose word this release does not know
 // has that of its status.
 func (p *Problem) kindOf() errs.Kind {
-	for k := errs.Internal; k.String() != "unknown"; k++ {
-		if k.String() == p.Kind {
-			return k
-		}
+	if k, ok := errs.ParseKind(p.Kind); ok {
+		return k
 	}
 	switch {
 	case p.Status == http.StatusUnauthorized || p.Status == http.StatusForbidden:

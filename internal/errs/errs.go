@@ -38,6 +38,16 @@ func (k Kind) String() string {
 	return "unknown"
 }
 
+// ParseKind returns the kind that has a name; false: none has.
+func ParseKind(name string) (Kind, bool) {
+	for k, n := range kindNames {
+		if n == name {
+			return Kind(k), true
+		}
+	}
+	return Internal, false
+}
+
 // Error is a failure with its kind. It is immutable once made.
 type Error struct {
 	Op     string // what was being done, as "package.Func"

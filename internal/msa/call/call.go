@@ -122,11 +122,9 @@ func (c *Client) refusal(resp *http.Response, reply []byte) error {
 	}
 	const most = 500 // of each text: it goes into our rows and logs
 	cut := func(s string) string { return strings.ToValidUTF8(s[:min(len(s), most)], "\uFFFD") }
-	kind := errs.Unavailable
-	for k := errs.Internal; k.String() != "unknown"; k++ {
-		if k.String() == p.Kind {
-			kind = k
-		}
+	kind, ok := errs.ParseKind(p.Kind)
+	if !ok {
+		kind = errs.Unavailable
 	}
 	return errs.New("call.Post", kind, cut(p.Object), cut(p.Detail)).WithRemedy(cut(p.Remedy))
 }
