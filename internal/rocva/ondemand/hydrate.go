@@ -26,6 +26,7 @@ func (s *Set) Run(ctx context.Context) error {
 	defer cancel(nil)
 	defer context.AfterFunc(s.ctx, func() { cancel(errClosed) })()
 	s.fetch.boot.touch() // a guest is to come
+	defer s.fetch.boot.over.Store(true)
 	for _, t := range s.opts.Prefetch {
 		if s.prefetch(ctx, t); ctx.Err() != nil {
 			return errs.E(op, errs.Canceled, "", context.Cause(ctx))

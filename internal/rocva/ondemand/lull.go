@@ -12,6 +12,7 @@ type lull struct {
 	began       time.Time     // what first and last count from
 	window      time.Duration // from the first read on; 0: nothing waits
 	first, last atomic.Int64  // when guests read, ns; 0: never
+	over        atomic.Bool   // nobody waits any more: reads need not be noted
 }
 
 func newLull(window time.Duration) *lull {
@@ -20,6 +21,9 @@ func newLull(window time.Duration) *lull {
 
 // touch notes a read.
 func (l *lull) touch() {
+	if l.over.Load() {
+		return // a clock is read for every read of every guest otherwise
+	}
 	now := int64(time.Since(l.began))
 	l.last.Store(now)
 	if l.first.Load() == 0 {
@@ -32,6 +36,9 @@ func (l *lull) left(now time.Duration) time.Duration {
 	first := time.Duration(l.first.Load())
 	if first == 0 {
 		return 0
+	}
+	if first+l.window <= now {
+		l.over.Store(true)
 	}
 	return min(first+l.window, time.Duration(l.last.Load())+bootQuiet) - now
 }
