@@ -3,6 +3,7 @@ package iofilter
 import (
 	"time"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/wire"
 )
@@ -15,15 +16,12 @@ func (o *outlet) onHold(round wire.Round) error {
 	if !o.gate.Hold(round, now) {
 		return o.answerLocked(o.gate.Refusal(round))
 	}
-	last := o.str.Next() - 1
-	o.link.marker = marker{set: true, round: round, after: last}
-	o.link.rush = last
+	last := o.placeLocked(round)
 	if !o.holding {
 		o.holding, o.markerAt = true, last
 		o.stats.holdBegan = now
 		o.stats.holds++
 	}
-	o.wakeSender()
 	if at, ok := o.gate.Deadline(); ok {
 		o.armLocked(at)
 	}
@@ -34,11 +32,18 @@ func (o *outlet) onHold(round wire.Round) error {
 func (o *outlet) onPlace(round wire.Round) error {
 	o.mu.Lock()
 	defer o.unlock()
+	o.placeLocked(round)
+	return nil
+}
+
+// placeLocked puts a round's marker behind the newest record, which it returns, and
+// has all before it sent.
+func (o *outlet) placeLocked(round wire.Round) dr.HostSeq {
 	last := o.str.Next() - 1
 	o.link.marker = marker{set: true, round: round, after: last}
 	o.link.rush = last
 	o.wakeSender()
-	return nil
+	return last
 }
 
 // onRelease ends a hold and answers whether the cut is good.
