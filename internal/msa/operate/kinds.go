@@ -167,9 +167,9 @@ func (s shutter) do(ctx context.Context, a *Act, in *plan.ShutdownInputs) (runs.
 		if m.Cut {
 			a.Warn("its power was cut")
 		}
-		return remember(m, 0), nil
+		return remember(m, 0)
 	case !m.Stops:
-		return remember(stopping{Stops: true}, time.Millisecond), nil
+		return remember(stopping{Stops: true}, time.Millisecond)
 	}
 	now := time.Now().UnixMilli()
 	if err := a.Hold(ctx); err != nil {
@@ -189,17 +189,17 @@ func (s shutter) do(ctx context.Context, a *Act, in *plan.ShutdownInputs) (runs.
 	}
 	// It is looked at at once, then every so often.
 	if m.Asked == now || m.Cut || in.Cut {
-		return remember(m, min(s.poll, 10*time.Millisecond)), nil
+		return remember(m, min(s.poll, 10*time.Millisecond))
 	}
-	return remember(m, s.poll), nil
+	return remember(m, s.poll)
 }
 
-func remember(m stopping, again time.Duration) runs.Result {
+func remember(m stopping, again time.Duration) (runs.Result, error) {
 	b, err := json.Marshal(m)
 	if err != nil {
-		panic("operate: a memory always marshals: " + err.Error())
+		return runs.Result{}, errs.E("operate.remember", errs.Internal, "", err)
 	}
-	return runs.Result{Again: again, Memory: b}
+	return runs.Result{Again: again, Memory: b}, nil
 }
 
 // startSource starts a VM again: as an undo, one that the step it takes back stopped.
