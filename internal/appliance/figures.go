@@ -127,7 +127,9 @@ func (s *served) figures(name site.Name) (out []setup.Figure) {
 	add(stats.SentBytes, int64(s.rates.sPS))
 	if m := st.Maintenance; m != nil && m.Generation != 0 {
 		add(stats.HistoryBytes, int64(m.Stats.Stored))
-		add(stats.HistorySpan, max(0, time.Since(m.Oldest).Milliseconds()))
+		if !m.Oldest.IsZero() {
+			add(stats.HistorySpan, max(0, time.Since(m.Oldest).Milliseconds()))
+		}
 	}
 	return out
 }
