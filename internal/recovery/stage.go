@@ -168,3 +168,24 @@ func (r *Run) Handle(ctx context.Context, vm dr.VMID) (hypervisor.VM, error) {
 	}
 	return nil, nil
 }
+
+// KeepProtected starts again what has ended of the protection of a committed run; no
+// effect while its disks are not whole. VMs are left as they are.
+func (r *Run) KeepProtected(ctx context.Context) error {
+	rec := r.Record()
+	if !rec.Committed || !rec.Hydrated || len(rec.Launched) == 0 {
+		return nil
+	}
+	for _, p := range rec.Launched {
+		if p.hasEnded() {
+			return r.launch(ctx)
+		}
+	}
+	return nil
+}
+
+// Sockets are where the DRVA and the host component of the run's own protection answer,
+// if there is one.
+func (r *Run) Sockets() (drva, host string) {
+	return r.protectPath("drva.sock"), r.protectPath("host.sock")
+}

@@ -4,6 +4,7 @@
 //
 // # What is where
 //
+//	DIR/setup.json         the newest setup, so that the appliance comes up without its manager
 //	DIR/access/DOMAIN/     key and credentials of the domain's container, of the newest setup; 0600
 //	DIR/r/PLAN/DOMAIN/N    a recovery; N counts. Long names are cut: sockets lie below
 //	DIR/r/PLAN/DOMAIN/testN  a test
@@ -35,5 +36,5 @@
 //
 // The process that has DIR owns its runs, serves their disks and attends to them between
 // steps. When it dies, VMs and their protection go on; the next process takes all over:
-// [Appliance.Open].
+// [Appliance.Run].
 package rocva

@@ -16,11 +16,13 @@ func (s *Appliance) Discard(ctx context.Context, a *operate.Act, in *plan.Domain
 	if in.Test {
 		action = recovery.Cleanup
 	}
-	return gone(s.job(ctx, a, in.Domain, in.Test, string(action), func(o *owned) func(context.Context) error {
+	res, err := gone(s.job(ctx, a, in.Domain, in.Test, string(action), func(o *owned) func(context.Context) error {
 		return func(ctx context.Context) error {
 			return o.run.DoWith(ctx, action, recovery.ActOptions{Force: in.Forced && in.Test})
 		}
 	}))
+	s.keepWarm() // of a domain that is recovered no more
+	return res, err
 }
 
 // Return looks that the fork is gone: it goes with the disks.

@@ -75,6 +75,10 @@ func (s *Appliance) parent(plan, domain site.Name) string {
 // find returns the directory of the domain's newest run that is not over, or the one
 // for the next. To who begins one, a recovery that was committed is over.
 func (s *Appliance) find(ctx context.Context, plan, domain site.Name, test, begins bool) (dir string, there bool, err error) {
+	p, err := s.ready()
+	if err != nil {
+		return "", false, err
+	}
 	parent := s.parent(plan, domain)
 	prefix := ""
 	if test {
@@ -93,7 +97,7 @@ func (s *Appliance) find(ctx context.Context, plan, domain site.Name, test, begi
 	}
 	if last > 0 {
 		dir = parent + "/" + prefix + strconv.Itoa(last)
-		st, err := s.opts.Service.Status(ctx, dir)
+		st, err := p.Service.Status(ctx, dir)
 		switch {
 		case errs.Is(err, errs.NotFound): // made, and never begun
 			return dir, false, nil
@@ -133,7 +137,11 @@ func (s *Appliance) with(ctx context.Context, a *operate.Act, u use, f func(*own
 	s.mu.Unlock()
 	open := u.begin
 	if there {
-		open = s.opts.Service.Open
+		p, err := s.ready()
+		if err != nil {
+			return err
+		}
+		open = p.Service.Open
 	}
 	return s.hold(ctx, a, o, u.job, func() (*recovery.Run, error) { return open(dir) }, f)
 }

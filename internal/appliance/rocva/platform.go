@@ -21,14 +21,25 @@ func unable(what string) error {
 	return errs.New("rocva", errs.Unavailable, "", "the platform of this site cannot "+what).WithRemedy("remove it from the plan, or do it by hand")
 }
 
+// platform is the site's; nil: it cannot be seen.
+func (s *Appliance) platform() hypervisor.Platform {
+	if p := s.parts.Load(); p != nil {
+		return p.Site
+	}
+	return nil
+}
+
 // stranger finds a VM of the site's platform by its id, or by its name.
 func (s *Appliance) stranger(ctx context.Context, vm *plan.VMInputs) (hypervisor.LiveVM, error) {
-	if s.opts.Site == nil {
+	if _, err := s.ready(); err != nil {
+		return nil, err
+	}
+	if s.platform() == nil {
 		return nil, unable("tell its VMs")
 	}
-	v, err := s.opts.Site.VM(ctx, vm.VM.String())
+	v, err := s.platform().VM(ctx, vm.VM.String())
 	if errs.Is(err, errs.NotFound) {
-		v, err = s.opts.Site.VM(ctx, string(vm.Name))
+		v, err = s.platform().VM(ctx, string(vm.Name))
 	}
 	return v, err
 }
@@ -107,7 +118,7 @@ func (s *Appliance) retireStranger(ctx context.Context, a *operate.Act, vm *plan
 
 // Placeholder puts a placeholder in the place of a VM that moved away.
 func (s *Appliance) Placeholder(ctx context.Context, a *operate.Act, in *plan.ConfigureInputs) (runs.Result, error) {
-	k, ok := s.opts.Site.(hypervisor.PlaceKeeper)
+	k, ok := s.platform().(hypervisor.PlaceKeeper)
 	if !ok {
 		return runs.Result{AlreadyDone: true, Note: "the platform keeps no placeholders"}, nil
 	}
@@ -127,13 +138,13 @@ func (s *Appliance) Placeholder(ctx context.Context, a *operate.Act, in *plan.Co
 // makeWay frees a recovered VM's name and identity: its placeholder goes, and a VM of the
 // same id that was retired gets the name under which the recovered one takes its place.
 func (s *Appliance) makeWay(ctx context.Context, v *recovery.VMRecord) error {
-	if s.opts.Site == nil {
+	if s.platform() == nil {
 		return nil
 	}
 	if err := s.removePlaceholder(ctx, v); err != nil {
 		return err
 	}
-	old, err := s.opts.Site.VM(ctx, v.Source.String())
+	old, err := s.platform().VM(ctx, v.Source.String())
 	if errs.Is(err, errs.NotFound) {
 		return nil
 	}
@@ -152,11 +163,11 @@ func (s *Appliance) makeWay(ctx context.Context, v *recovery.VMRecord) error {
 
 // removePlaceholder removes what keeps the place of a VM, by its name.
 func (s *Appliance) removePlaceholder(ctx context.Context, v *recovery.VMRecord) error {
-	k, ok := s.opts.Site.(hypervisor.PlaceKeeper)
+	k, ok := s.platform().(hypervisor.PlaceKeeper)
 	if !ok {
 		return nil
 	}
-	h, err := s.opts.Site.VM(ctx, v.Config.Name)
+	h, err := s.platform().VM(ctx, v.Config.Name)
 	if errs.Is(err, errs.NotFound) || errs.Is(err, errs.Conflict) {
 		return nil
 	}

@@ -62,13 +62,17 @@ func (s *Appliance) domain(name site.Name) (*setup.Domain, error) {
 
 // request is a recovery of a domain here, without its point.
 func (s *Appliance) request(name site.Name) (recovery.Request, error) {
+	p, err := s.ready()
+	if err != nil {
+		return recovery.Request{}, err
+	}
 	d, err := s.domain(name)
 	if err != nil {
 		return recovery.Request{}, err
 	}
 	q := recovery.Request{
 		URL: d.Container, Access: s.access(d), Mode: recovery.Instant, Networks: map[string]hypervisor.Network{},
-		Platform: s.opts.Platform, Accelerator: s.opts.Accelerator, Label: string(name),
+		Platform: p.Platform, Accelerator: p.Accelerator, Label: string(name),
 		Protect: recovery.ProtectRequest{Quota: d.Settings.LogSize},
 	}
 	if d.Settings.Interval != 0 {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"holdfast/internal/dr"
 	"holdfast/internal/durable"
@@ -21,7 +23,16 @@ import (
 
 // Options are what an Appliance is made of.
 type Options struct {
-	Dir     string // absolute, and short: sockets lie below; made if it is missing
+	Dir  string // absolute, and short: sockets lie below; made if it is missing
+	Name string // what people call the machine
+	// Begin makes what the appliance works with, once: when it is first told its site's
+	// platform.
+	Begin  func(ctx context.Context, p site.Platform, endpoints []string) (*Parts, error)
+	Logger *slog.Logger // nil: none
+}
+
+// Parts are what an Appliance works with.
+type Parts struct {
 	Service *recovery.Service
 	// Open opens a domain's container, as the Service does: for standbys.
 	Open func(ctx context.Context, url string, access map[string]string) (*journal.Container, error)
@@ -32,19 +43,26 @@ type Options struct {
 	Platform map[string]string
 	// Accelerator runs recovered VMs.
 	Accelerator hypervisor.Accelerator
-	Logger      *slog.Logger // nil: none
+	Close       func() error // called last; nil: nothing
 }
 
-// Appliance is operate.Effects over recoveries below one directory. It is for concurrent
-// use.
+// Appliance is operate.Effects over recoveries below one directory, and a part of
+// package appliance: its agent calls Setup, Report and Run. It is for concurrent use.
 type Appliance struct {
-	opts Options
-	log  *slog.Logger
+	opts  Options
+	log   *slog.Logger
+	began int64 // UTC milliseconds
+
+	applying sync.Mutex // one Setup at a time
+	parts    atomic.Pointer[Parts]
 
 	mu       sync.Mutex
-	told     setup.Setup           // guarded by mu: the newest setup
-	runs     map[string]*owned     // guarded by mu: by directory
-	standbys map[site.Name]*warmth // guarded by mu
+	told     setup.Setup               // guarded by mu: the newest setup
+	is       string                    // guarded by mu: the generation that the box is
+	problem  error                     // guarded by mu: why it is not the newest; nil: it is
+	runs     map[string]*owned         // guarded by mu: by directory
+	standbys map[site.Name]*warmth     // guarded by mu
+	seen     map[site.Name]*protection // guarded by mu: of domains that live here
 
 	telling sync.Mutex                // held while a guest is told its addresses
 	greeted map[dr.VMID]hypervisor.VM // guarded by telling: VMs whose guests were told
@@ -54,32 +72,23 @@ var _ operate.Effects = (*Appliance)(nil)
 
 // New returns an appliance that owns no run yet. Kind Invalid: the options.
 func New(o Options) (*Appliance, error) {
-	if !filepath.IsAbs(o.Dir) || o.Service == nil || o.Open == nil {
-		return nil, errs.New("rocva.New", errs.Invalid, "options", "an absolute directory, a service and what opens containers are needed")
+	if !filepath.IsAbs(o.Dir) || o.Begin == nil {
+		return nil, errs.New("rocva.New", errs.Invalid, "options", "an absolute directory and what begins the work are needed")
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Appliance{opts: o, log: o.Logger, runs: map[string]*owned{}, standbys: map[site.Name]*warmth{}, greeted: map[dr.VMID]hypervisor.VM{}}, nil
+	return &Appliance{opts: o, log: o.Logger, began: time.Now().UnixMilli(), runs: map[string]*owned{}, standbys: map[site.Name]*warmth{},
+		seen: map[site.Name]*protection{}, greeted: map[dr.VMID]hypervisor.VM{}}, nil
 }
 
-// Apply makes the appliance what a setup says: it writes what opens the containers, and
-// keeps the standbys of those domains that are continuous. Files are durable on return.
-// Runs that are there are left alone. Kinds: Invalid (another role), those of writing
-// files.
-func (s *Appliance) Apply(ctx context.Context, u *setup.Setup) error {
-	if u.RocVA == nil {
-		return errs.New("rocva.Apply", errs.Invalid, "setup", "it is of another role")
+// ready returns what the appliance works with. Kind Unavailable: it was not told its
+// platform yet.
+func (s *Appliance) ready() (*Parts, error) {
+	if p := s.parts.Load(); p != nil {
+		return p, nil
 	}
-	for i := range u.RocVA.Domains {
-		if err := s.writeAccess(&u.RocVA.Domains[i]); err != nil {
-			return err
-		}
-	}
-	s.mu.Lock()
-	s.told = *u
-	s.mu.Unlock()
-	return s.keepWarm(ctx)
+	return nil, errs.New("rocva", errs.Unavailable, "appliance "+s.opts.Name, "it waits for its manager to tell what it is to be").WithRemedy("see whether it reaches its manager: holdfast appliance status DIR")
 }
 
 // Lives lists the domains whose committed recovery is here, in order.
@@ -109,10 +118,10 @@ func (s *Appliance) all() (list []*owned) {
 	return list
 }
 
-// Open takes over, when the process starts, the runs that an earlier one left, so that
+// open takes over, when the process starts, the runs that an earlier one left, so that
 // their VMs' disks are served and what has ended of them runs again. It goes on over
 // errors and returns them together.
-func (s *Appliance) Open(ctx context.Context) error {
+func (s *Appliance) open(ctx context.Context) error {
 	plans, err := s.names("r")
 	for _, p := range plans {
 		domains, derr := s.names("r", p)
@@ -122,6 +131,13 @@ func (s *Appliance) Open(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// has reports whether a run is this process's already.
+func (s *Appliance) has(dir string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.runs[dir] != nil
 }
 
 // names lists the directories in one of the appliance's; none if it is missing.
@@ -143,12 +159,16 @@ func (s *Appliance) path(name ...string) string {
 }
 
 func (s *Appliance) reopen(ctx context.Context, parent string) error {
-	list, err := s.opts.Service.List(ctx, parent)
+	p, err := s.ready()
+	if err != nil {
+		return err
+	}
+	list, err := p.Service.List(ctx, parent)
 	for _, st := range list {
-		if over(st.State) || st.Owned {
+		if over(st.State) || st.Owned || s.has(st.Dir) {
 			continue
 		}
-		r, oerr := s.opts.Service.Open(st.Dir)
+		r, oerr := p.Service.Open(st.Dir)
 		if oerr == nil && !st.State.Active() { // one that is under way is gone on with by its step
 			oerr = r.Resume(ctx, "")
 		}
@@ -169,8 +189,8 @@ func (s *Appliance) reopen(ctx context.Context, parent string) error {
 	return err
 }
 
-// Close gives all runs and standbys up; VMs go on.
-func (s *Appliance) Close() error {
+// close gives all runs and standbys up; VMs go on.
+func (s *Appliance) close() error {
 	s.mu.Lock()
 	kept := s.standbys
 	s.standbys = map[site.Name]*warmth{}
@@ -178,22 +198,32 @@ func (s *Appliance) Close() error {
 	for _, w := range kept {
 		w.stop()
 	}
+	var err error
+	for _, o := range s.all() {
+		err = errors.Join(err, o.giveUp())
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var err error
-	for dir, o := range s.runs {
-		o.mu.Lock()
-		o.still()
-		if o.run != nil && o.busy() {
-			o.run.Cancel()
-			<-o.job.done
-		}
-		if o.run != nil {
-			err = errors.Join(err, o.run.Close())
-			o.have(nil)
-		}
-		o.mu.Unlock()
-		delete(s.runs, dir)
+	clear(s.runs)
+	if p := s.parts.Swap(nil); p != nil && p.Close != nil {
+		err = errors.Join(err, p.Close())
 	}
+	return err
+}
+
+// giveUp closes the run; what is under way is cancelled.
+func (o *owned) giveUp() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.still()
+	if o.run == nil {
+		return nil
+	}
+	if o.busy() {
+		o.run.Cancel()
+		<-o.job.done
+	}
+	err := o.run.Close()
+	o.have(nil)
 	return err
 }

@@ -258,27 +258,31 @@ func (r *rig) start() {
 	}
 	service := recovery.New(recovery.Options{Provider: r.prov, Open: open})
 	var err error
-	r.site, err = rocva.New(rocva.Options{Dir: r.dir, Service: service, Open: open, Site: r.platform})
+	r.site, err = rocva.New(rocva.Options{Dir: r.dir, Name: "rocva-b", Begin: func(context.Context, site.Platform, []string) (*rocva.Parts, error) {
+		return &rocva.Parts{Service: service, Open: open, Site: r.platform}, nil
+	}})
 	check(r.t, err)
-	check(r.t, r.site.Apply(r.t.Context(), &setup.Setup{Role: site.RocVA, Site: "b", Platform: site.QEMU, RocVA: &setup.RocVA{
+	check(r.t, r.site.Setup(r.t.Context(), &setup.Setup{Role: site.RocVA, Site: "b", Platform: site.QEMU, RocVA: &setup.RocVA{
 		Domains:  []setup.Domain{{Name: "erp", ID: r.src.c.Domain().ID, Container: "mem://erp", Identity: "unused", Mode: r.mode}},
 		Networks: []site.Network{{Ref: "lan-b"}},
 	}}))
-	check(r.t, r.site.Open(r.t.Context()))
 	w, err := runs.NewWorker(r.d, runs.Options{Kinds: operate.Kinds(ends{r.site, r.src}, 2*time.Millisecond), Joined: r.o.Joined,
 		Lease: 3 * time.Second, Renew: 200 * time.Millisecond, Poll: 5 * time.Millisecond})
 	check(r.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { _ = w.Run(ctx); close(done) }()
-	s, prov := r.site, r.prov
-	r.stop = sync.OnceFunc(func() {
-		cancel()
-		<-done
-		if err := s.Close(); err != nil {
+	var g sync.WaitGroup
+	g.Go(func() { _ = w.Run(ctx) })
+	s := r.site
+	box, end := context.WithCancel(context.Background())
+	g.Go(func() {
+		if err := s.Run(box); err != nil {
 			r.t.Error(err)
 		}
-		_ = prov
+	})
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		end()
+		g.Wait()
 	})
 }
 

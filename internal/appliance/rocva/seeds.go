@@ -151,10 +151,10 @@ func (s *Appliance) inUse(but *recovery.Record) map[string]bool {
 // about, if that is off.
 func (s *Appliance) strangersDisk(ctx context.Context, rec *recovery.Record, d *recovery.DiskRecord) (string, error) {
 	v := rec.VM(d.VM)
-	if s.opts.Site == nil || v == nil || v.Recorded == nil {
+	if s.platform() == nil || v == nil || v.Recorded == nil {
 		return "", nil
 	}
-	old, err := s.opts.Site.VM(ctx, v.Source.String())
+	old, err := s.platform().VM(ctx, v.Source.String())
 	if errs.Is(err, errs.NotFound) || errs.Is(err, errs.Conflict) {
 		return "", nil
 	}

@@ -76,7 +76,7 @@ func off(ctx context.Context, r *recovery.Run, vms []dr.VMID) error {
 // domain that does not live here, as one of the site's platform.
 func (s *Appliance) Running(ctx context.Context, a *operate.Act, vm *plan.VMInputs) (bool, error) {
 	o, err := s.living(a.Domain)
-	if errs.Is(err, errs.NotFound) && s.opts.Site != nil {
+	if errs.Is(err, errs.NotFound) && s.platform() != nil {
 		v, err := s.stranger(ctx, vm)
 		if errs.Is(err, errs.NotFound) {
 			return false, nil

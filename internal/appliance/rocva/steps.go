@@ -31,6 +31,10 @@ func (s *Appliance) choose(ctx context.Context, a *operate.Act, in *plan.PinInpu
 		return res, errs.New("rocva.Pin", errs.Invalid, "point", "the newest application-consistent point cannot be chosen here yet").WithRemedy("name a checkpoint, a tag or a time")
 	}
 	begin := func(dir string) (*recovery.Run, error) {
+		p, err := s.ready()
+		if err != nil {
+			return nil, err
+		}
 		q, err := s.request(in.Domain)
 		if err != nil {
 			return nil, err
@@ -39,7 +43,7 @@ func (s *Appliance) choose(ctx context.Context, a *operate.Act, in *plan.PinInpu
 		for _, id := range in.VMs {
 			q.VMs = append(q.VMs, id.String())
 		}
-		return s.opts.Service.Begin(dir, op, q)
+		return p.Service.Begin(dir, op, q)
 	}
 	err = s.with(ctx, a, use{domain: in.Domain, test: op == recovery.Test, begin: begin}, func(o *owned) error {
 		rec := o.run.Record()

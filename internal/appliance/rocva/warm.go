@@ -31,9 +31,13 @@ func (w *warmth) stop() {
 
 // keepWarm keeps the standbys that the newest setup asks for, and no others: of domains
 // that are continuous, that do not live here and are not being recovered.
-func (s *Appliance) keepWarm(context.Context) error {
+func (s *Appliance) keepWarm() {
 	s.mu.Lock()
 	var want []setup.Domain
+	if s.told.RocVA == nil {
+		s.mu.Unlock()
+		return
+	}
 	for _, d := range s.told.RocVA.Domains {
 		if d.Mode == site.Continuous && !d.Suspended && !s.takenLocked(d.Name) {
 			want = append(want, d)
@@ -55,7 +59,6 @@ func (s *Appliance) keepWarm(context.Context) error {
 	for _, w := range ends {
 		w.stop()
 	}
-	return nil
 }
 
 // takenLocked reports whether a recovery of a domain that is no test is not over here.
@@ -97,7 +100,11 @@ func (s *Appliance) warmLocked(d *setup.Domain) *warmth {
 // follow keeps a standby until ctx ends, or it is handed over. Disks that a VM had since
 // are compared.
 func (s *Appliance) follow(ctx context.Context, url string, access map[string]string, dir string) error {
-	c, err := s.opts.Open(ctx, url, access)
+	p, err := s.ready()
+	if err != nil {
+		return err
+	}
+	c, err := p.Open(ctx, url, access)
 	if err != nil {
 		return err
 	}
@@ -139,7 +146,11 @@ func (s *Appliance) standby(ctx context.Context, domain site.Name, rec *recovery
 	if err != nil {
 		return ""
 	}
-	c, err := s.opts.Open(ctx, d.Container, s.access(d))
+	p, err := s.ready()
+	if err != nil {
+		return ""
+	}
+	c, err := p.Open(ctx, d.Container, s.access(d))
 	if err != nil {
 		return ""
 	}
