@@ -18,10 +18,13 @@ import (
 type Setup struct {
 	// Generation is a digest of the rest, secrets included: what Seal makes. "": not
 	// sealed.
-	Generation string        `json:"generation"`
-	Role       site.Role     `json:"role"`
-	Site       site.Name     `json:"site"`
-	Platform   site.Platform `json:"platform,omitempty"`
+	Generation string `json:"generation"`
+	// Serial rises when something is taken away from the box, so that no later setup has
+	// the generation of an earlier one that had it not yet.
+	Serial   int64         `json:"serial,omitempty"`
+	Role     site.Role     `json:"role"`
+	Site     site.Name     `json:"site"`
+	Platform site.Platform `json:"platform,omitempty"`
 	// Endpoints are those of the site's platform that this box uses, as
 	// unix:///run/libvirt/libvirt-sock; none: the system's own.
 	Endpoints []string `json:"endpoints,omitempty"`
