@@ -20,7 +20,7 @@ const dataDefault = "/var/lib/holdfast/msa"
 
 func newMSACommand() *cobra.Command {
 	var o replica.Options
-	var name, passphrase, dbFile, containerKey string
+	var name, passphrase, dbFile, containerKey, appliances string
 	cmd := &cobra.Command{
 		Use:   "msa",
 		Short: "Run a site's manager",
@@ -36,7 +36,8 @@ Several managers of one site share the work when --db names one PostgreSQL
 database, and take over from one that is dead. Each needs a copy of seal.key.`,
 		Example: `  holdfast msa --site site-a
   holdfast msa --site site-a --listen 10.0.0.5:8443 --name msa-a.example.com
-  holdfast msa --site site-a --db-file /etc/holdfast/msa-db`,
+  holdfast msa --site site-a --db-file /etc/holdfast/msa-db
+  holdfast msa --site site-a --appliances /var/lib/holdfast/boxes`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := logger(cmd)
@@ -64,6 +65,11 @@ database, and take over from one that is dead. Each needs a copy of seal.key.`,
 			}
 			o.Platform = func(s *site.Site) (inventory.Provider, error) { return openInventory(s, log) }
 			o.Kinds = runs.Kinds{{Name: api.TryStore, Version: 1}: storeTrials{}}
+			if appliances != "" {
+				if err := withAppliances(&o, appliances, log); err != nil {
+					return err
+				}
+			}
 			return runMSA(cmd, o)
 		},
 	}
@@ -76,6 +82,7 @@ database, and take over from one that is dead. Each needs a copy of seal.key.`,
 	f.StringSliceVar(&o.Names, "name", nil, "host name or address by which the manager is reached (repeatable; default: the host's name)")
 	f.StringVar(&o.Authority, "ca", "", "directory of an authority made by holdfast cert init, to become the site's")
 	f.StringVar(&containerKey, "container-key", "", "file with a key that opens the domains' containers, in which the manager then keeps what a fresh one needs (default: it does not)")
+	f.StringVar(&appliances, "appliances", "", "directory of boxes that it runs on this machine by itself, once the site is configured: a DRVA, a host component, a recovery appliance")
 	f.StringVar(&passphrase, "passphrase", "", "file of mode 0600 with the passphrase of seal.key")
 	return cmd
 }

@@ -48,6 +48,7 @@ type LiveVM struct {
 	thaw     *time.Timer // ends the freeze
 	broken   error       // what Attach, Detach and FailOpen answer; nil: they work
 	stalls   time.Duration
+	deaf     bool // it takes no notice of its power button
 }
 
 // NewPlatform returns a driver for host.

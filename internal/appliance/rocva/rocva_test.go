@@ -1,4 +1,4 @@
-package realsite_test
+package rocva_test
 
 import (
 	"bytes"
@@ -12,18 +12,18 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/internal/appliance/rocva"
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
-	"holdfast/internal/hypervisor"
 	"holdfast/internal/hypervisor/fake"
 	"holdfast/internal/journal"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
 	"holdfast/internal/msa/mapping"
 	"holdfast/internal/msa/operate"
-	"holdfast/internal/msa/operate/realsite"
 	"holdfast/internal/msa/plan"
 	"holdfast/internal/msa/runs"
+	"holdfast/internal/msa/setup"
 	"holdfast/internal/msa/site"
 	"holdfast/internal/recovery"
 	"holdfast/internal/segment"
@@ -179,6 +179,43 @@ func newWorld(s *source) *world {
 	return w
 }
 
+// ends are the appliance at the recovery site, and what a manager finds elsewhere: the
+// protected site's boxes, and itself for scripts of its own.
+type ends struct {
+	*rocva.Appliance
+	src *source
+}
+
+func (e ends) Sync(ctx context.Context, a *operate.Act, in *plan.DomainInputs, _ bool) (runs.Result, error) {
+	_, err := e.src.Checkpoint(ctx, "")
+	return runs.Result{}, err
+}
+
+func (e ends) Running(ctx context.Context, _ *operate.Act, vm *plan.VMInputs) (bool, error) {
+	up, err := e.src.Running(ctx)
+	return slices.Contains(up, vm.VM), err
+}
+
+func (e ends) Shutdown(ctx context.Context, _ *operate.Act, vm *plan.VMInputs) error {
+	return e.src.Shutdown(ctx, vm.VM)
+}
+
+func (e ends) SourceOff(context.Context, *operate.Act, *plan.DomainInputs) (runs.Result, error) {
+	return runs.Result{}, nil
+}
+
+func (e ends) StartSource(ctx context.Context, _ *operate.Act, vm *plan.VMInputs) (runs.Result, error) {
+	return runs.Result{}, e.src.Start(ctx, vm.VM)
+}
+
+func (e ends) Script(ctx context.Context, a *operate.Act, in *plan.ScriptInputs) (runs.Result, error) {
+	if in.Run == plan.InGuest {
+		return e.Appliance.Script(ctx, a, in)
+	}
+	_, err := fmt.Fprintf(a.Output(), "%s is up\n", in.VM.Name)
+	return runs.Result{}, err
+}
+
 // rig is a manager at site b over a fake hypervisor.
 type rig struct {
 	t    testing.TB
@@ -187,12 +224,17 @@ type rig struct {
 	o    *operate.Operator
 	dir  string
 	prov *fake.Provider
-	site *realsite.Site
+	site *rocva.Appliance
+	mode site.Mode
 	stop func()
+	// platform is what stands beside the recoveries at the site.
+	host     *fake.Host
+	platform *fake.Platform
 }
 
 func newRig(t testing.TB) *rig {
-	r := &rig{t: t, src: newSource(t), prov: fake.New()}
+	r := &rig{t: t, src: newSource(t), prov: fake.New(), host: &fake.Host{}}
+	r.platform = fake.NewPlatform(r.host)
 	var err error
 	// Names of sockets are short.
 	r.dir, err = os.MkdirTemp("", "hfrs")
@@ -211,33 +253,36 @@ func newRig(t testing.TB) *rig {
 // start begins a process of the manager.
 func (r *rig) start() {
 	r.t.Helper()
-	service := recovery.New(recovery.Options{Provider: r.prov, Open: func(ctx context.Context, _ string, _ map[string]string) (*journal.Container, error) {
+	open := func(ctx context.Context, _ string, _ map[string]string) (*journal.Container, error) {
 		return journal.Open(ctx, r.src.st, r.src.id)
-	}})
+	}
+	service := recovery.New(recovery.Options{Provider: r.prov, Open: open})
 	var err error
-	r.site, err = realsite.New(realsite.Options{Dir: r.dir, Service: service,
-		Request: func(context.Context, site.Name) (recovery.Request, error) {
-			return recovery.Request{URL: "mem://erp", Mode: recovery.Full, Evidence: time.Millisecond,
-				Networks: map[string]hypervisor.Network{"lan-b": {Kind: hypervisor.User}}}, nil
-		},
-		Source: func(context.Context, site.Name, site.Name) (recovery.Source, error) { return r.src, nil },
-	})
+	r.site, err = rocva.New(rocva.Options{Dir: r.dir, Name: "rocva-b", Begin: func(context.Context, site.Platform, []string) (*rocva.Parts, error) {
+		return &rocva.Parts{Service: service, Open: open, Site: r.platform}, nil
+	}})
 	check(r.t, err)
-	check(r.t, r.site.Open(r.t.Context()))
-	w, err := runs.NewWorker(r.d, runs.Options{Kinds: operate.Kinds(r.site, 2*time.Millisecond), Joined: r.o.Joined,
+	check(r.t, r.site.Setup(r.t.Context(), &setup.Setup{Role: site.RocVA, Site: "b", Platform: site.QEMU, RocVA: &setup.RocVA{
+		Domains:  []setup.Domain{{Name: "erp", ID: r.src.c.Domain().ID, Container: "mem://erp", Identity: "unused", Mode: r.mode}},
+		Networks: []site.Network{{Ref: "lan-b"}},
+	}}))
+	w, err := runs.NewWorker(r.d, runs.Options{Kinds: operate.Kinds(ends{r.site, r.src}, 2*time.Millisecond), Joined: r.o.Joined,
 		Lease: 3 * time.Second, Renew: 200 * time.Millisecond, Poll: 5 * time.Millisecond})
 	check(r.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { _ = w.Run(ctx); close(done) }()
-	s, prov := r.site, r.prov
-	r.stop = sync.OnceFunc(func() {
-		cancel()
-		<-done
-		if err := s.Close(); err != nil {
+	var g sync.WaitGroup
+	g.Go(func() { _ = w.Run(ctx) })
+	s := r.site
+	box, end := context.WithCancel(context.Background())
+	g.Go(func() {
+		if err := s.Run(box); err != nil {
 			r.t.Error(err)
 		}
-		_ = prov
+	})
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		end()
+		g.Wait()
 	})
 }
 
@@ -288,7 +333,7 @@ func (r *rig) dump(id string) (out string) {
 // disks compares the disks below a directory with the source's.
 func (r *rig) disks(run string) {
 	r.t.Helper()
-	found, err := filepath.Glob(filepath.Join(r.dir, "p", "erp", run, "disks", "*", "*.raw"))
+	found, err := filepath.Glob(filepath.Join(r.dir, "r", "p", "erp", run, "disks", "*", "*.raw"))
 	check(r.t, err)
 	if len(found) != len(r.src.vms) {
 		r.t.Fatalf("disks: %q", found)
@@ -306,7 +351,7 @@ func (r *rig) disks(run string) {
 func (r *rig) up(run string) int {
 	r.t.Helper()
 	n := 0
-	list, err := recovery.New(recovery.Options{Provider: r.prov}).List(r.t.Context(), filepath.Join(r.dir, "p", "erp"))
+	list, err := recovery.New(recovery.Options{Provider: r.prov}).List(r.t.Context(), filepath.Join(r.dir, "r", "p", "erp"))
 	check(r.t, err)
 	for _, st := range list {
 		if filepath.Base(st.Dir) != run {

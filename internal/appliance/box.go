@@ -1,0 +1,156 @@
+package appliance
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"holdfast/internal/durable"
+	"holdfast/internal/errs"
+	"holdfast/internal/hypervisor"
+	"holdfast/internal/msa/setup"
+	"holdfast/internal/msa/site"
+)
+
+// Options are what an appliance is made of.
+type Options struct {
+	Dir   string // absolute: what enrol.Join made
+	Name  string // what people call the machine
+	Boxes Boxes
+	// Platform opens the hypervisor of this box, and Config says it in the words of a
+	// host component's "platform" setting. Of host components alone.
+	Platform func(ctx context.Context, p site.Platform, endpoints []string) (hypervisor.Platform, error)
+	Config   func(p site.Platform, endpoints []string) (any, error)
+	Logger   *slog.Logger // nil: none
+}
+
+// Part is what the role of a box makes of it.
+type Part interface {
+	// Setup makes the box what it is to be, as command.Agent calls it.
+	Setup(ctx context.Context, s *setup.Setup) error
+	// Report is how it stands, without asking anybody.
+	Report() *setup.Report
+	// Run comes up by the newest Setup it has, with or without a manager, and keeps its
+	// processes until ctx ends; they go on then.
+	Run(ctx context.Context) error
+}
+
+// box is what all roles have.
+type box struct {
+	Options
+	log   *slog.Logger
+	began int64 // UTC milliseconds
+
+	applying sync.Mutex // one Setup at a time
+
+	mu         sync.Mutex // guards all below
+	now        *setup.Setup
+	generation string // of the Setup that the box is
+	problems   map[string]setup.Problem
+}
+
+func newBox(o Options) box {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return box{Options: o, log: o.Logger, began: time.Now().UnixMilli(), problems: map[string]setup.Problem{}}
+}
+
+// current is the newest Setup; nil: there is none.
+func (b *box) current() *setup.Setup {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.now
+}
+
+func (b *box) setupPath() string { return filepath.Join(b.Dir, "setup.json") }
+
+// take makes s the newest Setup, durably, before anything is done by it.
+func (b *box) take(s *setup.Setup) error {
+	const op = "appliance.Setup"
+	text, err := json.Marshal(s)
+	if err != nil {
+		return errs.E(op, errs.Internal, b.Dir, err)
+	}
+	if len(text) > maxSetup {
+		return errs.New(op, errs.Invalid, "setup", "it is larger than any box's")
+	}
+	if err := durable.WriteFile(durable.OS{}, b.setupPath(), text); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.now, b.problems = s, map[string]setup.Problem{}
+	return nil
+}
+
+// load is the Setup of an earlier life; nil: there is none. One that cannot be read is
+// none: the manager gives another.
+func (b *box) load() *setup.Setup {
+	text, err := durable.ReadFile(durable.OS{}, b.setupPath(), maxSetup)
+	if errs.Is(err, errs.NotFound) {
+		return nil
+	}
+	var s setup.Setup
+	if err == nil {
+		err = json.Unmarshal(text, &s)
+	}
+	if err != nil {
+		b.log.Warn("what the box was to be cannot be read; it waits for its manager", "path", b.setupPath(), "err", err)
+		return nil
+	}
+	return &s
+}
+
+// is says that the box is what a Setup says.
+func (b *box) is(s *setup.Setup) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.generation = s.Generation
+}
+
+// tell notes how something went; nil: well.
+func (b *box) tell(object string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err == nil {
+		delete(b.problems, object)
+		return
+	}
+	if errs.Is(err, errs.Canceled) {
+		return
+	}
+	b.problems[object] = setup.Problem{Object: object, Words: clip(err.Error()), Remedy: clip(errs.RemedyOf(err))}
+}
+
+func clip(s string) string { return s[:min(len(s), setup.MaxText)] }
+
+// report begins a report.
+func (b *box) report() *setup.Report {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := &setup.Report{Generation: b.generation, Started: b.began}
+	for _, p := range b.problems {
+		if len(r.Problems) < setup.MaxProblems {
+			r.Problems = append(r.Problems, p)
+		}
+	}
+	return r
+}
+
+// every calls look every so often until ctx ends.
+func every(ctx context.Context, look func(context.Context)) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		look(ctx)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,266 @@
+package fleet
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast/internal/errs"
+	"holdfast/internal/journal"
+	"holdfast/internal/msa/db"
+	"holdfast/internal/msa/site"
+	"holdfast/internal/store"
+	"holdfast/internal/store/access"
+)
+
+// look is one look at a domain's container.
+type look struct {
+	domain     site.Name
+	url        string
+	access     access.Access
+	create     bool // this site protects the domain: it makes the container
+	key        siteKey
+	recipients []string // who shall be able to open it, in order
+}
+
+// digest names what a container was checked for.
+func (l *look) digest() string {
+	sum := sha256.Sum256([]byte(l.url + "\n" + strings.Join(l.recipients, "\n")))
+	return hex.EncodeToString(sum[:16])
+}
+
+// found is what the look came to.
+type found struct {
+	id    string
+	opens string
+}
+
+// Containers looks at the containers whose turn it is: makes what is missing, learns
+// their ids, and adds recipients. What fails is told, and tried again later.
+func (f *Fleet) Containers(ctx context.Context) error {
+	if f.OpenStore == nil {
+		return nil
+	}
+	var names []site.Name
+	if err := f.DB.View(ctx, func(tx *db.Tx) error {
+		s, err := f.stand(ctx, tx)
+		if err != nil {
+			return err
+		}
+		for _, d := range s.domains {
+			if s.places[d.Name] != nil {
+				names = append(names, d.Name)
+			}
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	var failed error
+	for _, name := range names {
+		failed = errors.Join(failed, f.container(ctx, name))
+	}
+	return failed
+}
+
+// container looks at one, if it is time and no other replica does.
+func (f *Fleet) container(ctx context.Context, name site.Name) error {
+	var l *look
+	var why error
+	if err := f.DB.View(ctx, func(tx *db.Tx) (err error) { l, why, err = f.due(ctx, tx, name); return err }); err != nil || l == nil {
+		return err
+	}
+	mine := false
+	if err := f.DB.Tx(ctx, func(tx *db.Tx) error {
+		n, err := tx.Exec(ctx, `UPDATE fleet_domains SET due_at = $3 WHERE domain = $1 AND (due_at <= $2 OR checked <> $4 AND tries = 0)`,
+			string(name), tx.Now(), tx.Now()+containerFor.Milliseconds(), l.digest())
+		mine = n == 1
+		return err
+	}); err != nil || !mine {
+		return err
+	}
+	var got found
+	err := why
+	if err == nil {
+		looking, cancel := context.WithTimeout(ctx, containerFor)
+		got, err = f.see(looking, l)
+		cancel()
+	}
+	if ctx.Err() != nil {
+		return nil // nothing was learnt; the next replica's turn comes
+	}
+	return f.note(ctx, l, got, err)
+}
+
+// due returns what is to be looked at; nil: nothing now. why is set when it is known
+// before that it cannot be.
+func (f *Fleet) due(ctx context.Context, tx *db.Tx, name site.Name) (l *look, why, err error) {
+	s, err := f.stand(ctx, tx)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := s.places[name]
+	i := slices.IndexFunc(s.domains, func(d *site.ProtectedDomain) bool { return d.Name == name })
+	if p == nil || i < 0 {
+		return nil, nil, nil
+	}
+	d := s.domains[i]
+	l = &look{domain: name, create: d.From == f.Site && s.ours(f.Site, d)}
+	url, st, why := s.container(d)
+	if why == nil {
+		l.url, l.create = url, l.create && !st.ReadOnly
+		l.access, why = f.credentials(ctx, tx, string(st.Credential))
+	}
+	if l.key, err = f.key(ctx, tx); err != nil {
+		return nil, nil, err
+	}
+	if l.recipients, err = f.recipients(ctx, tx, d, l.key); err != nil {
+		return nil, nil, err
+	}
+	if p.checked == l.digest() && p.due > s.now || p.tries > 0 && p.due > s.now {
+		return nil, nil, nil
+	}
+	return l, why, nil
+}
+
+// recipients are who shall be able to open a domain's container: this site, the other
+// one, and whoever the domain names.
+func (f *Fleet) recipients(ctx context.Context, tx *db.Tx, d *site.ProtectedDomain, k siteKey) ([]string, error) {
+	list := []string{k.identity.Recipient()}
+	if f.given.Recipient() != "" {
+		list = append(list, f.given.Recipient())
+	}
+	other := d.To
+	if d.To == f.Site {
+		other = d.From
+	}
+	var peer string
+	if _, err := tx.Row(ctx, `SELECT recipient FROM fleet_peers WHERE site = $1`, []any{string(other)}, &peer); err != nil {
+		return nil, err
+	}
+	for _, r := range append([]string{peer}, d.Recipients...) {
+		if r = strings.TrimSpace(r); r != "" && !slices.Contains(list, r) {
+			list = append(list, r)
+		}
+	}
+	return list, nil
+}
+
+// see opens the container, making it if it is ours to make, and adds who is missing.
+func (f *Fleet) see(ctx context.Context, l *look) (got found, err error) {
+	st, err := f.OpenStore(ctx, l.url, l.access, l.create)
+	if err != nil {
+		return got, err
+	}
+	var wanted []journal.Recipient
+	for _, text := range l.recipients {
+		r, err := journal.ParseRecipient(text)
+		if err != nil {
+			return got, errs.E("fleet.container", errs.Invalid, "domain "+string(l.domain), err).
+				WithRemedy("name recipients of the domain as age1…; others add with `holdfast key add`")
+		}
+		wanted = append(wanted, r)
+	}
+	if _, err := journal.ReadDomain(ctx, st); errs.Is(err, errs.NotFound) && l.create {
+		if _, err := journal.Create(ctx, st, journal.CreateOptions{Name: string(l.domain), Recipients: wanted}); err != nil && !errs.Is(err, errs.Exists) {
+			return got, err
+		}
+	} else if err != nil {
+		return got, err
+	}
+	c, opens, err := f.open(ctx, st, l)
+	if err != nil {
+		return got, err
+	}
+	if n := c.Domain().Name; n != string(l.domain) {
+		return got, errs.New("fleet.container", errs.Conflict, l.url, fmt.Sprintf("there is the container of domain %q", n)).
+			WithRemedy("give the store another address, or the domain another name")
+	}
+	if err := l.add(ctx, c, wanted); err == nil {
+		opens = openSite // our own key is among them
+	} else if l.create {
+		return got, err
+	}
+	return found{c.Domain().ID.String(), opens}, nil
+}
+
+// add adds the recipients that a container lacks.
+func (l *look) add(ctx context.Context, c *journal.Container, wanted []journal.Recipient) error {
+	for _, r := range wanted {
+		if _, err := c.AddRecipient(ctx, r); err != nil && !errs.Is(err, errs.Exists) {
+			return err
+		}
+	}
+	return nil
+}
+
+// open opens a container by the site's key, or else by the one that was given.
+func (f *Fleet) open(ctx context.Context, st store.Store, l *look) (*journal.Container, string, error) {
+	c, err := journal.Open(ctx, st, l.key.identity)
+	if err == nil || !errs.Is(err, errs.Denied) {
+		return c, openSite, err
+	}
+	if f.Given != "" {
+		if c, err := journal.Open(ctx, st, f.given); err == nil || !errs.Is(err, errs.Denied) {
+			return c, openGiven, err
+		}
+	}
+	return nil, "", errs.E("fleet.container", errs.Denied, l.url, err).
+		WithRemedy("have somebody who can open it add this site's key: holdfast key add " + l.url + " --recipient " + l.key.identity.Recipient())
+}
+
+// note keeps what a look came to.
+func (f *Fleet) note(ctx context.Context, l *look, got found, failed error) error {
+	return f.DB.Tx(ctx, func(tx *db.Tx) error {
+		if failed == nil {
+			_, err := tx.Exec(ctx, `UPDATE fleet_domains SET id = $2, url = $3, opens = $4, checked = $5, due_at = $6, tries = 0, error = '', remedy = '' WHERE domain = $1`,
+				string(l.domain), got.id, l.url, got.opens, l.digest(), tx.Now()+recheckAfter.Milliseconds())
+			f.Wake()
+			return err
+		}
+		var tries int64
+		if _, err := tx.Row(ctx, `UPDATE fleet_domains SET tries = tries + 1, error = $2, remedy = $3 WHERE domain = $1 RETURNING tries`,
+			[]any{string(l.domain), db.Text(failed.Error(), maxWords), db.Text(errs.RemedyOf(failed), maxWords)}, &tries); err != nil {
+			return err
+		}
+		pause := min(lastRetry, firstRetry<<min(max(tries-1, 0), 8))
+		_, err := tx.Exec(ctx, `UPDATE fleet_domains SET due_at = $2 WHERE domain = $1`, string(l.domain), tx.Now()+pause.Milliseconds())
+		return err
+	})
+}
+
+// Run settles, looks at containers and asks peers until ctx ends.
+func (f *Fleet) Run(ctx context.Context) {
+	tick := time.NewTicker(settleEvery)
+	defer tick.Stop()
+	for {
+		f.told("settle", f.Settle(ctx))
+		f.told("containers", f.Containers(ctx))
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.wake:
+		case <-tick.C:
+		}
+	}
+}
+
+// told logs an error when it is another one than before.
+func (f *Fleet) told(what string, err error) {
+	words := ""
+	if err != nil && !errs.Is(err, errs.Canceled) {
+		words = err.Error()
+	}
+	f.mu.Lock()
+	same := f.log[what] == words
+	f.log[what] = words
+	f.mu.Unlock()
+	if !same && words != "" {
+		f.Logger.Warn("the fleet is not as it should be", "what", what, "err", err, "remedy", errs.RemedyOf(err))
+	}
+}
