@@ -264,3 +264,60 @@ func (f *Fleet) told(what string, err error) {
 		f.Logger.Warn("the fleet is not as it should be", "what", what, "err", err, "remedy", errs.RemedyOf(err))
 	}
 }
+
+// Put stores a document in a domain's container, making that if need be. Durable on
+// return. It is scan.Containers. Kinds: Unavailable, Denied, Canceled.
+func (f *Fleet) Put(ctx context.Context, d *site.ProtectedDomain, document []byte) error {
+	if f.OpenStore == nil {
+		return errs.New("fleet.Put", errs.Unavailable, site.Label(d), "this manager opens no stores")
+	}
+	if err := f.Settle(ctx); err != nil { // its row
+		return err
+	}
+	if err := f.container(ctx, d.Name); err != nil {
+		return err
+	}
+	var l *look
+	if err := f.DB.View(ctx, func(tx *db.Tx) error {
+		s, err := f.stand(ctx, tx)
+		if err != nil {
+			return err
+		}
+		l, err = f.known(ctx, tx, s, d)
+		return err
+	}); err != nil {
+		return err
+	}
+	st, err := f.OpenStore(ctx, l.url, l.access, false)
+	if err != nil {
+		return err
+	}
+	c, _, err := f.open(ctx, st, l)
+	if err != nil {
+		return err
+	}
+	_, err = c.PutSettings(ctx, document, time.Now())
+	return err
+}
+
+// known is how a container that was found is opened. Kind Unavailable: none was yet.
+func (f *Fleet) known(ctx context.Context, tx *db.Tx, s *standing, d *site.ProtectedDomain) (*look, error) {
+	p := s.places[d.Name]
+	if p == nil || p.id == "" {
+		words, remedy := "its container is not there yet", ""
+		if p != nil && p.words != "" {
+			words, remedy = p.words, p.remedy
+		}
+		return nil, errs.New("fleet.container", errs.Unavailable, site.Label(d), words).WithRemedy(remedy)
+	}
+	_, st, err := s.container(d)
+	if err != nil {
+		return nil, err
+	}
+	l := &look{domain: d.Name, url: p.url}
+	if l.access, err = f.credentials(ctx, tx, string(st.Credential)); err != nil {
+		return nil, err
+	}
+	l.key, err = f.key(ctx, tx)
+	return l, err
+}

@@ -21,15 +21,17 @@ import (
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/enrol"
+	"holdfast/internal/msa/fleet"
 	"holdfast/internal/msa/inventory"
 	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/pair"
 	"holdfast/internal/msa/pki"
 	"holdfast/internal/msa/runs"
-	"holdfast/internal/msa/scan"
 	"holdfast/internal/msa/seal"
 	"holdfast/internal/msa/site"
 	"holdfast/internal/msa/stats"
+	"holdfast/internal/store"
+	"holdfast/internal/store/access"
 )
 
 // Options configure a replica. Data and Site are needed.
@@ -51,9 +53,13 @@ type Options struct {
 	Kinds runs.Kinds
 	// Platform opens a site's platform, to look at what it has. Nil: nobody looks.
 	Platform func(*site.Site) (inventory.Provider, error)
-	// Containers returns what stores what is known of domains in their containers. Nil:
-	// nobody does.
-	Containers func(*Replica) scan.Containers
+	// OpenStore opens the store at an address with credentials of its own, making the
+	// place where the store has places to make. Nil: containers are neither made nor
+	// looked at, and nothing is stored in them.
+	OpenStore func(ctx context.Context, url string, a access.Access, create bool) (store.Store, error)
+	// ContainerKey is the text of a further key that opens containers, as a recovery
+	// key's file has it; empty: the site's own has to do.
+	ContainerKey string
 	// Effects is how plans act on the world; nil: their runs wait, parked, for a replica
 	// that can.
 	Effects operate.Effects
@@ -82,12 +88,14 @@ type Replica struct {
 	Stats   *stats.Recorder     // takes samples of what reports to this replica
 	Store   *inventory.Store    // what sites have
 	Sites   *inventory.Overseer // keeps those inventories
+	Fleet   *fleet.Fleet        // what appliances are to be
 
 	opts    Options
 	ln      net.Listener
 	handler http.Handler
 	pairs   *pair.Monitor
 	token   string
+	key     string // public half of the site's key
 }
 
 // Open opens the database, the key and the authority, making what is missing, and
@@ -139,8 +147,20 @@ func (r *Replica) open(ctx context.Context) (err error) {
 	if err := r.openPlans(); err != nil {
 		return err
 	}
+	r.pairs = &pair.Monitor{DB: r.DB, PKI: r.PKI, Release: o.Release, Logger: o.Logger}
+	if r.Fleet, err = fleet.New(fleet.Options{
+		DB: r.DB, Box: r.Box, Site: o.Site, Inventory: r.Store, Stats: r.Stats, Release: o.Release, OpenStore: o.OpenStore, Given: o.ContainerKey, Ask: r.pairs.Get, Logger: o.Logger,
+	}); err != nil {
+		return err
+	}
 	if err := r.DB.Tx(ctx, func(tx *db.Tx) (err error) {
-		r.token, err = auth.NeedsSetup(ctx, tx)
+		if r.token, err = auth.NeedsSetup(ctx, tx); err != nil {
+			return err
+		}
+		if err := r.Fleet.MakeKey(ctx, tx); err != nil {
+			return err
+		}
+		r.key, err = r.Fleet.Recipient(ctx, tx)
 		return err
 	}); err != nil {
 		return err
@@ -148,7 +168,6 @@ func (r *Replica) open(ctx context.Context) (err error) {
 	if r.ln, err = net.Listen("tcp", o.Listen); err != nil {
 		return errs.E("replica.Open", errs.Unavailable, o.Listen, err).WithRemedy("choose another address by --listen, or end what listens there")
 	}
-	r.pairs = &pair.Monitor{DB: r.DB, PKI: r.PKI, Release: o.Release, Logger: o.Logger}
 	r.handler, err = api.New(api.Options{
 		DB: r.DB, Stats: r.Stats, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Plans: r.Plans, Release: o.Release, Logger: o.Logger,
 		Access: api.Access{Accounts: r.Auth, Box: r.Box, PKI: r.PKI, Pairs: r.pairs, Address: r.Address()},
@@ -233,6 +252,10 @@ func (r *Replica) Address() string {
 
 // Fingerprint is that of the site's authority, by which clients know the manager.
 func (r *Replica) Fingerprint() string { return r.PKI.Fingerprint() }
+
+// SiteKey is the public half of the key that opens the containers of the site's domains,
+// as age1…
+func (r *Replica) SiteKey() string { return r.key }
 
 // SetupToken makes one admin; "": somebody can administer already.
 func (r *Replica) SetupToken() string { return r.token }
