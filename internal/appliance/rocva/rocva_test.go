@@ -51,6 +51,7 @@ type source struct {
 	vms   []dr.VMConfig
 	on    map[dr.VMID]bool
 	last  dr.CheckpointID
+	when  time.Time
 	disks map[dr.DiskID][]byte
 }
 
@@ -138,7 +139,7 @@ func (s *source) Checkpoint(ctx context.Context, tag string) (dr.CheckpointID, e
 		err = p.Wait(ctx)
 	}
 	if err == nil {
-		s.last = next
+		s.last, s.when = next, cp.Time
 		for _, write := range writes {
 			write()
 		}
@@ -150,7 +151,7 @@ func (s *source) Checkpoint(ctx context.Context, tag string) (dr.CheckpointID, e
 type world struct {
 	p *plan.Plan
 	d *site.ProtectedDomain
-	v *plan.View
+	v [2]*plan.View // there, and back
 }
 
 func (w *world) Plan(context.Context, *db.Tx, site.Name) (*plan.Plan, error) { return w.p, nil }
@@ -158,7 +159,12 @@ func (w *world) Plans(context.Context, *db.Tx) ([]*plan.Plan, error)         { r
 func (w *world) Domain(context.Context, *db.Tx, site.Name) (*site.ProtectedDomain, error) {
 	return w.d, nil
 }
-func (w *world) View(context.Context, *db.Tx, *plan.Plan, bool) (*plan.View, error) { return w.v, nil }
+func (w *world) View(_ context.Context, _ *db.Tx, _ *plan.Plan, back bool) (*plan.View, error) {
+	if back {
+		return w.v[1], nil
+	}
+	return w.v[0], nil
+}
 
 func newWorld(s *source) *world {
 	zero := site.Span(0)
@@ -168,131 +174,295 @@ func newWorld(s *source) *world {
 	a := &site.Inventory{Site: "a", Networks: []site.Network{{Ref: "lan"}}}
 	b := &site.Inventory{Site: "b", Networks: []site.Network{{Ref: "lan-b"}}}
 	for i, vm := range s.vms {
-		a.VMs = append(a.VMs, site.VM{ID: vm.ID, Ref: site.Ref(vm.Name), CPUs: 1, MemoryMiB: 64,
-			NICs: []site.VMNIC{{Network: "lan", Addresses: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.1.0.%d/24", i+1))}}}})
+		for _, at := range []struct {
+			inv *site.Inventory
+			net site.Ref
+		}{{a, "lan"}, {b, "lan-b"}} {
+			at.inv.VMs = append(at.inv.VMs, site.VM{ID: vm.ID, Ref: site.Ref(vm.Name), CPUs: 1, MemoryMiB: 64,
+				NICs: []site.VMNIC{{Network: at.net, MAC: vm.NICs[0].MAC, Addresses: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.1.0.%d/24", i+1))}}}})
+		}
 		w.d.VMs = append(w.d.VMs, site.Ref(vm.Name))
 		w.p.VMs = append(w.p.VMs, plan.VM{VM: site.Ref(vm.Name), Priority: i + 1, Agent: &zero,
 			Post: []plan.Callout{{Name: "said", Run: plan.OnManager, Script: plan.Script{Command: []string{"/bin/sh", "-c", "echo $HOLDFAST_VM is up"}}}}})
 	}
-	m := &mapping.Mappings{Meta: site.Meta{Name: "m"}, From: "a", To: "b", Networks: []mapping.NetworkPair{{From: "lan", To: "lan-b"}}}
-	w.v = &plan.View{Domains: map[site.Name]*site.ProtectedDomain{"erp": w.d}, Protected: site.NewView(a), Recovery: site.NewView(b), Mappings: m}
+	domains := map[site.Name]*site.ProtectedDomain{"erp": w.d}
+	there := &mapping.Mappings{Meta: site.Meta{Name: "m"}, From: "a", To: "b", Networks: []mapping.NetworkPair{{From: "lan", To: "lan-b"}}}
+	back := &mapping.Mappings{Meta: site.Meta{Name: "n"}, From: "b", To: "a", Networks: []mapping.NetworkPair{{From: "lan-b", To: "lan"}}}
+	onlyA, onlyB := &site.Inventory{Site: "a", Networks: a.Networks}, &site.Inventory{Site: "b", Networks: b.Networks}
+	w.v[0] = &plan.View{Domains: domains, Protected: site.NewView(a), Recovery: site.NewView(onlyB), Mappings: there}
+	w.v[1] = &plan.View{Domains: domains, Protected: site.NewView(b), Recovery: site.NewView(onlyA), Mappings: back}
 	return w
 }
 
-// ends are the appliance at the recovery site, and what a manager finds elsewhere: the
-// protected site's boxes, and itself for scripts of its own.
+// ends are what a manager finds at two sites: an appliance at each, and the boxes of the
+// protected site at a until the domain lives in an appliance; scripts of its own it runs
+// itself.
 type ends struct {
-	*rocva.Appliance
+	operate.Ends
+	operate.Guests
+	at  map[site.Name]*rocva.Appliance
 	src *source
 }
 
-func (e ends) Sync(ctx context.Context, a *operate.Act, in *plan.DomainInputs, _ bool) (runs.Result, error) {
+// target is the appliance of the site a run goes to.
+func (e ends) target(a *operate.Act) *rocva.Appliance { return e.at[a.To] }
+
+// lives returns the appliance a domain lives in at the site a run comes from, or nil.
+func (e ends) lives(a *operate.Act) *rocva.Appliance {
+	if at := e.at[a.From]; slices.Contains(at.Lives(), a.Domain) {
+		return at
+	}
+	return nil
+}
+
+func (e ends) Sync(ctx context.Context, a *operate.Act, in *plan.DomainInputs, final bool) (runs.Result, error) {
+	if at := e.lives(a); at != nil {
+		return at.Sync(ctx, a, in, final)
+	}
 	_, err := e.src.Checkpoint(ctx, "")
 	return runs.Result{}, err
 }
 
-func (e ends) Running(ctx context.Context, _ *operate.Act, vm *plan.VMInputs) (bool, error) {
+func (e ends) Running(ctx context.Context, a *operate.Act, vm *plan.VMInputs) (bool, error) {
+	if at := e.lives(a); at != nil {
+		return at.Running(ctx, a, vm)
+	}
 	up, err := e.src.Running(ctx)
 	return slices.Contains(up, vm.VM), err
 }
 
-func (e ends) Shutdown(ctx context.Context, _ *operate.Act, vm *plan.VMInputs) error {
+func (e ends) Shutdown(ctx context.Context, a *operate.Act, vm *plan.VMInputs) error {
+	if at := e.lives(a); at != nil {
+		return at.Shutdown(ctx, a, vm)
+	}
 	return e.src.Shutdown(ctx, vm.VM)
 }
 
-func (e ends) SourceOff(context.Context, *operate.Act, *plan.DomainInputs) (runs.Result, error) {
+func (e ends) Cut(ctx context.Context, a *operate.Act, vm *plan.VMInputs) error {
+	return e.lives(a).Cut(ctx, a, vm)
+}
+
+func (e ends) SourceOff(ctx context.Context, a *operate.Act, in *plan.DomainInputs) (runs.Result, error) {
+	if at := e.lives(a); at != nil {
+		return at.SourceOff(ctx, a, in)
+	}
 	return runs.Result{}, nil
 }
 
-func (e ends) StartSource(ctx context.Context, _ *operate.Act, vm *plan.VMInputs) (runs.Result, error) {
+func (e ends) StartSource(ctx context.Context, a *operate.Act, vm *plan.VMInputs) (runs.Result, error) {
+	if at := e.lives(a); at != nil {
+		return at.StartSource(ctx, a, vm)
+	}
 	return runs.Result{}, e.src.Start(ctx, vm.VM)
+}
+
+func (e ends) WakeHost(ctx context.Context, a *operate.Act, in *plan.HostInputs) (runs.Result, error) {
+	return e.target(a).WakeHost(ctx, a, in)
+}
+
+func (e ends) Suspend(ctx context.Context, a *operate.Act, vm *plan.VMInputs) (runs.Result, error) {
+	return e.target(a).Suspend(ctx, a, vm)
+}
+
+func (e ends) Resume(ctx context.Context, a *operate.Act, vm *plan.VMInputs) (runs.Result, error) {
+	return e.target(a).Resume(ctx, a, vm)
+}
+
+func (e ends) Fence(ctx context.Context, a *operate.Act, in *plan.PinInputs) (runs.Result, error) {
+	return e.target(a).Fence(ctx, a, in)
+}
+
+func (e ends) Pin(ctx context.Context, a *operate.Act, in *plan.PinInputs) (runs.Result, error) {
+	return e.target(a).Pin(ctx, a, in)
+}
+
+func (e ends) Disks(ctx context.Context, a *operate.Act, in *plan.DisksInputs) (runs.Result, error) {
+	return e.target(a).Disks(ctx, a, in)
+}
+
+func (e ends) TestNetwork(ctx context.Context, a *operate.Act, in *plan.NetworkInputs) (runs.Result, error) {
+	return e.target(a).TestNetwork(ctx, a, in)
+}
+
+func (e ends) Configure(ctx context.Context, a *operate.Act, in *plan.ConfigureInputs) (runs.Result, error) {
+	return e.target(a).Configure(ctx, a, in)
+}
+
+func (e ends) Address(ctx context.Context, a *operate.Act, in *plan.ConfigureInputs) (runs.Result, error) {
+	return e.target(a).Address(ctx, a, in)
+}
+
+func (e ends) PowerOn(ctx context.Context, a *operate.Act, vm *plan.VMInputs) (runs.Result, error) {
+	return e.target(a).PowerOn(ctx, a, vm)
+}
+
+func (e ends) AgentUp(ctx context.Context, a *operate.Act, vm *plan.VMInputs) (bool, error) {
+	return e.target(a).AgentUp(ctx, a, vm)
+}
+
+func (e ends) PortUp(ctx context.Context, a *operate.Act, vm *plan.VMInputs, port int) (bool, error) {
+	return e.target(a).PortUp(ctx, a, vm, port)
 }
 
 func (e ends) Script(ctx context.Context, a *operate.Act, in *plan.ScriptInputs) (runs.Result, error) {
 	if in.Run == plan.InGuest {
-		return e.Appliance.Script(ctx, a, in)
+		return e.target(a).Script(ctx, a, in)
 	}
 	_, err := fmt.Fprintf(a.Output(), "%s is up\n", in.VM.Name)
 	return runs.Result{}, err
 }
 
-// rig is a manager at site b over a fake hypervisor.
+func (e ends) PowerOff(ctx context.Context, a *operate.Act, vm *plan.VMInputs) (runs.Result, error) {
+	return e.target(a).PowerOff(ctx, a, vm)
+}
+
+func (e ends) Discard(ctx context.Context, a *operate.Act, in *plan.DomainInputs) (runs.Result, error) {
+	return e.target(a).Discard(ctx, a, in)
+}
+
+func (e ends) Return(ctx context.Context, a *operate.Act, in *plan.DomainInputs) (runs.Result, error) {
+	return e.target(a).Return(ctx, a, in)
+}
+
+func (e ends) Promote(ctx context.Context, a *operate.Act, in *plan.DomainInputs) (runs.Result, error) {
+	return e.target(a).Promote(ctx, a, in)
+}
+
+func (e ends) Protect(ctx context.Context, a *operate.Act, in *plan.DomainInputs) (runs.Result, error) {
+	return e.target(a).Protect(ctx, a, in)
+}
+
+func (e ends) Reverse(ctx context.Context, a *operate.Act, in *plan.DomainInputs) (runs.Result, error) {
+	return e.target(a).Reverse(ctx, a, in)
+}
+
+func (e ends) Resync(ctx context.Context, a *operate.Act, in *plan.DomainInputs) (runs.Result, error) {
+	return e.target(a).Resync(ctx, a, in)
+}
+
+func (e ends) Retire(ctx context.Context, a *operate.Act, vm *plan.VMInputs) (runs.Result, error) {
+	return e.at[a.From].Retire(ctx, a, vm)
+}
+
+func (e ends) Placeholder(ctx context.Context, a *operate.Act, in *plan.ConfigureInputs) (runs.Result, error) {
+	return e.at[a.From].Placeholder(ctx, a, in)
+}
+
+func (e ends) Clean(ctx context.Context, a *operate.Act, in *plan.DomainInputs) (runs.Result, error) {
+	return e.at[a.From].Clean(ctx, a, in)
+}
+
+var _ operate.Effects = ends{}
+
+// place is a site: a host with VMs that are no recovery's, and an appliance.
+type place struct {
+	dir  string
+	prov *fake.Provider
+	host *fake.Host
+	box  *rocva.Appliance
+}
+
+// rig is a manager over two sites with fake hypervisors.
 type rig struct {
 	t    testing.TB
 	src  *source
 	d    *db.DB
 	o    *operate.Operator
-	dir  string
-	prov *fake.Provider
-	site *rocva.Appliance
+	at   map[site.Name]*place
 	mode site.Mode
+	prot *protectors // nil: what is recovered is not protected
 	stop func()
-	// platform is what stands beside the recoveries at the site.
-	host     *fake.Host
-	platform *fake.Platform
 }
 
 func newRig(t testing.TB) *rig {
-	r := &rig{t: t, src: newSource(t), prov: fake.New(), host: &fake.Host{}}
-	r.platform = fake.NewPlatform(r.host)
+	r := &rig{t: t, src: newSource(t), at: map[site.Name]*place{}}
+	for _, name := range []site.Name{"a", "b"} {
+		// Names of sockets are short.
+		dir, err := os.MkdirTemp("", "hfrs")
+		check(t, err)
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		r.at[name] = &place{dir: dir, prov: fake.New(), host: &fake.Host{}}
+	}
 	var err error
-	// Names of sockets are short.
-	r.dir, err = os.MkdirTemp("", "hfrs")
-	check(t, err)
-	t.Cleanup(func() { os.RemoveAll(r.dir) })
 	r.d, err = db.Open(t.Context(), dbtest.SQLite(t))
 	check(t, err)
 	t.Cleanup(func() { r.d.Close() })
 	r.o, err = operate.New(operate.Options{World: newWorld(r.src), Pause: time.Millisecond})
 	check(t, err)
-	r.start()
-	t.Cleanup(func() { r.stop(); r.prov.Close() })
 	return r
 }
 
-// start begins a process of the manager.
+// begin starts the processes of the manager and of both appliances.
+func (r *rig) begin() {
+	r.t.Helper()
+	r.start()
+	r.t.Cleanup(func() {
+		r.stop()
+		for _, p := range r.at {
+			p.prov.Close()
+		}
+	})
+}
+
 func (r *rig) start() {
 	r.t.Helper()
-	open := func(ctx context.Context, _ string, _ map[string]string) (*journal.Container, error) {
-		return journal.Open(ctx, r.src.st, r.src.id)
+	e := ends{at: map[site.Name]*rocva.Appliance{}, src: r.src}
+	boxes, end := context.WithCancel(context.Background())
+	var g sync.WaitGroup
+	for name, p := range r.at {
+		p.box = r.appliance(name, p)
+		e.at[name] = p.box
+		g.Go(func() {
+			if err := p.box.Run(boxes); err != nil {
+				r.t.Error(err)
+			}
+		})
 	}
-	service := recovery.New(recovery.Options{Provider: r.prov, Open: open})
-	var err error
-	r.site, err = rocva.New(rocva.Options{Dir: r.dir, Name: "rocva-b", Begin: func(context.Context, site.Platform, []string) (*rocva.Parts, error) {
-		return &rocva.Parts{Service: service, Open: open, Site: r.platform}, nil
-	}})
-	check(r.t, err)
-	check(r.t, r.site.Setup(r.t.Context(), &setup.Setup{Role: site.RocVA, Site: "b", Platform: site.QEMU, RocVA: &setup.RocVA{
-		Domains:  []setup.Domain{{Name: "erp", ID: r.src.c.Domain().ID, Container: "mem://erp", Identity: "unused", Mode: r.mode}},
-		Networks: []site.Network{{Ref: "lan-b"}},
-	}}))
-	w, err := runs.NewWorker(r.d, runs.Options{Kinds: operate.Kinds(ends{r.site, r.src}, 2*time.Millisecond), Joined: r.o.Joined,
+	w, err := runs.NewWorker(r.d, runs.Options{Kinds: operate.Kinds(e, 2*time.Millisecond), Joined: r.o.Joined,
 		Lease: 3 * time.Second, Renew: 200 * time.Millisecond, Poll: 5 * time.Millisecond})
 	check(r.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
-	var g sync.WaitGroup
-	g.Go(func() { _ = w.Run(ctx) })
-	s := r.site
-	box, end := context.WithCancel(context.Background())
-	g.Go(func() {
-		if err := s.Run(box); err != nil {
-			r.t.Error(err)
-		}
-	})
+	var steps sync.WaitGroup
+	steps.Go(func() { _ = w.Run(ctx) })
 	r.stop = sync.OnceFunc(func() {
 		cancel()
+		steps.Wait()
 		end()
 		g.Wait()
 	})
 }
 
-// restart ends the process and begins another; VMs go on.
+// appliance makes one that knows what it is to be.
+func (r *rig) appliance(name site.Name, p *place) *rocva.Appliance {
+	r.t.Helper()
+	open := func(ctx context.Context, _ string, _ map[string]string) (*journal.Container, error) {
+		return journal.Open(ctx, r.src.st, r.src.id)
+	}
+	o := recovery.Options{Provider: p.prov, Open: open}
+	if r.prot != nil {
+		o.Site = r.prot.site()
+	}
+	there := fake.NewPlatform(p.host)
+	box, err := rocva.New(rocva.Options{Dir: p.dir, Name: "rocva-" + string(name), Begin: func(context.Context, site.Platform, []string) (*rocva.Parts, error) {
+		return &rocva.Parts{Service: recovery.New(o), Open: open, Site: there, Close: there.Close}, nil
+	}})
+	check(r.t, err)
+	check(r.t, box.Setup(r.t.Context(), &setup.Setup{Generation: "g", Role: site.RocVA, Site: name, Platform: site.QEMU, RocVA: &setup.RocVA{
+		Domains:  []setup.Domain{{Name: "erp", ID: r.src.c.Domain().ID, Container: "mem://erp", Identity: "unused", Mode: r.mode}},
+		Networks: []site.Network{{Ref: map[site.Name]site.Ref{"a": "lan", "b": "lan-b"}[name]}},
+	}}))
+	return box
+}
+
+// restart ends the processes and begins others; VMs go on.
 func (r *rig) restart() {
 	r.t.Helper()
 	r.stop()
-	next := r.prov.Again()
-	check(r.t, r.prov.Close())
-	r.prov = next
+	for _, p := range r.at {
+		next := p.prov.Again()
+		check(r.t, p.prov.Close())
+		p.prov = next
+	}
 	r.start()
 }
 
@@ -333,7 +503,7 @@ func (r *rig) dump(id string) (out string) {
 // disks compares the disks below a directory with the source's.
 func (r *rig) disks(run string) {
 	r.t.Helper()
-	found, err := filepath.Glob(filepath.Join(r.dir, "r", "p", "erp", run, "disks", "*", "*.raw"))
+	found, err := filepath.Glob(filepath.Join(r.at["b"].dir, "r", "p", "erp", run, "disks", "*", "*.raw"))
 	check(r.t, err)
 	if len(found) != len(r.src.vms) {
 		r.t.Fatalf("disks: %q", found)
@@ -347,11 +517,11 @@ func (r *rig) disks(run string) {
 	}
 }
 
-// up counts the recovered VMs that run.
+// up counts the recovered VMs that run at b.
 func (r *rig) up(run string) int {
 	r.t.Helper()
 	n := 0
-	list, err := recovery.New(recovery.Options{Provider: r.prov}).List(r.t.Context(), filepath.Join(r.dir, "r", "p", "erp"))
+	list, err := recovery.New(recovery.Options{Provider: r.at["b"].prov}).List(r.t.Context(), filepath.Join(r.at["b"].dir, "r", "p", "erp"))
 	check(r.t, err)
 	for _, st := range list {
 		if filepath.Base(st.Dir) != run {
@@ -370,6 +540,7 @@ func (r *rig) up(run string) int {
 // come from a real container, while the manager's process is replaced between.
 func TestPlan(t *testing.T) {
 	r := newRig(t)
+	r.begin()
 	r.does(plan.Test, plan.TestComplete)
 	r.disks("test1")
 	if n := r.up("test1"); n != 2 {

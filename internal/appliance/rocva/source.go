@@ -172,7 +172,9 @@ func (s *Appliance) Clean(ctx context.Context, a *operate.Act, in *plan.DomainIn
 		if err := s.sow(o.run); err != nil {
 			return err
 		}
-		return o.run.Do(ctx, recovery.Cleanup)
+		// By force, since it was committed; that the domain has moved on is looked at all
+		// the same.
+		return o.run.DoWith(ctx, recovery.Cleanup, recovery.ActOptions{Force: true})
 	})
 	return gone(runs.Result{}, err)
 }
