@@ -4,11 +4,13 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/inventory"
+	"holdfast/internal/msa/plan"
 	"holdfast/internal/msa/seal"
 	"holdfast/internal/msa/setup"
 	"holdfast/internal/msa/site"
@@ -38,7 +40,9 @@ type Options struct {
 	Given string
 	// Ask asks the manager of a paired site for a path of its API. Nil: peers are not
 	// asked.
-	Ask    func(ctx context.Context, pair site.Name, path string, out any) error
+	Ask func(ctx context.Context, pair site.Name, path string, out any) error
+	// Tell tells a plan what was seen of the peer; nil: nobody does.
+	Tell   func(ctx context.Context, tx *db.Tx, plan site.Name, e plan.Event, by string) error
 	Logger *slog.Logger // nil: none
 }
 
@@ -48,8 +52,9 @@ type Fleet struct {
 	given journal.Identity // of Given; zero: none
 	wake  chan struct{}    // one place: something has changed
 
-	mu  sync.Mutex
-	log map[string]string // guarded by mu: what was logged last, by object
+	mu    sync.Mutex
+	log   map[string]string // guarded by mu: what was logged last, by object
+	asked time.Time         // guarded by mu: when peers were asked last
 }
 
 var _ setup.Fleet = (*Fleet)(nil)
