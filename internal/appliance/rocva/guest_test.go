@@ -61,7 +61,7 @@ func guestSpec(t *testing.T, dir string) hypervisor.Spec {
 			NICs:  []dr.NIC{{MAC: guestMAC, Model: "virtio-net-pci", Network: "lan"}}},
 		Sources: map[dr.DiskID]hypervisor.Source{disk: {Path: path}},
 	}
-	s.WorkDir, s.Keep, s.Agent, s.Accelerator, s.Networks = dir, true, true, hypervisor.TCG, map[string]hypervisor.Network{"lan": {}}
+	s.WorkDir, s.Keep, s.Serial, s.Agent, s.Accelerator, s.Networks = dir, true, true, true, hypervisor.TCG, map[string]hypervisor.Network{"lan": {}}
 	return s
 }
 
@@ -125,7 +125,7 @@ func TestRealGuest(t *testing.T) {
 
 func awaitAgent(t *testing.T, g hypervisor.Guest) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
 		err := guest.Ping(ctx, g)
