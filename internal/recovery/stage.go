@@ -3,6 +3,7 @@ package recovery
 import (
 	"context"
 	"maps"
+	"slices"
 
 	"holdfast/internal/dr"
 	"holdfast/internal/durable"
@@ -169,19 +170,19 @@ func (r *Run) Handle(ctx context.Context, vm dr.VMID) (hypervisor.VM, error) {
 	return nil, nil
 }
 
-// KeepProtected starts again what has ended of the protection of a committed run; no
-// effect while its disks are not whole. VMs are left as they are.
-func (r *Run) KeepProtected(ctx context.Context) error {
+// Unprotected reports whether something has ended of the protection of a committed run.
+// It may be asked by any.
+func (r *Run) Unprotected() bool {
 	rec := r.Record()
-	if !rec.Committed || !rec.Hydrated || len(rec.Launched) == 0 {
+	return rec.Committed && rec.Hydrated && slices.ContainsFunc(rec.Launched, func(p Process) bool { return p.hasEnded() })
+}
+
+// KeepProtected starts that again. VMs are left as they are.
+func (r *Run) KeepProtected(ctx context.Context) error {
+	if !r.Unprotected() {
 		return nil
 	}
-	for _, p := range rec.Launched {
-		if p.hasEnded() {
-			return r.launch(ctx)
-		}
-	}
-	return nil
+	return r.launch(ctx)
 }
 
 // Sockets are where the DRVA and the host component of the run's own protection answer,

@@ -2,6 +2,7 @@ package rocva
 
 import (
 	"context"
+	"encoding/json"
 
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/operate"
@@ -16,7 +17,7 @@ func (s *Appliance) Discard(ctx context.Context, a *operate.Act, in *plan.Domain
 	if in.Test {
 		action = recovery.Cleanup
 	}
-	res, err := gone(s.job(ctx, a, in.Domain, in.Test, string(action), func(o *owned) func(context.Context) error {
+	res, err := gone(s.job(ctx, a, use{domain: in.Domain, test: in.Test, job: string(action)}, func(o *owned) func(context.Context) error {
 		return func(ctx context.Context) error {
 			return o.run.DoWith(ctx, action, recovery.ActOptions{Force: in.Forced && in.Test})
 		}
@@ -35,19 +36,26 @@ func (s *Appliance) Return(ctx context.Context, a *operate.Act, in *plan.DomainI
 
 // Promote ends the recovery, and commits it; it is done when its disks are whole.
 func (s *Appliance) Promote(ctx context.Context, a *operate.Act, in *plan.DomainInputs) (runs.Result, error) {
-	res, err := s.job(ctx, a, in.Domain, false, "commit", func(o *owned) func(context.Context) error {
-		return func(ctx context.Context) error { return commit(ctx, o.run) }
-	})
-	if err != nil || res.Again > 0 {
-		return res, err
+	// Who fills the disks of a run that is committed goes on undisturbed.
+	r, err := s.look(ctx, a, in.Domain, false)
+	if err != nil {
+		return runs.Result{}, err
 	}
-	err = s.with(ctx, a, use{domain: in.Domain}, func(o *owned) error {
-		if !o.run.Record().Hydrated {
-			res.Again = jobEvery
+	if rec := r.Record(); !rec.Committed || rec.State.Active() {
+		res, err := s.job(ctx, a, use{domain: in.Domain, job: "commit"}, func(o *owned) func(context.Context) error {
+			return func(ctx context.Context) error { return commit(ctx, o.run) }
+		})
+		if err != nil || res.Again > 0 {
+			return res, err
 		}
-		return nil
-	})
-	return res, err
+	}
+	if r.Record().Hydrated {
+		return runs.Result{}, nil
+	}
+	if n := r.Status().Hydration; n != nil {
+		a.Progress(n.Bytes, n.Total)
+	}
+	return runs.Result{Again: jobEvery, Memory: json.RawMessage(`{"job":true}`)}, nil
 }
 
 func commit(ctx context.Context, r *recovery.Run) error {
@@ -85,7 +93,7 @@ func (s *Appliance) Reverse(ctx context.Context, a *operate.Act, in *plan.Domain
 }
 
 func (s *Appliance) committed(ctx context.Context, a *operate.Act, in *plan.DomainInputs) (runs.Result, error) {
-	return runs.Result{AlreadyDone: true, Note: "it comes with the commit"}, s.with(ctx, a, use{domain: in.Domain}, func(o *owned) error {
+	return runs.Result{AlreadyDone: true, Note: "it comes with the commit"}, s.with(ctx, a, use{domain: in.Domain, lives: true}, func(o *owned) error {
 		if rec := o.run.Record(); !rec.Committed {
 			return errs.New("rocva.Protect", errs.Conflict, string(in.Domain), "its recovery is "+string(rec.State)).WithRemedy("commit it first")
 		}
@@ -95,7 +103,7 @@ func (s *Appliance) committed(ctx context.Context, a *operate.Act, in *plan.Doma
 
 // Resync waits for the first recovery point here.
 func (s *Appliance) Resync(ctx context.Context, a *operate.Act, in *plan.DomainInputs) (runs.Result, error) {
-	return s.job(ctx, a, in.Domain, false, "reprotect", func(o *owned) func(context.Context) error {
+	return s.job(ctx, a, use{domain: in.Domain, job: "reprotect", lives: true}, func(o *owned) func(context.Context) error {
 		return func(ctx context.Context) error {
 			if o.run.Record().State == recovery.Protected {
 				return nil

@@ -116,6 +116,7 @@ type use struct {
 	test   bool
 	job    string                                  // the job it begins or looks at; another one is cancelled
 	begin  func(dir string) (*recovery.Run, error) // makes the run where there is none; nil: that is NotFound
+	lives  bool                                    // where the plan has none, that of another plan in which the domain lives
 }
 
 // with has f work on the run of a plan's domain. Meanwhile nothing attends to it,
@@ -124,6 +125,11 @@ func (s *Appliance) with(ctx context.Context, a *operate.Act, u use, f func(*own
 	dir, there, err := s.find(ctx, a.Plan, u.domain, u.test, u.begin != nil)
 	if err != nil {
 		return err
+	}
+	if !there && u.lives {
+		if o, err := s.living(u.domain); err == nil {
+			return s.hold(ctx, a, o, u.job, nil, f)
+		}
 	}
 	if !there && u.begin == nil {
 		return errs.New("rocva", errs.NotFound, "domain "+string(u.domain), "the plan has no recovery of it here").WithRemedy("run the recovery again")
@@ -146,7 +152,7 @@ func (s *Appliance) with(ctx context.Context, a *operate.Act, u use, f func(*own
 	return s.hold(ctx, a, o, u.job, func() (*recovery.Run, error) { return open(dir) }, f)
 }
 
-// hold has f work on an owned run, which open opens if it is not.
+// hold has f work on an owned run, which open opens if it is not; nil: it is.
 func (s *Appliance) hold(ctx context.Context, a *operate.Act, o *owned, job string, open func() (*recovery.Run, error), f func(*owned) error) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -158,6 +164,9 @@ func (s *Appliance) hold(ctx context.Context, a *operate.Act, o *owned, job stri
 		return err
 	}
 	if o.run == nil {
+		if open == nil {
+			return errs.New("rocva", errs.Unavailable, "domain "+string(a.Domain), "its recovery was given up by this process").WithRemedy("start the appliance again")
+		}
 		r, err := open()
 		if err != nil {
 			return err

@@ -162,7 +162,8 @@ func (s *Appliance) mind(ctx context.Context) {
 			continue
 		}
 		p := &protection{}
-		if o.mu.TryLock() { // else a step has it, and sees to it
+		r := o.seen.Load()
+		if r != nil && r.Unprotected() && o.mu.TryLock() { // else a step has it, and sees to it
 			if o.run != nil && !o.busy() {
 				o.still()
 				p.err = o.run.KeepProtected(ctx)
@@ -170,7 +171,7 @@ func (s *Appliance) mind(ctx context.Context) {
 			}
 			o.mu.Unlock()
 		}
-		if r := o.seen.Load(); r != nil {
+		if r != nil {
 			p.domain, p.figures = s.standing(ctx, name, r)
 		}
 		seen[name] = p

@@ -12,7 +12,6 @@ import (
 	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/plan"
 	"holdfast/internal/msa/runs"
-	"holdfast/internal/msa/site"
 	"holdfast/internal/recovery"
 )
 
@@ -65,7 +64,7 @@ func (s *Appliance) choose(ctx context.Context, a *operate.Act, in *plan.PinInpu
 
 // Disks takes the domain's run to where its VMs can be started.
 func (s *Appliance) Disks(ctx context.Context, a *operate.Act, in *plan.DisksInputs) (runs.Result, error) {
-	return s.job(ctx, a, in.Domain, in.Test, "disks", func(o *owned) func(context.Context) error {
+	return s.job(ctx, a, use{domain: in.Domain, test: in.Test, job: "disks"}, func(o *owned) func(context.Context) error {
 		return func(ctx context.Context) error {
 			if err := s.build(ctx, a, o.run, in); err != nil {
 				return err
@@ -102,9 +101,9 @@ func (s *Appliance) build(ctx context.Context, a *operate.Act, r *recovery.Run, 
 }
 
 // job does an action of the domain's run that may last.
-func (s *Appliance) job(ctx context.Context, a *operate.Act, in site.Name, test bool, name string, do func(*owned) func(context.Context) error) (res runs.Result, err error) {
-	err = s.with(ctx, a, use{domain: in, test: test, job: name}, func(o *owned) error {
-		done, err := o.work(name, do(o))
+func (s *Appliance) job(ctx context.Context, a *operate.Act, u use, do func(*owned) func(context.Context) error) (res runs.Result, err error) {
+	err = s.with(ctx, a, u, func(o *owned) error {
+		done, err := o.work(u.job, do(o))
 		if !done {
 			res.Again, res.Memory = jobEvery, json.RawMessage(`{"job":true}`)
 			if n := o.run.Status().Hydration; n != nil {

@@ -45,7 +45,7 @@ func Run(ctx context.Context, g hypervisor.Guest, c Command, out io.Writer) (sta
 		PID int64 `json:"pid"`
 	}
 	err = ask(ctx, g, "guest-exec", map[string]any{
-		"path": c.Args[0], "arg": c.Args[1:], "env": c.Env, "capture-output": true,
+		"path": c.Args[0], "arg": c.Args[1:], "env": append([]string{}, c.Env...), "capture-output": true,
 	}, &started)
 	if err != nil {
 		return 0, err
