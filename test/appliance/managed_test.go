@@ -105,7 +105,15 @@ func (m *managed) tells(role, what string, ok func(*setup.Report) bool) {
 	m.T.Helper()
 	err := rig.WaitStatus(m.T.Context(), m.Path("b/"+role+"/agent.sock"), what, limit, func(b *boxStatus) bool { return b.Report != nil && ok(b.Report) })
 	if err != nil {
-		m.T.Fatalf("%v\nmsa: %s\nagent: %s", err, rig.Tail(m.msa.Log), rig.Tail(m.Path("b/"+role+"/agent.log")))
+		said := fmt.Sprintf("%v\nmsa: %s", err, rig.Tail(m.msa.Log))
+		for _, role := range []string{"drva", "iofilter"} {
+			var out json.RawMessage
+			if err := rig.Command(m.T.Context(), &out, "appliance", "status", m.Path("b/"+role), "-o", "json"); err != nil {
+				said += "\n" + err.Error()
+			}
+			said += fmt.Sprintf("\n%s: %s\n%s", role, out, rig.Tail(m.Path("b/"+role+"/agent.log")))
+		}
+		m.T.Fatal(said)
 	}
 }
 
