@@ -126,7 +126,7 @@ func TestManaged(t *testing.T) {
 	m.apply("site.yaml", "apiVersion: holdfast/v1\nkind: site\nname: site-a\nplatform: qemu\nendpoints: [\""+endpoint+"\"]\n---\n"+
 		"apiVersion: holdfast/v1\nkind: store\nname: west\nurl: file://"+m.Path("store")+"\n")
 	m.tells("iofilter", "the host's box is enrolled", func(*setup.Report) bool { return true })
-	m.apply("erp.yaml", "apiVersion: holdfast/v1\nkind: domain\nname: erp\nfrom: site-a\nvms: ["+vmName+"]\nstores: [west]\ninterval: 1s\nretention:\n  schedule: [{for: 24h}]\n")
+	m.apply("erp.yaml", "apiVersion: holdfast/v1\nkind: domain\nname: erp\nfrom: site-a\nvms: ["+vmName+"]\nstores: [west]\ninterval: 1s\nretention:\n  schedule: [{for: 1h}, {every: 1m, for: 24h}]\n")
 	done := func(r *setup.Report) bool {
 		return r.Generation != "" && len(r.Problems) == 0 && len(r.Domains) == 1 && r.Domains[0].State == setup.Protected
 	}
@@ -162,7 +162,7 @@ func TestManaged(t *testing.T) {
 	}
 
 	// Nothing is to be protected any more.
-	must(t, rig.Command(t.Context(), nil, "delete", "domain", "erp"))
+	must(t, rig.Command(t.Context(), nil, "delete", "domain", "erp", "--yes"))
 	empty := func(r *setup.Report) bool { return len(r.Domains) == 0 && len(r.Problems) == 0 }
 	m.tells("iofilter", "the host has nothing", empty)
 	m.tells("drva", "the DRVA has nothing", empty)
