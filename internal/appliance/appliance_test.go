@@ -559,10 +559,31 @@ func TestSync(t *testing.T) {
 	}
 }
 
-// TestSchedule: what retention becomes is what processes read.
+// TestSchedule: what retention becomes is what processes take, whatever was asked for.
 func TestSchedule(t *testing.T) {
-	got := schedule([]site.Slot{{For: site.Span(time.Hour)}, {Every: site.Span(time.Minute), For: site.Span(24 * time.Hour)}})
-	if s, err := maintain.ParseSchedule(got); err != nil || len(s) != 2 || s[0].Every != time.Second || s[1].For != 24*time.Hour {
-		t.Errorf("%q: %v, %v", got, s, err)
+	h := func(n int) site.Span { return site.Span(time.Duration(n) * time.Hour) }
+	for _, c := range []struct {
+		slots    []site.Slot
+		interval time.Duration
+		want     string
+		coarse   bool
+	}{
+		{[]site.Slot{{For: h(1)}, {Every: site.Span(time.Minute), For: h(24)}}, 0, "5s for 1h, 1m for 24h", false},
+		{[]site.Slot{{For: h(24)}}, 0, "5s for 24h", false},
+		{[]site.Slot{{For: h(24)}}, time.Second, "4s for 24h", true},
+		{[]site.Slot{{For: h(24)}, {Every: site.Span(2 * time.Second), For: h(48)}}, time.Second, "", true},
+		{[]site.Slot{{Every: site.Span(time.Second), For: h(1)}, {Every: site.Span(3 * time.Second), For: h(2)}}, time.Minute, "1m for 1h, 61s for 2h", false},
+		{[]site.Slot{{For: h(24 * 3000)}, {Every: h(1), For: h(24 * 3650)}}, time.Second, "", true},
+	} {
+		got, coarse := schedule(c.slots, c.interval)
+		if s, err := maintain.ParseSchedule(got); err != nil || s.Span() < c.slots[len(c.slots)-1].For.D() {
+			t.Errorf("%q: %v, %v", got, s, err)
+		}
+		if c.want != "" && got != c.want || coarse != c.coarse {
+			t.Errorf("%v: %q, %v; want %q", c.slots, got, coarse, c.want)
+		}
+	}
+	if got, _ := schedule(nil, 0); got != "" {
+		t.Errorf("nothing: %q", got)
 	}
 }
