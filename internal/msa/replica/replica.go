@@ -19,6 +19,7 @@ import (
 	"holdfast/internal/msa/api"
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
+	"holdfast/internal/msa/command"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/enrol"
 	"holdfast/internal/msa/fleet"
@@ -26,6 +27,7 @@ import (
 	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/pair"
 	"holdfast/internal/msa/pki"
+	"holdfast/internal/msa/plan"
 	"holdfast/internal/msa/runs"
 	"holdfast/internal/msa/seal"
 	"holdfast/internal/msa/site"
@@ -60,8 +62,7 @@ type Options struct {
 	// ContainerKey is the text of a further key that opens containers, as a recovery
 	// key's file has it; empty: the site's own has to do.
 	ContainerKey string
-	// Effects is how plans act on the world; nil: their runs wait, parked, for a replica
-	// that can.
+	// Effects is how plans act on the world; nil: by commands to the sites' boxes.
 	Effects operate.Effects
 	// Parts returns what runs beside the API, until the context ends: watchers,
 	// tickers. Nil: nothing.
@@ -89,11 +90,13 @@ type Replica struct {
 	Store   *inventory.Store    // what sites have
 	Sites   *inventory.Overseer // keeps those inventories
 	Fleet   *fleet.Fleet        // what appliances are to be
+	Desk    *command.Desk       // commands of this site's boxes
 
 	opts    Options
 	ln      net.Listener
 	handler http.Handler
 	pairs   *pair.Monitor
+	acts    *command.Effects
 	token   string
 	key     string // public half of the site's key
 }
@@ -144,13 +147,16 @@ func (r *Replica) open(ctx context.Context) (err error) {
 		return err
 	}
 	r.Auth = auth.New(auth.Options{DB: r.DB, Box: r.Box, Certificates: []auth.CertificateFunc{enrol.Holder(r.DB, r.PKI), pair.Holder(r.DB)}})
-	if err := r.openPlans(); err != nil {
-		return err
-	}
 	r.pairs = &pair.Monitor{DB: r.DB, PKI: r.PKI, Release: o.Release, Logger: o.Logger}
 	if r.Fleet, err = fleet.New(fleet.Options{
 		DB: r.DB, Box: r.Box, Site: o.Site, Inventory: r.Store, Stats: r.Stats, Release: o.Release, OpenStore: o.OpenStore, Given: o.ContainerKey, Ask: r.pairs.Get, Logger: o.Logger,
+		Tell: func(ctx context.Context, tx *db.Tx, name site.Name, e plan.Event, by string) error { return r.Plans.Tell(ctx, tx, name, e, by) },
 	}); err != nil {
+		return err
+	}
+	r.Desk = &command.Desk{DB: r.DB, Site: o.Site, Router: &command.Boxes{Site: o.Site}, Fleet: r.Fleet, Allow: enrol.Counts}
+	r.acts = &command.Effects{Desk: r.Desk, Site: o.Site, Origin: r.PKI.Fingerprint(), Peers: r.pairs, Logger: o.Logger}
+	if err := r.openPlans(); err != nil {
 		return err
 	}
 	if err := r.DB.Tx(ctx, func(tx *db.Tx) (err error) {
@@ -169,7 +175,7 @@ func (r *Replica) open(ctx context.Context) (err error) {
 		return errs.E("replica.Open", errs.Unavailable, o.Listen, err).WithRemedy("choose another address by --listen, or end what listens there")
 	}
 	r.handler, err = api.New(api.Options{
-		DB: r.DB, Stats: r.Stats, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Plans: r.Plans, Release: o.Release, Logger: o.Logger,
+		DB: r.DB, Stats: r.Stats, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Plans: r.Plans, Desk: r.Desk, Fleet: r.Fleet, Release: o.Release, Logger: o.Logger,
 		Access: api.Access{Accounts: r.Auth, Box: r.Box, PKI: r.PKI, Pairs: r.pairs, Address: r.Address()},
 	})
 	return err
@@ -178,15 +184,17 @@ func (r *Replica) open(ctx context.Context) (err error) {
 // openPlans makes who carries plans out, and the worker that does.
 func (r *Replica) openPlans() (err error) {
 	o := &r.opts
-	if r.Plans, err = operate.New(operate.Options{World: operate.InCatalog(r.Catalog), Note: operate.Feed, Remind: operate.FeedReminder, Logger: o.Logger}); err != nil {
+	if r.Plans, err = operate.New(operate.Options{World: operate.InCatalog(r.Catalog), Note: operate.Feed, Remind: operate.FeedReminder, Facts: r.Fleet.Facts, Logger: o.Logger}); err != nil {
 		return err
 	}
-	r.Catalog.Guards = append(r.Catalog.Guards, r.Plans.Guard)
+	r.Catalog.Guards = append(r.Catalog.Guards, r.Plans.Guard, pair.Guard)
 	kinds := runs.Kinds{}
 	maps.Copy(kinds, o.Kinds)
-	if o.Effects != nil {
-		maps.Copy(kinds, operate.Kinds(o.Effects, 0))
+	effects := o.Effects
+	if effects == nil {
+		effects = r.acts
 	}
+	maps.Copy(kinds, operate.Kinds(effects, 0))
 	r.Worker, err = runs.NewWorker(r.DB, runs.Options{Kinds: kinds, Logger: o.Logger, Joined: r.Plans.Joined})
 	return err
 }
@@ -277,7 +285,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	defer r.Close()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	parts := []Part{{"api", r.serve}, {"worker", r.Worker.Run}, {"prune", r.prune}, {"plans", r.watchPlans}, {"pairs", r.pairs.Run}}
+	parts := []Part{{"api", r.serve}, {"worker", r.Worker.Run}, {"prune", r.prune}, {"plans", r.watchPlans}, {"pairs", r.pairs.Run}, {"commands", r.acts.Run}}
 	parts = append(parts, r.watchers()...)
 	if r.opts.Parts != nil {
 		parts = append(parts, r.opts.Parts(r)...)
