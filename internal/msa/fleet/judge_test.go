@@ -9,10 +9,12 @@ import (
 	"time"
 
 	v1 "holdfast/api"
+	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
 	"holdfast/internal/msa/alarm"
 	"holdfast/internal/msa/catalog"
+	"holdfast/internal/msa/command"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
 	"holdfast/internal/msa/pair"
@@ -233,4 +235,55 @@ func TestTrustIsNotWritten(t *testing.T) {
 		t.Errorf("trust was written: %v", err)
 	}
 	check(t, p(site.Proposed, ""))
+}
+
+// TestPlaceholders: a recovered VM that starts has its placeholder taken away first, and
+// it comes back a while after the domain is at home again.
+func TestPlaceholders(t *testing.T) {
+	r := newRig(t, dbtest.SQLite(t), "b", newClouds(), "")
+	r.furnish()
+	r.exec(`INSERT INTO placeholders (site, vm, domain, id, ref, state, error, used, doc, due_at, tries) VALUES ('b', $1, 'erp', 'x', 'db', 'present', '', 0, '{}', 0, 0)`, vm1.String())
+	gone := 0
+	r.f.Options.Vacate = func(context.Context, site.Name, dr.VMID) error {
+		gone++
+		r.exec(`UPDATE placeholders SET used = 1`)
+		return nil
+	}
+	ask := func(kind plan.Kind, domain site.Name, test bool) {
+		t.Helper()
+		in, err := json.Marshal(plan.VMInputs{VM: vm1, Test: test})
+		check(t, err)
+		check(t, r.f.Vacate(t.Context(), &command.Command{Kind: string(kind), Domain: domain, VM: vm1, Input: in}))
+	}
+	ask(plan.KindPowerOn, "erp", true)
+	ask(plan.KindPowerOff, "erp", false)
+	ask(plan.KindPowerOn, "mail", false)
+	if gone != 0 {
+		t.Fatal("a placeholder was taken away for nothing")
+	}
+	ask(plan.KindPowerOn, "erp", false)
+	ask(plan.KindPowerOn, "erp", false)
+	if gone != 1 {
+		t.Fatalf("it was taken away %d times", gone)
+	}
+	used := func() (n int) {
+		r.tx(func(ctx context.Context, tx *db.Tx) error {
+			_, err := tx.Row(ctx, `SELECT used FROM placeholders`, nil, &n)
+			return err
+		})
+		return n
+	}
+	now := time.Now()
+	r.exec(`INSERT INTO domain_states (domain, failover, reversed, plan, changed_at) VALUES ('erp', 'failed-over', 0, 'p', 1)`)
+	for i, c := range []struct {
+		at       time.Duration
+		failover plan.Failover
+		used     int
+	}{{0, plan.FailedOver, 1}, {time.Hour, plan.FailedOver, 1}, {2 * time.Hour, plan.AtRest, 1}, {2*time.Hour + time.Minute, plan.AtRest, 1}, {3 * time.Hour, plan.AtRest, 0}} {
+		r.exec(`UPDATE domain_states SET failover = $1`, string(c.failover))
+		check(t, r.f.Restore(t.Context(), now.Add(c.at)))
+		if used() != c.used {
+			t.Errorf("step %d: used is %d", i, used())
+		}
+	}
 }

@@ -18,6 +18,7 @@ func (f *Fleet) Run(ctx context.Context) {
 			f.told("peers", f.AskPeers(ctx))
 		}
 		f.told("alarms", f.Judge(ctx))
+		f.told("placeholders", f.Restore(ctx, time.Now()))
 		select {
 		case <-ctx.Done():
 			return

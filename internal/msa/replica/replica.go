@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/api"
@@ -150,11 +151,14 @@ func (r *Replica) open(ctx context.Context) (err error) {
 	r.pairs = &pair.Monitor{DB: r.DB, PKI: r.PKI, Release: o.Release, Logger: o.Logger}
 	if r.Fleet, err = fleet.New(fleet.Options{
 		DB: r.DB, Box: r.Box, Site: o.Site, Inventory: r.Store, Stats: r.Stats, Release: o.Release, OpenStore: o.OpenStore, Given: o.ContainerKey, Ask: r.pairs.Get, Logger: o.Logger,
-		Tell: func(ctx context.Context, tx *db.Tx, name site.Name, e plan.Event, by string) error { return r.Plans.Tell(ctx, tx, name, e, by) },
+		Vacate: func(ctx context.Context, at site.Name, vm dr.VMID) error { return r.Sites.Vacate(ctx, at, vm) },
+		Tell: func(ctx context.Context, tx *db.Tx, name site.Name, e plan.Event, by string) error {
+			return r.Plans.Tell(ctx, tx, name, e, by)
+		},
 	}); err != nil {
 		return err
 	}
-	r.Desk = &command.Desk{DB: r.DB, Site: o.Site, Router: &command.Boxes{Site: o.Site}, Fleet: r.Fleet, Allow: enrol.Counts}
+	r.Desk = &command.Desk{DB: r.DB, Site: o.Site, Router: &command.Boxes{Site: o.Site}, Fleet: r.Fleet, Before: r.Fleet.Vacate, Allow: enrol.Counts}
 	r.acts = &command.Effects{Desk: r.Desk, Site: o.Site, Origin: r.PKI.Fingerprint(), Peers: r.pairs, Logger: o.Logger}
 	if err := r.openPlans(); err != nil {
 		return err
