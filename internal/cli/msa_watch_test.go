@@ -105,6 +105,13 @@ func TestScanCommand(t *testing.T) {
 			t.Fatal("nothing is stored in the container")
 		}
 	}
+	m.until("no DRVA of this site has room", "domain", "status", "erp")
+	for args, want := range map[string]string{"domain list": "erp     site-a  created", "domain status erp -o json": `"container": "` + store + `/erp"`, "site-key": "age1"} {
+		if out, _ := m.want(exitOK, strings.Fields(args)...); !strings.Contains(out, want) {
+			t.Errorf("holdfast %s: %q lacks %q", args, out, want)
+		}
+	}
+	m.want(exitNotFound, "domain", "status", "none")
 	fresh := newManagerRig(t)
 	_, said := fresh.want(exitNotFound, "scan", store+"/empty", "--key", key)
 	if !strings.Contains(said, "no manager has stored") {

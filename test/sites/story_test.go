@@ -115,17 +115,22 @@ func (s *side) said(run api.PlanRun, words string) {
 	}
 }
 
-// protected waits until a domain keeps its promise at a site.
+// protected waits until a domain has a recovery point that is younger than the call.
 func (s *side) protected(domain string) {
-	s.t.Helper()
+	t := s.t
+	t.Helper()
 	began := time.Now()
+	c := s.client()
+	defer c.Close()
+	said := ""
 	s.until(domain+" is protected by "+s.name, func() bool {
-		var st struct {
-			State string `json:"state"`
+		st, err := c.DomainStatus(t.Context(), api.Name(domain))
+		if now := fmt.Sprint(st.State, " ", st.Cause, " ", err); now != said {
+			said = now
+			t.Logf("%s: %s is %s after %.1f s: %+v", s.name, domain, now, time.Since(began).Seconds(), st.VMs)
 		}
-		return s.try(&st, "domain", "health", domain) == nil && st.State == "protected"
+		return err == nil && st.State == "protected" && st.Newest != nil && st.Newest.After(began)
 	})
-	s.t.Logf("%s: %s is protected after %.1f s", s.name, domain, time.Since(began).Seconds())
 }
 
 // TestTwoSites: two sites are paired, a domain is protected, tested, moved, protected

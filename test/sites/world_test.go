@@ -67,10 +67,10 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(w.remove)
 	t.Setenv("XDG_CONFIG_HOME", w.path("config")) // of log-ins
 	gw := versitygw.Start(t, versitygw.Options{Dir: t.TempDir(), KeepAlive: true})
-	must(t, gw.MakeBucket(t.Context(), "dr", false))
+	must(t, gw.MakeBucket(t.Context(), "sites", false))
 	az := azurite.Start(t, azurite.Options{})
-	must(t, az.MakeContainer(t.Context(), "dr"))
-	w.s3, w.azure = gw.URL("dr", ""), az.URL("dr", "")
+	must(t, az.MakeContainer(t.Context(), "sites"))
+	w.s3, w.azure = gw.URL("sites", ""), az.URL("sites", "")
 	lines := "AWS_EC2_METADATA_DISABLED=true\n"
 	for k, v := range gw.Env() {
 		lines += k + "=" + v + "\n"

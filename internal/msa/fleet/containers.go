@@ -228,7 +228,11 @@ func (f *Fleet) note(ctx context.Context, l *look, got found, failed error) erro
 			[]any{string(l.domain), db.Text(failed.Error(), maxWords), db.Text(errs.RemedyOf(failed), maxWords), errs.KindOf(failed).String()}, &tries); err != nil {
 			return err
 		}
-		pause := min(lastRetry, firstRetry<<min(max(tries-1, 0), 8))
+		longest := lastRetry
+		if !l.create {
+			longest = otherRetry
+		}
+		pause := min(longest, firstRetry<<min(max(tries-1, 0), 8))
 		_, err := tx.Exec(ctx, `UPDATE fleet_domains SET due_at = $2 WHERE domain = $1`, string(l.domain), tx.Now()+pause.Milliseconds())
 		return err
 	})

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
 	"holdfast/internal/msa/db"
@@ -42,7 +43,10 @@ type Options struct {
 	// asked.
 	Ask func(ctx context.Context, pair site.Name, path string, out any) error
 	// Tell tells a plan what was seen of the peer; nil: nobody does.
-	Tell   func(ctx context.Context, tx *db.Tx, plan site.Name, e plan.Event, by string) error
+	Tell func(ctx context.Context, tx *db.Tx, plan site.Name, e plan.Event, by string) error
+	// Vacate takes a placeholder of this site away, for good until it is restored; nil:
+	// there are none.
+	Vacate func(ctx context.Context, at site.Name, vm dr.VMID) error
 	Logger *slog.Logger // nil: none
 }
 
@@ -55,6 +59,8 @@ type Fleet struct {
 	mu    sync.Mutex
 	log   map[string]string // guarded by mu: what was logged last, by object
 	asked time.Time         // guarded by mu: when peers were asked last
+	// vacantSince is since when a placeholder's place was seen to be nobody's, by VM.
+	vacantSince map[site.Ref]time.Time // guarded by mu
 }
 
 var _ setup.Fleet = (*Fleet)(nil)

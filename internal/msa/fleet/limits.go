@@ -21,6 +21,9 @@ const (
 	// firstRetry and lastRetry bound the pauses after a failure with a container.
 	firstRetry = 5 * time.Second
 	lastRetry  = 10 * time.Minute
+	// otherRetry bounds them for a container that the other site makes, or has yet to
+	// let us open: it does so within a minute of the pairing.
+	otherRetry = 30 * time.Second
 	// recheckAfter is when a container that is as it should be is looked at again.
 	recheckAfter = time.Hour
 	// askEvery is how often peers are asked for what they have.

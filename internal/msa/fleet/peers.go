@@ -14,8 +14,8 @@ import (
 	"holdfast/internal/msa/site"
 )
 
-// askPeers asks the managers of paired sites for their key and for how domains stand.
-func (f *Fleet) askPeers(ctx context.Context) error {
+// AskPeers asks the managers of paired sites for their key and for how domains stand.
+func (f *Fleet) AskPeers(ctx context.Context) error {
 	if f.Ask == nil {
 		return nil
 	}

@@ -15,9 +15,10 @@ func (f *Fleet) Run(ctx context.Context) {
 		f.told("settle", f.Settle(ctx))
 		f.told("containers", f.Containers(ctx))
 		if f.peersDue(time.Now()) {
-			f.told("peers", f.askPeers(ctx))
+			f.told("peers", f.AskPeers(ctx))
 		}
 		f.told("alarms", f.Judge(ctx))
+		f.told("placeholders", f.Restore(ctx, time.Now()))
 		select {
 		case <-ctx.Done():
 			return
