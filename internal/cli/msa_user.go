@@ -364,13 +364,18 @@ func orDash(s string) string {
 func newSecretCommand() *cobra.Command {
 	var file string
 	put := managed("put", "Store a credential under a name, in place of what was there", []string{"NAME"}, func(cmd *cobra.Command, args []string, c *api.Client) error {
-		word, err := askOn(cmd).passphrase(file, "secret "+args[0], true)
+		word, err := "", error(nil)
+		if file == askHere {
+			word, err = askOn(cmd).passphrase(file, "secret "+args[0], true)
+		} else {
+			word, err = readSecret(file)
+		}
 		if err != nil {
 			return err
 		}
 		return c.Call(cmd.Context(), http.MethodPut, "/secrets/"+url.PathEscape(args[0]), nil, map[string]any{"value": word}, nil)
 	})
-	put.Flags().StringVar(&file, "file", askHere, "file of mode 0600 with the credential; - asks")
+	put.Flags().StringVar(&file, "file", askHere, "file of mode 0600 with the credential, as AWS_ACCESS_KEY_ID=… and AWS_SECRET_ACCESS_KEY=…, a line each; - asks for one of one line")
 	list := managed("list", "List which credentials are stored: nothing shows what they are", nil, func(cmd *cobra.Command, _ []string, c *api.Client) error {
 		type secret struct {
 			Name      string `json:"name"`

@@ -121,29 +121,52 @@ func firstLine(op, name string, r io.Reader) (string, error) {
 	return "", errs.New(op, errs.Invalid, name, "a passphrase has at most 4096 bytes")
 }
 
-// readPassphrase reads a passphrase file. Kind Denied when others may read it.
-func readPassphrase(path string) (string, error) {
-	const op = "cli.readPassphrase"
+// readPassphrase reads a passphrase file: its first line. Kind Denied when others may
+// read it.
+func readPassphrase(path string) (line string, err error) {
+	err = withSecretFile(path, func(op string, f *os.File) error { line, err = firstLine(op, path, f); return err })
+	return line, err
+}
+
+// readSecret reads all of a file with a secret of several lines, as those of a store's
+// credential, but for what is blank at its end. Kind Denied when others may read it.
+func readSecret(path string) (text string, err error) {
+	err = withSecretFile(path, func(op string, f *os.File) error {
+		b, err := io.ReadAll(io.LimitReader(f, maxPassphrase+1))
+		if err != nil {
+			return errs.E(op, errs.Unavailable, path, err)
+		}
+		if text = strings.TrimRight(string(b), "\r\n"); text == "" || len(b) > maxPassphrase {
+			return errs.New(op, errs.Invalid, path, "it is empty, or has more than 4096 bytes")
+		}
+		return nil
+	})
+	return text, err
+}
+
+// withSecretFile has read read a file that nobody else can.
+func withSecretFile(path string, read func(op string, f *os.File) error) error {
+	const op = "cli.readSecret"
 	f, err := os.Open(path)
 	if err != nil {
 		kind := errs.NotFound
 		if os.IsPermission(err) {
 			kind = errs.Denied
 		}
-		return "", errs.E(op, kind, path, err)
+		return errs.E(op, kind, path, err)
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	switch {
 	case err != nil:
-		return "", errs.E(op, errs.Unavailable, path, err)
+		return errs.E(op, errs.Unavailable, path, err)
 	case st.IsDir():
-		return "", errs.New(op, errs.Invalid, path, "a directory, not a passphrase file")
+		return errs.New(op, errs.Invalid, path, "a directory, not a file with a secret")
 	case st.Mode().Perm()&0o077 != 0:
-		return "", errs.New(op, errs.Denied, path, fmt.Sprintf("others may use this passphrase: its mode is %04o", st.Mode().Perm())).
+		return errs.New(op, errs.Denied, path, fmt.Sprintf("others may use this secret: its mode is %04o", st.Mode().Perm())).
 			WithRemedy("chmod 600 " + path)
 	case st.Size() > maxPassphrase:
-		return "", errs.New(op, errs.Invalid, path, "a passphrase file holds one line of at most 4096 bytes")
+		return errs.New(op, errs.Invalid, path, "a file with a secret has at most 4096 bytes")
 	}
-	return firstLine(op, path, f)
+	return read(op, f)
 }
