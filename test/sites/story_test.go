@@ -155,8 +155,8 @@ func TestTwoSites(t *testing.T) {
 	}
 	w.pair()
 	erp, crm := domain("erp", "a", "b", "s3", "erp1", "erp2", "erp3"), domain("crm", "b", "a", "azure", "crm1", "crm2")
-	w.a.apply("a", w.estate()+erp+crm+crmPlan)
-	w.b.apply("b", w.estate()+erp+crm+erpPlan)
+	w.a.apply("a", w.estate()+w.a.drva()+erp+crm+crmPlan)
+	w.b.apply("b", w.estate()+w.b.drva()+erp+crm+erpPlan)
 	w.a.protected("erp")
 	w.b.protected("crm")
 	g.goesOn()

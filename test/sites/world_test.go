@@ -378,7 +378,17 @@ func (s *side) nothing() {
 	}
 }
 
-// sites, stores and domains as their admins write them down.
+// drva is the site's DRVA, at an address of its own: both sites are on this machine.
+func (s *side) drva() string {
+	host, err := os.Hostname()
+	must(s.t, err)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(s.t, err)
+	defer ln.Close()
+	return fmt.Sprintf("---\napiVersion: holdfast/v1\nkind: appliance\nname: %s-drva\nrole: drva\nsite: %s\naddress: %s\n", strings.ToLower(host), s.name, ln.Addr())
+}
+
+// estate is sites, stores and mappings as their admins write them down.
 func (w *world) estate() string {
 	site := func(s *side) string {
 		return fmt.Sprintf("---\napiVersion: holdfast/v1\nkind: site\nname: %s\nplatform: libvirt\nendpoints: [\"unix://%s\"]\n", s.name, s.v.Socket)
