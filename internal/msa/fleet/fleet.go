@@ -34,7 +34,7 @@ type Options struct {
 	Release   string          // the manager's
 	// OpenStore opens the store at an address with credentials of its own, making the
 	// place where the store has places to make. Nil: containers are neither made nor
-	// looked at, and no domain is placed.
+	// looked at, and no DRVA is given a domain.
 	OpenStore func(ctx context.Context, url string, a access.Access, create bool) (store.Store, error)
 	// Given is the text of a further key that opens containers, as of a recovery key's
 	// file; "": there is none.

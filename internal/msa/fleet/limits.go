@@ -10,7 +10,7 @@ const (
 	// LostAfter is how long a DRVA may say nothing before its domains are given to
 	// others: longer than a restart of its machine takes.
 	LostAfter = 2 * time.Minute
-	// settleEvery is how often placements are looked at. What a box tells is seen at
+	// settleEvery is how often it is looked at which DRVA has which domain. What a box tells is seen at
 	// once; this is for what changes by the clock, or by hand.
 	settleEvery = 5 * time.Second
 	// mostDomains is what one DRVA serves: its certificate has a name for each, and one
