@@ -34,7 +34,7 @@ type Options struct {
 	Release   string          // the manager's
 	// OpenStore opens the store at an address with credentials of its own, making the
 	// place where the store has places to make. Nil: containers are neither made nor
-	// looked at, and no domain is placed.
+	// looked at, and no DRVA is given a domain.
 	OpenStore func(ctx context.Context, url string, a access.Access, create bool) (store.Store, error)
 	// Given is the text of a further key that opens containers, as of a recovery key's
 	// file; "": there is none.
@@ -56,9 +56,8 @@ type Fleet struct {
 	given journal.Identity // of Given; zero: none
 	wake  chan struct{}    // one place: something has changed
 
-	mu    sync.Mutex
-	log   map[string]string // guarded by mu: what was logged last, by object
-	asked time.Time         // guarded by mu: when peers were asked last
+	mu  sync.Mutex
+	log map[string]string // guarded by mu: what was logged last, by object
 	// vacantSince is since when a placeholder's place was seen to be nobody's, by VM.
 	vacantSince map[site.Ref]time.Time // guarded by mu
 }
