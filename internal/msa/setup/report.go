@@ -1,0 +1,103 @@
+package setup
+
+import (
+	"fmt"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+	"holdfast/internal/msa/site"
+	"holdfast/internal/msa/stats"
+)
+
+// Report is what a box tells of itself, every ten seconds at least. It is whole: what is
+// not in it is not so.
+type Report struct {
+	// Generation is of the Setup that the box is: all that it has no more was let go
+	// of, processes and all. "": of none yet.
+	Generation string `json:"generation,omitempty"`
+	Started    int64  `json:"started,omitempty"` // UTC milliseconds when the agent began; by its clock
+	// Problems say what of the newest Setup could not be made so.
+	Problems []Problem `json:"problems,omitempty"`
+	// Lives are domains whose committed recovery is in this box: it has their VMs and
+	// protects them.
+	Lives   []site.Name    `json:"lives,omitempty"`
+	Domains []DomainReport `json:"domains,omitempty"`
+	Figures []Figure       `json:"figures,omitempty"`
+}
+
+// Problem is something of a Setup that a box could not do. It goes on trying.
+type Problem struct {
+	Object string `json:"object"` // as "domain erp", "domain erp/vm1"
+	Words  string `json:"words"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// State is how a domain, or a VM of it, stands at the box that tells. Names are stable;
+// they are those of plan.Replication, and "fenced".
+type State string
+
+// The states.
+const (
+	Starting     State = "configuring"
+	InitialSync  State = "initial-sync"
+	Protected    State = "protected"
+	Paused       State = "paused-user"
+	BackPressure State = "backpressure"
+	Tracking     State = "tracking"
+	DeltaSync    State = "delta-sync"
+	Disconnected State = "disconnected"
+	Failing      State = "error"
+	// Fenced: another one publishes the domain; this one has stopped for good.
+	Fenced State = "fenced"
+)
+
+// DomainReport is a domain as a box sees it: a DRVA tells State and points, a host
+// component its VMs.
+type DomainReport struct {
+	Name   site.Name  `json:"name"`
+	State  State      `json:"state"`
+	Cause  string     `json:"cause,omitempty"` // why it is not Protected
+	Remedy string     `json:"remedy,omitempty"`
+	Newest int64      `json:"newest,omitempty"` // UTC milliseconds of the newest recovery point; 0: none, or not told
+	Points int64      `json:"points,omitempty"` // recovery points there are; 0: none, or not told
+	VMs    []VMReport `json:"vms,omitempty"`
+}
+
+// VMReport is a VM as its host component sees it.
+type VMReport struct {
+	ID     dr.VMID  `json:"id"`
+	Ref    site.Ref `json:"ref"`
+	State  State    `json:"state"` // the worst of its disks'
+	Cause  string   `json:"cause,omitempty"`
+	Remedy string   `json:"remedy,omitempty"`
+	// Bare names disks that are not captured; the VM's others are.
+	Bare []string `json:"bare,omitempty"`
+}
+
+// Figure is a sample of a metric of an object: "domain erp", "vm erp/vm1", "store s3",
+// "appliance drva-1".
+type Figure struct {
+	Metric stats.Metric `json:"metric"`
+	Object string       `json:"object"`
+	Value  int64        `json:"value"`
+}
+
+// Check refuses a report that is larger than any box's. Kind Invalid.
+func (r *Report) Check() error {
+	vms := 0
+	for i := range r.Domains {
+		vms += len(r.Domains[i].VMs)
+	}
+	for _, b := range []struct {
+		what    string
+		n, most int
+	}{
+		{"figures", len(r.Figures), MaxFigures}, {"domains", len(r.Domains), MaxDomains}, {"VMs", vms, MaxVMs},
+		{"problems", len(r.Problems), MaxProblems}, {"recovered domains", len(r.Lives), MaxDomains}, {"bytes of a generation", len(r.Generation), 64},
+	} {
+		if b.n > b.most {
+			return errs.New("setup.Check", errs.Invalid, "report", fmt.Sprintf("it has %d %s, at most %d are taken", b.n, b.what, b.most)).WithRemedy("tell less")
+		}
+	}
+	return nil
+}
