@@ -2,8 +2,15 @@ package command
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
 
+	"holdfast/internal/durable"
+	"holdfast/internal/errs"
+	"holdfast/internal/msa/enrol"
 	"holdfast/internal/msa/setup"
 )
 
@@ -19,17 +26,222 @@ type Agent struct {
 	// Setup makes the box what it is to be; it is called with each new one, one call at
 	// a time, and again with the same after an error. Nil: nobody is told.
 	Setup func(ctx context.Context, s *setup.Setup) error
-	// Report is what the box tells of itself with each exchange; nil: nothing.
+	// Report is what the box tells of itself, every ten seconds; nil: nothing.
 	Report func() *setup.Report
 	// Capacity gives the box's capacity with each beat; nil: none.
 	Capacity func() map[string]int64
-	Logger   *slog.Logger // nil: none
+	// Manager is called in place of the one that Dir names; then nobody beats. Nil: that.
+	Manager Poster
+	Logger  *slog.Logger // nil: none
+
+	log    *slog.Logger
+	fence  *fence
+	line   line
+	tells  chan struct{} // one place: something is to be told
+	setups chan struct{} // one place: wanted has changed
+
+	mu     sync.Mutex
+	wanted *setup.Setup // the newest that was given; guarded by mu
 }
+
+// Poster calls a manager.
+type Poster interface {
+	// Post sends in to a path of its API and reads the answer into out.
+	Post(ctx context.Context, path string, in, out any) error
+}
+
+// reportEvery is how often a box tells of itself.
+const reportEvery = 10 * time.Second
 
 // Run serves until ctx ends, and returns nil then, when all handlers have returned. A
 // manager that is away is tried again: what goes on goes on, and is told later. Kinds:
-// NotFound, Corrupt (Dir).
+// NotFound, Corrupt (Dir), Conflict (another process serves it).
 func (a *Agent) Run(ctx context.Context) error {
-	<-ctx.Done()
+	parts := []func(context.Context){a.exchanges, a.telling, a.makes}
+	if a.log = a.Logger; a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	if a.Manager == nil {
+		c, err := enrol.Open(a.Dir)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		a.Manager = c
+		parts = append(parts, a.beats)
+	}
+	lock, err := durable.OS{}.Lock(filepath.Join(a.Dir, "agent.lock"))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if a.fence, err = openFence(durable.OS{}, a.Dir); err != nil {
+		return err
+	}
+	a.tells, a.setups = make(chan struct{}, 1), make(chan struct{}, 1)
+	a.line = line{ctx: ctx, handler: a.Handler, fence: a.fence, changed: func() { poke(a.tells) }}
+	var wg sync.WaitGroup
+	for _, f := range parts {
+		wg.Go(func() { f(ctx) })
+	}
+	wg.Wait()
+	a.line.wait()
 	return nil
+}
+
+// beats has the manager know that the box lives.
+func (a *Agent) beats(ctx context.Context) {
+	beat := enrol.Agent{Dir: a.Dir, Release: a.Release, Figures: a.Capacity, Logger: a.Logger}
+	if err := beat.Run(ctx); err != nil {
+		a.log.Error("the manager is not told any more that this box lives", "err", err, "remedy", errs.RemedyOf(err))
+	}
+}
+
+func poke(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// exchanges asks for commands, until ctx ends.
+func (a *Agent) exchanges(ctx context.Context) {
+	pause := firstPause
+	var reported time.Time
+	away := false
+	for ctx.Err() == nil {
+		in := Exchange{Holds: a.line.holds()}
+		a.mu.Lock()
+		if a.wanted != nil {
+			in.Generation = a.wanted.Generation
+		}
+		a.mu.Unlock()
+		told := time.Now()
+		if a.Report != nil && told.Sub(reported) >= reportEvery {
+			in.Report = a.Report()
+		}
+		var r Reply
+		err := a.Manager.Post(ctx, ExchangePath, &in, &r)
+		if err == nil {
+			if in.Report != nil {
+				reported = told
+			}
+			if away {
+				a.log.Info("the manager answers again")
+			}
+			pause, away = firstPause, false
+			a.took(&r)
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if refused(err) { // this box is not what it was: what it does is somebody else's
+			a.line.abandon(err)
+		}
+		if !away {
+			a.log.Warn("the manager gives no commands", "err", err, "remedy", errs.RemedyOf(err))
+			away = true
+		}
+		sleep(ctx, pause)
+		pause = min(2*pause, longestPause)
+	}
+}
+
+// refused reports whether the manager itself, not the way to it, has denied.
+func refused(err error) bool {
+	var e *errs.Error
+	if !errors.As(err, &e) || e.Kind != errs.Denied {
+		return false
+	}
+	var inner *errs.Error
+	return e.Err == nil || !errors.As(e.Err, &inner)
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// took takes what the manager has said.
+func (a *Agent) took(r *Reply) {
+	if r.Setup != nil {
+		a.mu.Lock()
+		a.wanted = r.Setup
+		a.mu.Unlock()
+		poke(a.setups)
+	}
+	a.line.take(r)
+}
+
+// makes has the box be what it is to be.
+func (a *Agent) makes(ctx context.Context) {
+	var made *setup.Setup
+	pause := firstPause
+	for {
+		a.mu.Lock()
+		s := a.wanted
+		a.mu.Unlock()
+		if s == made || a.Setup == nil {
+			select {
+			case <-a.setups:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		if err := a.Setup(ctx, s); err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			a.log.Warn("this box is not yet what it is to be", "setup", s.Generation, "err", err, "remedy", errs.RemedyOf(err))
+			t := time.NewTimer(pause)
+			select {
+			case <-a.setups:
+			case <-t.C:
+			case <-ctx.Done():
+			}
+			t.Stop()
+			pause = min(2*pause, longestPause)
+			continue
+		}
+		made, pause = s, firstPause
+	}
+}
+
+// telling tells the manager of commands, until ctx ends: how far they are once a second,
+// and how they ended at once, until it has taken that.
+func (a *Agent) telling(ctx context.Context) {
+	tick := time.NewTicker(progressEvery)
+	defer tick.Stop()
+	pause := firstPause
+	for {
+		more := false
+		if tales := a.line.tales(maxTold); len(tales) > 0 {
+			err := a.Manager.Post(ctx, TellPath, &Told{tales}, nil)
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err == nil:
+				a.line.told(tales)
+				more, pause = len(tales) == maxTold, firstPause
+			default:
+				sleep(ctx, pause)
+				more, pause = true, min(2*pause, longestPause)
+			}
+		}
+		if more {
+			continue
+		}
+		select {
+		case <-a.tells:
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }

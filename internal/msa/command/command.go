@@ -26,9 +26,10 @@ type Command struct {
 	ID   string    `json:"id"`  // of the row
 	Box  site.Name `json:"box"` // who does it
 	Kind string    `json:"kind"`
-	// Key names the effect; it is the same in every turn. Never empty.
-	Key  string `json:"key"`
-	Turn int    `json:"turn"` // of the row, from 1: a step that failed is done again
+	// Key names the effect: the step's key, which handlers see in their call, with the
+	// kind behind it. It is the same in every attempt. Neither is empty.
+	Key     string `json:"key"`
+	StepKey string `json:"step_key"`
 	// Origin is the fingerprint of the authority of the site whose manager runs the
 	// plan: plans and epochs are that manager's.
 	Origin  string        `json:"origin"`

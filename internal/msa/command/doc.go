@@ -14,8 +14,8 @@
 // The key of a command is the key of the step with the kind behind it: the same in every
 // attempt of the step, whoever makes it. Who asks again, after a crash or a takeover,
 // finds the row, and goes on waiting for what is under way, or is told how it ended.
-// A failure is told once; who comes with a newer attempt then has it done again, in
-// another turn of the same row. Questions ("running", "agent-up") and the two effects
+// A failure is told to one attempt; the next has it done again, by a new row, which may
+// be another box's. Questions ("running", "agent-up") and the two effects
 // that operate's shutter repeats by itself ("shutdown", "cut") have random keys.
 //
 // # Who may act

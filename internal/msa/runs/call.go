@@ -74,6 +74,29 @@ type Call struct {
 	output      tail
 }
 
+// NewCall makes a call for who has a step done elsewhere than in a worker: its fields are
+// the caller's to set before it is used. hold answers Hold; nil: it may always act.
+func NewCall(hold func(context.Context) error) *Call {
+	if hold == nil {
+		hold = func(context.Context) error { return nil }
+	}
+	return &Call{hold: hold}
+}
+
+// Said is what a call has told so far.
+type Said struct {
+	Done, Total int64
+	Warnings    []string
+	Output      string // the last 4 KiB
+}
+
+// Said returns what was told by Progress, Warn and Output.
+func (c *Call) Said() Said {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return Said{c.done, c.total, slices.Clone(c.warnings), c.output.String()}
+}
+
 // Hold reports whether this attempt is still the one to act: it is asked right
 // before each effect, since the machine may have slept since the last look. Kinds:
 // Fenced (give up at once), Canceled, Unavailable (the database does not say: do
