@@ -267,6 +267,9 @@ func (e *Effects) Script(ctx context.Context, a *operate.Act, in *plan.ScriptInp
 	if in.VM != nil {
 		vm = in.VM.VM
 	}
+	if in.Run == plan.OnAppliance { // of the manager that runs the plan: another site's boxes run no scripts for us
+		return e.step(ctx, a, e.Site, plan.KindScript, vm, in)
+	}
 	return e.target(ctx, a, plan.KindScript, vm, in)
 }
 

@@ -51,17 +51,13 @@ func (d *Desk) foreign(ctx context.Context, tx *db.Tx, c *Command, p *Peer) erro
 	switch {
 	case here != d.Site || c.From == c.To || c.From != p.Site && c.To != p.Site:
 		return denied(fmt.Sprintf("a step from site %s to %s is nothing that site %s can have done here", c.From, c.To, p.Site), "run the plan where it recovers to")
-	case c.Domain == "" || c.Kind == string(plan.KindScript):
-		return denied("another site has nothing done here but steps about a shared domain, and no scripts", "run the plan where it recovers to")
+	case c.Kind == string(plan.KindScript) && !guestScript(c):
+		return denied("another site has no scripts run here but in guests of a shared domain", "run the script on an appliance of the site whose manager runs the plan")
+	case c.Domain == "" && !siteWide[c.Kind]:
+		return denied("another site has nothing done here but steps about a shared domain", "run the plan where it recovers to")
 	}
-	shared, err := catalog.Find[*site.ProtectedDomain](ctx, tx, c.Domain)
-	switch {
-	case errs.Is(err, errs.NotFound):
-		return denied("this site does not know the domain", "configure it at both sites")
-	case err != nil:
+	if err := shares(ctx, tx, c, p); err != nil {
 		return err
-	case !(shared.From == c.From && shared.To == c.To) && !(shared.From == c.To && shared.To == c.From):
-		return denied(fmt.Sprintf("the domain is not shared with site %s", p.Site), "see the domain's sites")
 	}
 	var open int
 	if _, err := tx.Row(ctx, `SELECT count(*) FROM commands WHERE origin = $1 AND state <> $2`, []any{c.Origin, done}, &open); err != nil {
@@ -75,6 +71,30 @@ func (d *Desk) foreign(ctx context.Context, tx *db.Tx, c *Command, p *Peer) erro
 	}
 	return audit.Append(ctx, tx, audit.Entry{By: "peer/" + string(p.Pair), Operation: "command-" + c.Kind, Object: object, Outcome: audit.Done,
 		Detail: db.Text(fmt.Sprintf("plan %s, run %s, step %s", c.Plan, c.Run, c.Step), maxWords)})
+}
+
+// siteWide are kinds that are of no domain, but make way for one.
+var siteWide = map[string]bool{string(plan.KindWakeHost): true, string(plan.KindSuspendVM): true, string(plan.KindResumeVM): true, string(plan.KindTestNetwork): true}
+
+func guestScript(c *Command) bool {
+	var in plan.ScriptInputs
+	return json.Unmarshal(c.Input, &in) == nil && in.Run == plan.InGuest && c.Domain != ""
+}
+
+// shares refuses a domain that is not both sites', or, of a step of none, a site with
+// which there is no such domain. Kind Denied.
+func shares(ctx context.Context, tx *db.Tx, c *Command, p *Peer) error {
+	objects, err := catalog.All(ctx, tx, site.KindDomain)
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		d, ok := o.(*site.ProtectedDomain)
+		if ok && (c.Domain == "" || d.Name == c.Domain) && (d.From == c.From && d.To == c.To || d.From == c.To && d.To == c.From) {
+			return nil
+		}
+	}
+	return errs.New("command.Abroad", errs.Denied, "domain "+string(c.Domain), fmt.Sprintf("it is not shared with site %s", p.Site)).WithRemedy("configure it at both sites")
 }
 
 // abroad asks another site's manager. What it was asked is noted first, so that it can

@@ -132,6 +132,8 @@ type rig struct {
 	w    *world
 	o    *operate.Operator
 	site *fakesite.Site
+
+	effects operate.Effects // nil: site
 }
 
 func newRig(t testing.TB, url string, w *world) *rig {
@@ -160,7 +162,11 @@ func (r *rig) power(on bool) {
 }
 
 func (r *rig) options() runs.Options {
-	return runs.Options{Kinds: operate.Kinds(r.site, 2*time.Millisecond), Joined: r.o.Joined, Lease: 3 * time.Second, Renew: 200 * time.Millisecond,
+	effects := r.effects
+	if effects == nil {
+		effects = r.site
+	}
+	return runs.Options{Kinds: operate.Kinds(effects, 2*time.Millisecond), Joined: r.o.Joined, Lease: 3 * time.Second, Renew: 200 * time.Millisecond,
 		Poll: 5 * time.Millisecond, Crashes: 1000, Parallel: 400}
 }
 

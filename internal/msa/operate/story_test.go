@@ -18,52 +18,59 @@ import (
 // TestStory is the life of a plan: test, cleanup, planned migration, commit, reprotect,
 // failback, commit, reprotect; a disaster, its rollback.
 func TestStory(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, url string) {
-		w := newWorld(2, 2)
-		p := w.plan("p", "d1", "d2")
-		p.VMs = []plan.VM{{VM: "vm1", Priority: 1, Critical: true}, {VM: "vm2", Priority: 2}, {VM: "vm4", After: []site.Ref{"vm3"}}}
-		p.Suspend = []site.Ref{"lab"}
-		r := newRig(t, url, w)
-		r.site.JobPolls = 2
-		r.work(r.options())
-		r.does("p", plan.Test, plan.TestComplete)
-		if d := r.failover("d1"); d.Failover != plan.DomainTested {
-			t.Errorf("d1 is %s", d.Failover)
-		}
-		r.does("p", plan.Cleanup, plan.Ready)
-		for _, leg := range []struct {
-			op   plan.Operation
-			from string
-			to   string
-		}{{plan.Planned, "a", "b"}, {plan.Failback, "b", "a"}} {
-			r.does("p", leg.op, plan.BeforeCommit)
-			st := r.state()
-			for i := range w.a.VMs {
-				id := w.a.VMs[i].ID.String()
-				if st.VMs[leg.from+"/"+id].Running || !st.VMs[leg.to+"/"+id].Running {
-					t.Errorf("%s: VM %d runs at the wrong site", leg.op, i+1)
-				}
-			}
-			r.does("p", plan.CommitRun, plan.RecoveryComplete)
-			if d := r.failover("d2"); d.Failover != plan.FailedOver {
-				t.Errorf("d2 is %s", d.Failover)
-			}
-			r.does("p", plan.Reprotect, plan.Ready)
-			if s := r.status("p"); s.Reversed != (leg.to == "b") || r.failover("d1").Reversed != s.Reversed {
-				t.Errorf("after %s: reversed %t", leg.op, s.Reversed)
-			}
-		}
-		r.does("p", plan.Disaster, plan.BeforeCommit)
-		r.does("p", plan.Rollback, plan.Ready)
+	dbtest.Each(t, func(t *testing.T, url string) { newRig(t, url, storyPlan()).story() })
+}
+
+func storyPlan() *world {
+	w := newWorld(2, 2)
+	p := w.plan("p", "d1", "d2")
+	p.VMs = []plan.VM{{VM: "vm1", Priority: 1, Critical: true}, {VM: "vm2", Priority: 2}, {VM: "vm4", After: []site.Ref{"vm3"}}}
+	p.Suspend = []site.Ref{"lab"}
+	return w
+}
+
+// story is what TestStory tells.
+func (r *rig) story() {
+	t, w := r.t, r.w
+	r.site.JobPolls = 2
+	r.work(r.options())
+	r.does("p", plan.Test, plan.TestComplete)
+	if d := r.failover("d1"); d.Failover != plan.DomainTested {
+		t.Errorf("d1 is %s", d.Failover)
+	}
+	r.does("p", plan.Cleanup, plan.Ready)
+	for _, leg := range []struct {
+		op   plan.Operation
+		from string
+		to   string
+	}{{plan.Planned, "a", "b"}, {plan.Failback, "b", "a"}} {
+		r.does("p", leg.op, plan.BeforeCommit)
+		st := r.state()
 		for i := range w.a.VMs {
 			id := w.a.VMs[i].ID.String()
-			if st := r.state(); !st.VMs["a/"+id].Running || st.VMs["b/"+id] != nil && st.VMs["b/"+id].Running {
-				t.Errorf("after the rollback VM %d does not run at home alone", i+1)
+			if st.VMs[leg.from+"/"+id].Running || !st.VMs[leg.to+"/"+id].Running {
+				t.Errorf("%s: VM %d runs at the wrong site", leg.op, i+1)
 			}
 		}
-		r.well()
-		r.history(10)
-	})
+		r.does("p", plan.CommitRun, plan.RecoveryComplete)
+		if d := r.failover("d2"); d.Failover != plan.FailedOver {
+			t.Errorf("d2 is %s", d.Failover)
+		}
+		r.does("p", plan.Reprotect, plan.Ready)
+		if s := r.status("p"); s.Reversed != (leg.to == "b") || r.failover("d1").Reversed != s.Reversed {
+			t.Errorf("after %s: reversed %t", leg.op, s.Reversed)
+		}
+	}
+	r.does("p", plan.Disaster, plan.BeforeCommit)
+	r.does("p", plan.Rollback, plan.Ready)
+	for i := range w.a.VMs {
+		id := w.a.VMs[i].ID.String()
+		if st := r.state(); !st.VMs["a/"+id].Running || st.VMs["b/"+id] != nil && st.VMs["b/"+id].Running {
+			t.Errorf("after the rollback VM %d does not run at home alone", i+1)
+		}
+	}
+	r.well()
+	r.history(10)
 }
 
 // history checks what is kept of n runs.

@@ -1,0 +1,191 @@
+package operate_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/internal/dr"
+	"holdfast/internal/errs"
+	"holdfast/internal/msa/catalog"
+	"holdfast/internal/msa/command"
+	"holdfast/internal/msa/db"
+	"holdfast/internal/msa/db/dbtest"
+	"holdfast/internal/msa/setup"
+	"holdfast/internal/msa/site"
+)
+
+// direct is a manager that is called without a network, by a box or a paired manager.
+type direct struct {
+	desk *command.Desk
+	box  site.Name
+	peer *command.Peer
+}
+
+// Post does what the API does.
+func (m direct) Post(ctx context.Context, path string, in, out any) (err error) {
+	b, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	var answer any
+	switch path {
+	case command.ExchangePath:
+		var x command.Exchange
+		if err := json.Unmarshal(b, &x); err != nil {
+			return err
+		}
+		answer, err = m.desk.Exchange(ctx, m.box, "", &x)
+	case command.TellPath:
+		var x command.Told
+		if err := json.Unmarshal(b, &x); err != nil {
+			return err
+		}
+		err = m.desk.Tell(ctx, m.box, "", &x)
+	case command.AbroadPath:
+		var x command.Abroad
+		if err := json.Unmarshal(b, &x); err != nil {
+			return err
+		}
+		answer, err = m.desk.AskFor(ctx, m.peer, &x)
+	}
+	if err != nil || out == nil {
+		return err
+	}
+	if b, err = json.Marshal(answer); err != nil {
+		return err
+	}
+	return json.Unmarshal(b, out)
+}
+
+// abroad knows one other site.
+type abroad struct {
+	site site.Name
+	direct
+}
+
+func (p abroad) Of(_ context.Context, at site.Name) (site.Name, error) {
+	if at != p.site {
+		return "", errs.New("abroad", errs.Unavailable, string(at), "no such pair")
+	}
+	return "pair-" + at, nil
+}
+
+func (p abroad) Post(ctx context.Context, _ site.Name, path string, in, out any) error {
+	return p.direct.Post(ctx, path, in, out)
+}
+
+// boxes are those of one site.
+var boxes = []struct {
+	name string
+	role site.Role
+}{{"drva", site.DRVA}, {"host", site.IOFilter}, {"rocva", site.RocVA}}
+
+// newDesk makes a site's desk, with its boxes enrolled and alive, and the domains
+// configured.
+func newDesk(t testing.TB, d *db.DB, w *world, at site.Name) *command.Desk {
+	t.Helper()
+	err := d.Tx(t.Context(), func(tx *db.Tx) error {
+		for _, b := range boxes {
+			name := b.name + "-" + string(at)
+			if _, err := tx.Exec(t.Context(), `INSERT INTO enrolments (name, role, box, state, generation, addresses, domains, cert, cert_until, cert_before, enrolled_at, changed_at, seen_at, remote, release, skew, capacity)
+				VALUES ($1, $2, $3, 'enrolled', 1, '', '', '', 0, '', 0, 0, $4, '', '', 0, '')`, name, b.role, "/"+name, tx.Now()+time.Hour.Milliseconds()); err != nil {
+				return err
+			}
+		}
+		for _, x := range w.domains {
+			b, err := json.Marshal(x)
+			if err != nil {
+				return err
+			}
+			if _, err := tx.Exec(t.Context(), `INSERT INTO objects (kind, name, id, version, folder, body, changed_at, changed_by) VALUES ($1, $2, $4, 1, '', $3, 0, '')`, site.KindDomain, x.Name, string(b), dr.NewUUID().String()); err != nil {
+				return err
+			}
+		}
+		_, err := catalog.Find[*site.ProtectedDomain](t.Context(), tx, "d1")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &command.Desk{DB: d, Site: at, Router: &command.Boxes{Site: at}}
+}
+
+// agentOf is the agent of a box of a site, which has all domains.
+func agentOf(dir string, w *world, role site.Role, h command.Handler, p command.Poster) *command.Agent {
+	return &command.Agent{Dir: dir, Handler: h, Manager: p, Report: func() *setup.Report {
+		r := &setup.Report{}
+		if role == site.RocVA {
+			return r
+		}
+		n := 0
+		for i := range len(w.domains) {
+			d := setup.DomainReport{Name: site.Name(fmt.Sprintf("d%d", i+1)), State: setup.Protected}
+			for range len(w.domains[d.Name].VMs) {
+				n++
+				d.VMs = append(d.VMs, setup.VMReport{ID: dr.VMID(vmID(n))})
+			}
+			r.Domains = append(r.Domains, d)
+		}
+		return r
+	}}
+}
+
+// byCommands has the rig's steps done by boxes of two sites: those of b, whose manager
+// the rig's is, and those of a, whose manager is asked.
+func (r *rig) byCommands(urlA string) {
+	r.t.Helper()
+	da, err := db.Open(r.t.Context(), urlA)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { da.Close() })
+	a, b := newDesk(r.t, da, r.w, "a"), newDesk(r.t, r.d, r.w, "b")
+	e := &command.Effects{Desk: b, Site: "b", Origin: "fb", Peers: abroad{"a", direct{desk: a, peer: &command.Peer{Pair: "to-b", Site: "b", Fingerprint: "fb"}}}}
+	r.effects = e
+	ctx, cancel := context.WithCancel(context.Background())
+	var ended []chan struct{}
+	run := func(f func()) {
+		done := make(chan struct{})
+		ended = append(ended, done)
+		go func() { defer close(done); f() }()
+	}
+	run(func() { _ = e.Run(ctx) })
+	for _, d := range []*command.Desk{a, b} {
+		for _, x := range boxes {
+			name := site.Name(x.name + "-" + string(d.Site))
+			agent := agentOf(r.t.TempDir(), r.w, x.role, command.Steps(r.site), direct{desk: d, box: name})
+			run(func() {
+				if err := agent.Run(ctx); err != nil {
+					r.t.Errorf("%s: %v", name, err)
+				}
+			})
+		}
+	}
+	r.t.Cleanup(func() {
+		cancel()
+		for _, done := range ended {
+			<-done
+		}
+	})
+}
+
+// another is a database of the same engine.
+func another(t testing.TB, url string) string {
+	if strings.HasPrefix(url, "postgres") {
+		return dbtest.Postgres(t)
+	}
+	return dbtest.SQLite(t)
+}
+
+// TestStoryByCommands is TestStory with every effect a command to a box.
+func TestStoryByCommands(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, url string) {
+		r := newRig(t, url, storyPlan())
+		r.byCommands(another(t, url))
+		r.story()
+	})
+}
