@@ -264,6 +264,11 @@ func (x dying) Do(ctx context.Context, c *runs.Call) (runs.Result, error) {
 // sites: managers and boxes are killed before, in and after each command.
 func TestKilledByCommands(t *testing.T) {
 	one, seed := killing()
+	legs := wholeLife
+	if testing.Short() || os.Getenv("HOLDFAST_RUNS_KILLS") == "" { // each kind of command once at least
+		one, legs = "25", []leg{{plan.Test, plan.TestComplete}, {plan.Cleanup, plan.Ready}, {plan.Planned, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete},
+			{plan.Reprotect, plan.Ready}, {plan.Disaster, plan.BeforeCommit}, {plan.Rollback, plan.Ready}}
+	}
 	dbtest.Each(t, func(t *testing.T, url string) {
 		r := newRig(t, url, storyWorld())
 		r.outlives()
@@ -273,6 +278,6 @@ func TestKilledByCommands(t *testing.T) {
 		env := []string{helperSeed + "=" + seed, helperOne + "=" + one, helperBoxes + "=" + t.TempDir(), helperURLA + "=" + urlA}
 		replicas(t, url, 2, append(env, helperPart+"=manager")...)
 		replicas(t, url, 1, append(env, helperPart+"=boxes")...)
-		r.wholeLife()
+		r.life(legs)
 	})
 }

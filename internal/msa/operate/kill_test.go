@@ -144,8 +144,22 @@ func TestKilledEverywhere(t *testing.T) {
 		r.outlives()
 		t.Logf("seed %s, one in %s", seed, one)
 		replicas(t, url, 2, helperSeed+"="+seed, helperOne+"="+one)
-		r.wholeLife()
+		r.life(wholeLife)
 	})
+}
+
+// leg is an operation and where it leads.
+type leg struct {
+	op   plan.Operation
+	want plan.State
+}
+
+// wholeLife has every operation.
+var wholeLife = []leg{
+	{plan.Test, plan.TestComplete}, {plan.Cleanup, plan.Ready}, {plan.Planned, plan.BeforeCommit}, {plan.Rollback, plan.Ready},
+	{plan.Planned, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete}, {plan.Reprotect, plan.Ready},
+	{plan.Failback, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete}, {plan.Reprotect, plan.Ready},
+	{plan.Disaster, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete},
 }
 
 // killing says at how many points processes are killed, and at which.
@@ -175,17 +189,10 @@ func (r *rig) outlives() {
 	})
 }
 
-// wholeLife does every operation, while processes die.
-func (r *rig) wholeLife() {
-	for _, leg := range []struct {
-		op   plan.Operation
-		want plan.State
-	}{
-		{plan.Test, plan.TestComplete}, {plan.Cleanup, plan.Ready}, {plan.Planned, plan.BeforeCommit}, {plan.Rollback, plan.Ready},
-		{plan.Planned, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete}, {plan.Reprotect, plan.Ready},
-		{plan.Failback, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete}, {plan.Reprotect, plan.Ready},
-		{plan.Disaster, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete},
-	} {
+// life does operations, while processes die.
+func (r *rig) life(legs []leg) {
+	r.t.Helper()
+	for _, leg := range legs {
 		r.does("p", leg.op, leg.want)
 		r.well()
 	}
