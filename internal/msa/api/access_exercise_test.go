@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -15,10 +16,13 @@ import (
 
 	"holdfast/internal/control"
 	"holdfast/internal/msa/auth"
+	"holdfast/internal/msa/command"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
 	"holdfast/internal/msa/enrol"
 	"holdfast/internal/msa/pair"
+	"holdfast/internal/msa/setup"
+	"holdfast/internal/msa/site"
 )
 
 // exercisesOfAccess are about users, tokens, secrets, boxes and peers.
@@ -88,6 +92,16 @@ func trustExercises() []exercise {
 		{"join-box", func(r *rig) answer { return r.join() }},
 		{"beat-box", func(r *rig) answer { return r.by("box", "POST", "/enrolments/beat", enrol.Beat{At: 1}) }},
 		{"renew-box", func(r *rig) answer { return r.by("box", "POST", "/enrolments/renew", obj{"csr": csr(r)}) }},
+		{"exchange-box", func(r *rig) answer {
+			if _, err := r.desk().Ask(r.t.Context(), &command.Command{Kind: "sync", Key: "k/sync", StepKey: "k", Run: "r", Step: "s", Plan: "p", From: "a", To: "b", Domain: "d",
+				Input: []byte(`{"domain":"d"}`), Memory: []byte(`{"x":1}`)}, 0); err != nil {
+				r.t.Fatal(err)
+			}
+			return r.by("box", "POST", "/enrolments/exchange", command.Exchange{Report: &setup.Report{Lives: []site.Name{"d"}}})
+		}},
+		{"tell-box", func(r *rig) answer {
+			return r.by("box", "POST", "/enrolments/told", command.Told{Commands: []command.Tale{{ID: "x", Done: true, Outcome: command.Outcome{Memory: []byte(`{"y":[2]}`)}}}})
+		}},
 		{"list-enrolments", func(r *rig) answer { return r.send("GET", "/enrolments?limit=1", nil) }},
 		{"get-enrolment", func(r *rig) answer { return r.send("GET", "/enrolments/drva-x", nil) }},
 		{"assign-box", func(r *rig) answer {
@@ -114,6 +128,9 @@ func trustExercises() []exercise {
 			r.people["peer"] = auth.OfPeer("rome")
 			return r.by("peer", "POST", "/pairing/beat", pair.Beat{At: 1, Site: "rome"})
 		}},
+		{"command-site", func(r *rig) answer {
+			return r.by("peer", "POST", "/pairing/commands", command.Abroad{Command: command.Command{Key: "x"}, Cancel: true})
+		}},
 		{"leave-site", func(r *rig) answer { return r.by("peer", "POST", "/pairing/leave", obj{}) }},
 		{"unpair-site", func(r *rig) answer { return r.send("DELETE", "/pairing/rome", nil) }},
 		{"accept-site", func(r *rig) answer {
@@ -122,6 +139,18 @@ func trustExercises() []exercise {
 			return r.send("POST", "/pairing/accept", obj{"name": "oslo", "token": m.invite("/pairing/invitations", admin, obj{"name": "berlin"})})
 		}},
 	}
+}
+
+// desk is where commands lie in tests of the API: all of them are drva-x's.
+func (r *rig) desk() *command.Desk {
+	return &command.Desk{DB: r.db, Site: "a", Router: only("drva-x"), Allow: enrol.Counts}
+}
+
+// only has one box do everything.
+type only site.Name
+
+func (o only) Route(context.Context, *db.Tx, *command.Command) ([]site.Name, error) {
+	return []site.Name{site.Name(o)}, nil
 }
 
 // by sends a request as somebody else.

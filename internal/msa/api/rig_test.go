@@ -160,7 +160,7 @@ func newRig(t *testing.T, url string, tune ...func(*Options)) *rig {
 	r.idp.Claims = map[string]any{"preferred_username": "carol", "groups": []string{"ops"}}
 	r.access = accessOf(t, d, "berlin", r.idp.Client())
 	r.people = everybody()
-	o := Options{DB: d, Auth: &mixed{r.people, r.access.Accounts}, Access: r.access, Catalog: &catalog.Catalog{}, Release: "test", Logger: testLogger(r),
+	o := Options{DB: d, Auth: &mixed{r.people, r.access.Accounts}, Access: r.access, Catalog: &catalog.Catalog{}, Desk: r.desk(), Release: "test", Logger: testLogger(r),
 		Audit: func(ctx context.Context, tx *db.Tx, e audit.Entry) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()

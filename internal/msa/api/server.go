@@ -13,6 +13,7 @@ import (
 	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
+	"holdfast/internal/msa/command"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/stats"
@@ -37,6 +38,7 @@ type Options struct {
 	// is woken, they look by themselves.
 	Wake   func()
 	Plans  *operate.Operator // nil: one over Catalog
+	Desk   *command.Desk     // of what boxes are to do; nil: none
 	Access Access
 	// Stats takes samples, which /metrics shows. Nil: one that gets none.
 	Stats   *stats.Recorder
@@ -55,6 +57,7 @@ type server struct {
 	ops   []Operation
 	gates *gates
 	hub   *hub
+	polls chan struct{} // a place for each box's exchange that waits
 
 	exposition *stats.Exposition
 }
@@ -90,7 +93,7 @@ func build(o Options) (*server, error) {
 			return nil, err
 		}
 	}
-	s := &server{Options: o, mux: http.NewServeMux(), gates: newGates(), hub: newHub(o.DB)}
+	s := &server{Options: o, mux: http.NewServeMux(), gates: newGates(), hub: newHub(o.DB), polls: make(chan struct{}, command.MaxPolls)}
 	s.exposition = stats.NewExposition(o.Stats, o.DB, o.Logger)
 	s.api = humago.New(s.mux, config(o.Release))
 	for _, register := range []func(){
@@ -110,6 +113,7 @@ func build(o Options) (*server, error) {
 		s.registerAudit,
 		s.registerSecrets,
 		s.registerTrust,
+		s.registerCommands,
 		s.registerInventory,
 		s.registerAlarms,
 		s.registerStats,

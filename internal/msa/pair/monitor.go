@@ -148,12 +148,9 @@ func (m *Monitor) call(ctx context.Context, p Pair) error {
 // into out. Kinds: NotFound (no such pair), Conflict (it is not trusted, or only it
 // calls us), what the manager says, Denied, Unavailable.
 func (m *Monitor) Get(ctx context.Context, name site.Name, path string, out any) error {
-	var p Pair
-	if err := m.DB.View(ctx, func(tx *db.Tx) (err error) { p, err = Get(ctx, tx, name); return err }); err != nil {
+	p, err := m.callable(ctx, name)
+	if err != nil {
 		return err
-	}
-	if p.Trust != site.Trusted || p.Address == "" {
-		return errs.New("pair.Get", errs.Conflict, string(name), "the pair is not trusted, or its manager cannot be called").WithRemedy("confirm the pair, and see that it has an address")
 	}
 	own, err := m.PKI.Own()
 	if err != nil {
@@ -162,6 +159,44 @@ func (m *Monitor) Get(ctx context.Context, name site.Name, path string, out any)
 	c := call.New(p.Address, control.PinnedTo(p.Fingerprint, control.RoleManager, string(p.PeerSite), own))
 	defer c.Close()
 	return c.Get(ctx, path, out)
+}
+
+// Of returns the pair whose manager is a site's, and can be called. Kind Unavailable.
+func (m *Monitor) Of(ctx context.Context, at site.Name) (name site.Name, err error) {
+	err = m.DB.View(ctx, func(tx *db.Tx) error {
+		pairs, err := List(ctx, tx)
+		for _, p := range pairs {
+			if p.PeerSite == at && p.Trust == site.Trusted && p.Address != "" {
+				name = p.Name
+			}
+		}
+		return err
+	})
+	if err == nil && name == "" {
+		err = errs.New("pair.Of", errs.Unavailable, "site "+string(at), "no trusted pair's manager can be called").WithRemedy("pair the sites, and see that the pair has an address")
+	}
+	return name, err
+}
+
+// Post calls a path of a pair's manager, as we are to it. Kinds as of Get.
+func (m *Monitor) Post(ctx context.Context, name site.Name, path string, in, out any) error {
+	p, err := m.callable(ctx, name)
+	if err != nil {
+		return err
+	}
+	return m.post(ctx, p, path, in, out)
+}
+
+// callable returns a pair whose manager can be called. Kinds: NotFound, Conflict.
+func (m *Monitor) callable(ctx context.Context, name site.Name) (*Pair, error) {
+	var p Pair
+	if err := m.DB.View(ctx, func(tx *db.Tx) (err error) { p, err = Get(ctx, tx, name); return err }); err != nil {
+		return nil, err
+	}
+	if p.Trust != site.Trusted || p.Address == "" {
+		return nil, errs.New("pair.Get", errs.Conflict, string(name), "the pair is not trusted, or its manager cannot be called").WithRemedy("confirm the pair, and see that it has an address")
+	}
+	return &p, nil
 }
 
 func (m *Monitor) post(ctx context.Context, p *Pair, path string, in, out any) error {

@@ -10,6 +10,7 @@ import (
 	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
+	"holdfast/internal/msa/command"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/operate"
 )
@@ -25,6 +26,7 @@ var pruners = []struct {
 	{"changes", catalog.PruneFeed},
 	{"drafts", catalog.PruneDrafts},
 	{"answers", api.PruneAnswers},
+	{"commands", command.Prune},
 	{"events", alarm.Prune},
 	{"sessions", func(ctx context.Context, tx *db.Tx) (int64, error) { return 0, auth.Prune(ctx, tx) }},
 }

@@ -19,6 +19,7 @@ import (
 	"holdfast/internal/msa/api"
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
+	"holdfast/internal/msa/command"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/enrol"
 	"holdfast/internal/msa/inventory"
@@ -28,6 +29,7 @@ import (
 	"holdfast/internal/msa/runs"
 	"holdfast/internal/msa/scan"
 	"holdfast/internal/msa/seal"
+	"holdfast/internal/msa/setup"
 	"holdfast/internal/msa/site"
 	"holdfast/internal/msa/stats"
 )
@@ -54,9 +56,10 @@ type Options struct {
 	// Containers returns what stores what is known of domains in their containers. Nil:
 	// nobody does.
 	Containers func(*Replica) scan.Containers
-	// Effects is how plans act on the world; nil: their runs wait, parked, for a replica
-	// that can.
+	// Effects is how plans act on the world; nil: by commands to the sites' boxes.
 	Effects operate.Effects
+	// Fleet says what boxes are to be, and hears what they tell. Nil: nobody.
+	Fleet setup.Fleet
 	// Parts returns what runs beside the API, until the context ends: watchers,
 	// tickers. Nil: nothing.
 	Parts func(*Replica) []Part
@@ -82,11 +85,13 @@ type Replica struct {
 	Stats   *stats.Recorder     // takes samples of what reports to this replica
 	Store   *inventory.Store    // what sites have
 	Sites   *inventory.Overseer // keeps those inventories
+	Desk    *command.Desk       // commands of this site's boxes
 
 	opts    Options
 	ln      net.Listener
 	handler http.Handler
 	pairs   *pair.Monitor
+	acts    *command.Effects
 	token   string
 }
 
@@ -136,6 +141,9 @@ func (r *Replica) open(ctx context.Context) (err error) {
 		return err
 	}
 	r.Auth = auth.New(auth.Options{DB: r.DB, Box: r.Box, Certificates: []auth.CertificateFunc{enrol.Holder(r.DB, r.PKI), pair.Holder(r.DB)}})
+	r.pairs = &pair.Monitor{DB: r.DB, PKI: r.PKI, Release: o.Release, Logger: o.Logger}
+	r.Desk = &command.Desk{DB: r.DB, Site: o.Site, Router: &command.Boxes{Site: o.Site}, Fleet: o.Fleet, Allow: enrol.Counts}
+	r.acts = &command.Effects{Desk: r.Desk, Site: o.Site, Origin: r.PKI.Fingerprint(), Peers: r.pairs, Logger: o.Logger}
 	if err := r.openPlans(); err != nil {
 		return err
 	}
@@ -148,9 +156,8 @@ func (r *Replica) open(ctx context.Context) (err error) {
 	if r.ln, err = net.Listen("tcp", o.Listen); err != nil {
 		return errs.E("replica.Open", errs.Unavailable, o.Listen, err).WithRemedy("choose another address by --listen, or end what listens there")
 	}
-	r.pairs = &pair.Monitor{DB: r.DB, PKI: r.PKI, Release: o.Release, Logger: o.Logger}
 	r.handler, err = api.New(api.Options{
-		DB: r.DB, Stats: r.Stats, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Plans: r.Plans, Release: o.Release, Logger: o.Logger,
+		DB: r.DB, Stats: r.Stats, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Plans: r.Plans, Desk: r.Desk, Release: o.Release, Logger: o.Logger,
 		Access: api.Access{Accounts: r.Auth, Box: r.Box, PKI: r.PKI, Pairs: r.pairs, Address: r.Address()},
 	})
 	return err
@@ -165,9 +172,11 @@ func (r *Replica) openPlans() (err error) {
 	r.Catalog.Guards = append(r.Catalog.Guards, r.Plans.Guard)
 	kinds := runs.Kinds{}
 	maps.Copy(kinds, o.Kinds)
-	if o.Effects != nil {
-		maps.Copy(kinds, operate.Kinds(o.Effects, 0))
+	effects := o.Effects
+	if effects == nil {
+		effects = r.acts
 	}
+	maps.Copy(kinds, operate.Kinds(effects, 0))
 	r.Worker, err = runs.NewWorker(r.DB, runs.Options{Kinds: kinds, Logger: o.Logger, Joined: r.Plans.Joined})
 	return err
 }
@@ -254,7 +263,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	defer r.Close()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	parts := []Part{{"api", r.serve}, {"worker", r.Worker.Run}, {"prune", r.prune}, {"plans", r.watchPlans}, {"pairs", r.pairs.Run}}
+	parts := []Part{{"api", r.serve}, {"worker", r.Worker.Run}, {"prune", r.prune}, {"plans", r.watchPlans}, {"pairs", r.pairs.Run}, {"commands", r.acts.Run}}
 	parts = append(parts, r.watchers()...)
 	if r.opts.Parts != nil {
 		parts = append(parts, r.opts.Parts(r)...)
