@@ -184,7 +184,7 @@ func (s *Appliance) Clean(ctx context.Context, a *operate.Act, in *plan.DomainIn
 		if err := off(ctx, o.run, in.VMs); err != nil {
 			return err
 		}
-		if err := s.sow(o.run); err != nil {
+		if err := s.sow(o.run.Dir(), o.run.Record()); err != nil {
 			return err
 		}
 		// By force, since it was committed; that the domain has moved on is looked at all
