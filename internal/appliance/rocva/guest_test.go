@@ -131,7 +131,7 @@ func realGuest(t *testing.T, s started) {
 
 func awaitAgent(t *testing.T, g hypervisor.Guest) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	for {
 		err := guest.Ping(ctx, g)
