@@ -65,10 +65,12 @@ $(NPM_STAMP): test/emulators/package-lock.json
 $(VERSITYGW):
 	GOBIN=$(CURDIR)/$(BIN) $(GO) install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VER)
 
-# Two packages at a time, but for those that keep time for guests or have two of them: one. All are run, whatever fails.
+# One package with guests and one without at a time; those that keep time, alone. All are run, whatever fails.
 test: deps build guest check ## everything CI runs: checks, unit, simulation, peers, real guests (half an hour)
 	@failed=0; \
-	$(TEST) -timeout 30m -p 2 $(TESTFLAGS) $$($(GO) list ./... | grep -v -x -F -f .ci/unit-packages -f .ci/alone-packages) || failed=1; \
+	$(TEST) -timeout 30m -p 1 $(TESTFLAGS) $$(cat .ci/guest-packages) & guests=$$!; \
+	$(TEST) -timeout 30m -p 1 $(TESTFLAGS) $$($(GO) list ./... | grep -v -x -F -f .ci/unit-packages -f .ci/guest-packages -f .ci/alone-packages) || failed=1; \
+	wait $$guests || failed=1; \
 	$(TEST) -timeout 30m -p 1 $(TESTFLAGS) $$(cat .ci/alone-packages) || failed=1; \
 	exit $$failed
 

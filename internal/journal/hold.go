@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -101,7 +102,7 @@ func (c *Container) locker(op string) (store.Locker, error) {
 //	t/…/epoch/…         the newest claim: who comes next begins above it
 //	t/…/m/…, x/…        the newest readable manifest and the index it refers to,
 //	                    of t and of what it branched off
-//	meta/…              configurations of VMs
+//	meta/…              configurations of VMs, and what is not superseded
 //	pin/…               holds and tags in force
 //
 // Nothing is held of readers' pins, releases of pins, ends of timelines and
@@ -163,6 +164,15 @@ func (c *Container) holdable(ctx context.Context, t dr.TimelineID) ([]string, er
 			return nil, lerr
 		}
 	}
+	gone, err := c.Superseded(ctx)
+	if err != nil {
+		return nil, err
+	}
+	unread := map[string]bool{}
+	for _, in := range gone {
+		unread[in.Key] = true
+	}
+	keys = slices.DeleteFunc(keys, func(key string) bool { return unread[key] })
 	if keys, err = c.holdableLine(ctx, t, keys); err != nil {
 		return nil, err
 	}

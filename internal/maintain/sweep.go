@@ -29,6 +29,9 @@ func (p *pass) sweep(ctx context.Context, e *evidence) error {
 	if err := p.sweepPins(ctx, e); err != nil {
 		return err
 	}
+	if err := p.sweepSuperseded(ctx, e); err != nil {
+		return err
+	}
 	for i := range e.others {
 		t := &e.others[i]
 		if t.ID != p.timeline && t.Dropped != nil && !needed(e.others, t, 0) {
@@ -121,6 +124,23 @@ func (p *pass) sweepJournal(ctx context.Context, e *evidence) error {
 		orphans = append(orphans, doomed{key, in.Size})
 	}
 	return p.deleteAll(ctx, e, orphans)
+}
+
+// sweepSuperseded deletes what newer ones of its kind have followed: boot traces of a
+// VM, settings of managers. Nobody reads the old ones.
+func (p *pass) sweepSuperseded(ctx context.Context, e *evidence) error {
+	all, err := p.c.Superseded(ctx)
+	if err != nil {
+		return err
+	}
+	var gone []doomed
+	for _, in := range all {
+		if p.old(e, in) {
+			gone = append(gone, doomed{in.Key, in.Size})
+		}
+	}
+	p.report.Swept += len(gone)
+	return p.deleteAll(ctx, e, gone)
 }
 
 // sweepPins tidies up pins that hold nothing any more.

@@ -161,11 +161,12 @@ func (b *Boxes) Shutdown(ctx context.Context, vm dr.VMID) error {
 	}
 }
 
-// Start starts a VM.
+// Start starts a VM. Its host component may be dead, which is no reason to leave the
+// VM off: the VM goes by its id then.
 func (b *Boxes) Start(ctx context.Context, vm dr.VMID) error {
 	name, err := b.name(ctx, vm)
 	if err != nil {
-		return err
+		name = vm.String()
 	}
 	return b.Power.Start(ctx, vm, name)
 }

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 )
 
@@ -24,4 +25,24 @@ func TestSourceIsSilent(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 	})
+}
+
+// started is a power that remembers what it started.
+type started struct{ names []string }
+
+func (s *started) Stop(context.Context, dr.VMID, string) error { return nil }
+func (s *started) Close() error                                { return nil }
+func (s *started) Start(_ context.Context, _ dr.VMID, name string) error {
+	s.names = append(s.names, name)
+	return nil
+}
+
+// TestStartWithoutHost: a source whose host component is dead gets its VM back.
+func TestStartWithoutHost(t *testing.T) {
+	var p started
+	id := dr.VMID{UUID: dr.NewUUID()}
+	b := &Boxes{Hosts: []string{filepath.Join(t.TempDir(), "host.sock")}, Power: &p}
+	if err := b.Start(t.Context(), id); err != nil || len(p.names) != 1 || p.names[0] != id.String() {
+		t.Errorf("started: %q, %v", p.names, err)
+	}
 }

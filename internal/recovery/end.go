@@ -202,6 +202,9 @@ func (r *Run) launch(ctx context.Context) error {
 	if err := r.retarget(ctx); err != nil {
 		return err
 	}
+	if err := r.readdress(ctx); err != nil {
+		return err
+	}
 	for _, b := range boxes {
 		if err := r.start(ctx, &b); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"reflect"
 	"slices"
 
@@ -62,15 +63,11 @@ func (r *Run) retarget(ctx context.Context) error {
 		return err
 	}
 	_, monitors := r.entries(false)
-	raw, err := durable.ReadFile(r.s.fs, path, maxRecord)
+	cfg, err := r.readJSON(path)
 	if err != nil {
 		return err
 	}
-	var cfg map[string]any
-	if err := json.Unmarshal(raw, &cfg); err != nil {
-		return errs.E(op, errs.Corrupt, path, err)
-	}
-	raw, err = json.Marshal(r.s.opts.Site.Platform(monitors))
+	raw, err := json.Marshal(r.s.opts.Site.Platform(monitors))
 	var want any
 	if err == nil {
 		err = json.Unmarshal(raw, &want)
@@ -86,6 +83,56 @@ func (r *Run) retarget(ctx context.Context) error {
 	}
 	cfg["platform"] = want
 	return r.writeJSON(path, cfg)
+}
+
+// readdress gives the DRVA another address when somebody listens at its own: it was
+// free when it was chosen, which may be days ago. The host component, which has it
+// from the start, is started again with the new one.
+func (r *Run) readdress(ctx context.Context) error {
+	const op = "recovery.protect"
+	if len(r.s.opts.Site.Running(drvaBox.name, r.args(drvaBox)...)) > 0 {
+		return nil // it has it
+	}
+	at, of := r.protectPath(drvaBox.config), r.protectPath(hostBox.config)
+	cfg, err := r.readJSON(at)
+	if err != nil {
+		return err
+	}
+	host, err := r.readJSON(of)
+	if err != nil {
+		return err
+	}
+	address, ok := cfg["listen"].(string)
+	if !ok {
+		return errs.New(op, errs.Corrupt, at, "it does not say where the DRVA listens")
+	}
+	ln, err := net.Listen("tcp", address)
+	if err == nil {
+		if err := ln.Close(); err != nil || host["drva"] == address {
+			return err
+		}
+	} else if address, err = freeAddress(); err != nil {
+		return err
+	}
+	if err := r.endBox(ctx, hostBox); err != nil {
+		return err
+	}
+	host["drva"], cfg["listen"] = address, address
+	if err := r.writeJSON(at, cfg); err != nil { // first: a death between is seen by the two not being the same
+		return err
+	}
+	return r.writeJSON(of, host)
+}
+
+// readJSON reads a configuration that the run wrote.
+func (r *Run) readJSON(path string) (cfg map[string]any, err error) {
+	raw, err := durable.ReadFile(r.s.fs, path, maxRecord)
+	if err == nil {
+		if err := json.Unmarshal(raw, &cfg); err != nil {
+			return nil, errs.E("recovery.protect", errs.Corrupt, path, err)
+		}
+	}
+	return cfg, err
 }
 
 // keepUp starts again what has ended of the protection here, a few times: what

@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/hypervisor/qemu"
 	"holdfast/internal/nbd"
 	"holdfast/internal/rocva/ondemand"
+	"holdfast/internal/store"
 	"holdfast/internal/store/dir"
 	"holdfast/test/instant"
 )
@@ -28,10 +29,11 @@ var (
 	bootFigures = []string{"instant_boot_minus_local_boot_s", "instant_boot_minus_local_boot_16g_s"}
 	tenFigures  = []string{"ten_vms_instant_over_local"}
 	readFigures = []string{"hydrated_read_vs_local", "hydrating_read_vs_local"}
+	traceFigure = "traced_boot_over_untraced"
 )
 
 const (
-	instantRounds = 3
+	instantRounds = 5
 	tenVMs        = 10
 	// bootsAtOnce is how many guests boot at the same time: as many as this
 	// machine has processors for.
@@ -39,6 +41,8 @@ const (
 	// filledOf: one chunk of so many behind the guest's own content is filled.
 	filledOf = 8
 	readSize = gib
+	// farStore is how late a store answers that is not in the house.
+	farStore = 20 * time.Millisecond
 )
 
 // randread is a guest that reads all over its disk.
@@ -54,6 +58,11 @@ func (b *bench) instantStage(ctx context.Context) error {
 			if err := b.instantBoot(ctx, bootFigures[i], size); err != nil {
 				return err
 			}
+		}
+	}
+	if b.wants(traceFigure) {
+		if err := b.tracedBoot(ctx); err != nil {
+			return err
 		}
 	}
 	if b.wants(tenFigures...) {
@@ -161,12 +170,12 @@ func (b *bench) instantBoot(ctx context.Context, name string, size int64) error 
 			if err != nil {
 				return err
 			}
-			ours, err := b.bootFromStore(ctx, p, st, fmt.Sprintf("%s-%d", name, round))
+			opened, ours, _, err := b.bootFromStore(ctx, p, st, fmt.Sprintf("%s-%d", name, round), ondemand.Options{})
 			if err != nil {
 				return err
 			}
 			more = append(more, (ours - local).Seconds())
-			b.notes = append(b.notes, fmt.Sprintf("%s round %d: local %.2f s, instant %.2f s", name, round+1, local.Seconds(), ours.Seconds()))
+			b.notes = append(b.notes, fmt.Sprintf("%s round %d: local %.2f s, instant %.2f s, of which %.2f s until disks are served", name, round+1, local.Seconds(), ours.Seconds(), opened.Seconds()))
 		}
 		f := spread(name, "s", fmt.Sprintf("the same guest booted from the plain image; disk of %d MiB, one eighth filled, hydrated meanwhile", size/mib), bound{"<=", 3}, more)
 		b.figures = append(b.figures, f)
@@ -187,30 +196,66 @@ func localBoot(ctx context.Context, p *qemu.Provider, cfg dr.VMConfig, image str
 }
 
 // bootFromStore is how long a guest takes to be up from the container alone:
-// opening it, reading its history and making the disks count too.
-func (b *bench) bootFromStore(ctx context.Context, p *qemu.Provider, st *dir.Store, name string) (took time.Duration, err error) {
+// opening it, reading its history and making the disks count too, and are opened.
+func (b *bench) bootFromStore(ctx context.Context, p *qemu.Provider, st store.Store, name string, o ondemand.Options) (opened, took time.Duration, trace ondemand.Trace, err error) {
 	began := time.Now()
-	site, end, err := b.site(ctx, st, name, ondemand.Options{})
+	site, end, err := b.site(ctx, st, name, o)
 	if err != nil {
-		return 0, err
+		return 0, 0, trace, err
 	}
+	opened = time.Since(began)
 	defer func() { err = errors.Join(err, end()) }()
 	for _, cfg := range site.Image.VMs {
 		vm, console, _, err := instant.Boot(ctx, p, cfg, site.Source(cfg.Disks[0].ID))
 		if err != nil {
-			return 0, err
+			return 0, 0, trace, err
 		}
 		took = time.Since(began)
 		if err := errors.Join(console.Close(), vm.Kill(ctx)); err != nil {
-			return 0, err
+			return 0, 0, trace, err
 		}
 	}
-	return took, nil
+	return opened, took, site.Set.Trace(func(dr.DiskID) bool { return true }), nil
+}
+
+// tracedBoot compares boots from a store that answers late, with and without what an
+// earlier boot has read.
+func (b *bench) tracedBoot(ctx context.Context) error {
+	return b.inStage("traced", func(at string, p *qemu.Provider) error {
+		image := filepath.Join(at, "image")
+		if err := guestImage(ctx, image, int64(b.sized(gib, gib/4))); err != nil {
+			return err
+		}
+		cfg, err := instant.Guest("guest", image)
+		if err != nil {
+			return err
+		}
+		st, err := publishImages(ctx, at, image, []dr.VMConfig{cfg})
+		if err != nil {
+			return err
+		}
+		far := instant.Late{Store: st, Delay: farStore}
+		var ratios []float64
+		for round := range min(b.rounds, instantRounds) {
+			_, without, trace, err := b.bootFromStore(ctx, p, far, fmt.Sprintf("untraced-%d", round), ondemand.Options{})
+			if err != nil {
+				return err
+			}
+			_, with, _, err := b.bootFromStore(ctx, p, far, fmt.Sprintf("traced-%d", round), ondemand.Options{Prefetch: []ondemand.Trace{trace}})
+			if err != nil {
+				return err
+			}
+			b.remark("%s round %d: %.2f s without, %.2f s with a trace of %d chunks", traceFigure, round+1, without.Seconds(), with.Seconds(), len(trace.Chunks))
+			ratios = append(ratios, with.Seconds()/without.Seconds())
+		}
+		b.figures = append(b.figures, spread(traceFigure, "ratio", fmt.Sprintf("the same boot without a trace; each read of the store takes %s longer", farStore), bound{"<=", 1}, ratios))
+		return nil
+	})
 }
 
 // site opens the newest checkpoint in st and begins to hydrate it; end takes all
 // of it away.
-func (b *bench) site(ctx context.Context, st *dir.Store, name string, o ondemand.Options) (*instant.Site, func() error, error) {
+func (b *bench) site(ctx context.Context, st store.Store, name string, o ondemand.Options) (*instant.Site, func() error, error) {
 	at := filepath.Join(b.sockets, name) // short enough for a socket
 	if err := os.Mkdir(at, 0o755); err != nil {
 		return nil, nil, err

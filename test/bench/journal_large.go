@@ -262,10 +262,13 @@ func maintainOnce(ctx context.Context, args []string) error {
 }
 
 // peakMemory is the most memory this process ever had resident, in MiB.
-func peakMemory() (float64, error) {
-	field, ok := strings.CutSuffix(procField("/proc/self/status", "VmHWM"), " kB")
+func peakMemory() (float64, error) { return peakMemoryOf("self") }
+
+// peakMemoryOf is peakMemory of a process by its number.
+func peakMemoryOf(pid string) (float64, error) {
+	field, ok := strings.CutSuffix(procField("/proc/"+pid+"/status", "VmHWM"), " kB")
 	if !ok {
-		return 0, errors.New("the kernel does not tell the peak of our memory")
+		return 0, errors.New("the kernel does not tell the peak of a process's memory")
 	}
 	kib, err := strconv.ParseFloat(strings.TrimSpace(field), 64)
 	return kib / 1024, err

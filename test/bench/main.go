@@ -27,6 +27,8 @@ func main() {
 			args, do = args[1:], serve
 		case "maintain":
 			args, do = args[1:], maintainOnce
+		case "manage":
+			args, do = args[1:], manage
 		}
 	}
 	if err := do(ctx, args); err != nil {

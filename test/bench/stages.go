@@ -70,6 +70,9 @@ func (b *bench) all(ctx context.Context) error {
 	if err := b.instantStage(ctx); err != nil {
 		return err
 	}
+	if err := b.managerStage(ctx); err != nil {
+		return err
+	}
 	if !b.wantsDisks() {
 		return nil
 	}

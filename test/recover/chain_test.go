@@ -22,7 +22,8 @@ type chain struct {
 	rng    *rand.Rand
 	victim string // rocva: the command; qemu: the recovered VMs; drva, host: boxes here and at the source
 	struck map[string]bool
-	failed int // commands that did not survive it
+	failed int  // commands that did not survive it
+	hears  bool // the guest has a system, which hears that it shall end
 }
 
 // strike kills the victims of a run, and returns how many.
@@ -54,7 +55,7 @@ func (c *chain) next(dir string, p *rig.Process) bool {
 	for {
 		rec, err := readRun(c.path(dir))
 		if n := 0; err == nil {
-			if rec.State == recovery.ShuttingDown && dir == "c" {
+			if rec.State == recovery.ShuttingDown && dir == "c" && !c.hears {
 				killAll(c.t, c.qemus("b")) // without a system a guest does not hear that it shall end: this is how it does
 			}
 			if n = len(rec.Steps); n > 0 {

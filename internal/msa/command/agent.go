@@ -79,7 +79,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	a.tells, a.setups = make(chan struct{}, 1), make(chan struct{}, 1)
-	a.line = line{ctx: ctx, handler: a.Handler, fence: a.fence, changed: func() { poke(a.tells) }}
+	a.line = line{ctx: ctx, handler: a.Handler, fence: a.fence, changed: func() { poke(a.tells) }, meets: meet}
 	var wg sync.WaitGroup
 	for _, f := range parts {
 		wg.Go(func() { f(ctx) })

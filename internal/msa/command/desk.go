@@ -60,12 +60,13 @@ func (d *Desk) ask(ctx context.Context, c *Command, wait time.Duration, by *Peer
 	}
 	end := time.NewTimer(wait)
 	defer end.Stop()
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
+	looks := newLooks()
+	defer looks.Stop()
 	for over := wait <= 0; !ended(rows) && !over; {
 		select {
 		case <-ring:
-		case <-tick.C:
+		case <-looks.C:
+			looks.later()
 		case <-end.C:
 			over = true
 		case <-ctx.Done():
@@ -353,6 +354,20 @@ func merge(rows []row) (o Outcome) {
 	o.AlreadyDone = o.AlreadyDone && some && o.Failure == nil
 	o.Note = db.Text(strings.Join(notes, "; "), maxWords)
 	return o
+}
+
+// looks says when to look for what no bell of this process tells.
+type looks struct {
+	*time.Timer
+	pause time.Duration
+}
+
+func newLooks() *looks { return &looks{time.NewTimer(lookSoon), lookSoon} }
+
+// later has the next look be twice as late.
+func (l *looks) later() {
+	l.pause = min(2*l.pause, lookEvery)
+	l.Reset(l.pause)
 }
 
 // bells wake who waits in this process. The zero value is ready.

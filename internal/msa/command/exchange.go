@@ -71,18 +71,22 @@ func (d *Desk) Exchange(ctx context.Context, box site.Name, proof string, in *Ex
 	}
 	end := time.NewTimer(pollFor)
 	defer end.Stop()
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	ask := true // for the setup, which costs more, not with each look
-	for looks := 0; ; looks++ {
-		r, err := d.hand(ctx, box, proof, in, ask || looks%setupLooks == 0)
+	again := newLooks()
+	defer again.Stop()
+	var asked time.Time // for the setup, which costs more than a look
+	for {
+		alsoSetup := time.Since(asked) >= setupEvery
+		r, err := d.hand(ctx, box, proof, in, alsoSetup)
 		if err != nil || !r.empty() {
 			return r, err
 		}
-		ask = false
+		if alsoSetup {
+			asked = time.Now()
+		}
 		select {
 		case <-ring:
-		case <-tick.C:
+		case <-again.C:
+			again.later()
 		case <-end.C:
 			return r, nil
 		case <-ctx.Done():
@@ -90,9 +94,6 @@ func (d *Desk) Exchange(ctx context.Context, box site.Name, proof string, in *Ex
 		}
 	}
 }
-
-// setupLooks is how many looks for commands there are between two for a setup.
-const setupLooks = 6
 
 // hear enters what a box tells of itself.
 func (d *Desk) hear(ctx context.Context, box site.Name, proof string, r *setup.Report) error {

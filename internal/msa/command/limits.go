@@ -48,9 +48,12 @@ const (
 	// pollFor is how long a manager lets a box's exchange wait for something to do: less
 	// than any proxy's patience, and than call's own limit of 20 s.
 	pollFor = 15 * time.Second
-	// lookEvery is how often is looked for what other replicas have entered; what this
-	// one has entered rings.
+	// lookSoon is how soon is looked for what other replicas have entered, and lookEvery how
+	// often at most, later: twice as rarely each time. What this one has entered rings.
+	lookSoon  = 20 * time.Millisecond
 	lookEvery = 500 * time.Millisecond
+	// setupEvery is how often is looked whether a box is to be something else.
+	setupEvery = 3 * time.Second
 	// waitFor is how long a step waits for its command before it lets go and comes again:
 	// most are done. answerFor is how long a question waits.
 	waitFor   = 2 * time.Second

@@ -20,7 +20,8 @@ type line struct {
 	ctx     context.Context // of the agent
 	handler Handler
 	fence   *fence
-	changed func() // something is to be told
+	changed func()                // something is to be told
+	meets   func(a, b *held) bool // whether two must not go on at once; a test takes that away
 
 	mu   sync.Mutex
 	all  []*held // guarded by mu, and what they hold
@@ -51,8 +52,8 @@ type held struct {
 	seen      Progress // what the manager was told last
 }
 
-// meets reports whether two commands must not go on at once.
-func (h *held) meets(o *held) bool {
+// meet reports whether two commands must not go on at once.
+func meet(h, o *held) bool {
 	switch {
 	case h.c.Question() || o.c.Question():
 		return false
@@ -217,7 +218,7 @@ func (l *line) dispatch() {
 		}
 	}
 	for i, h := range l.all {
-		if h.stage != ready || slices.ContainsFunc(l.all[:i], func(o *held) bool { return o.stage != settled && o.meets(h) }) {
+		if h.stage != ready || slices.ContainsFunc(l.all[:i], func(o *held) bool { return o.stage != settled && l.meets(o, h) }) {
 			continue
 		}
 		count := &busy

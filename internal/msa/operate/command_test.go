@@ -3,8 +3,12 @@ package operate_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +18,10 @@ import (
 	"holdfast/internal/msa/command"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
+	"holdfast/internal/msa/operate"
+	"holdfast/internal/msa/operate/fakesite"
+	"holdfast/internal/msa/plan"
+	"holdfast/internal/msa/runs"
 	"holdfast/internal/msa/setup"
 	"holdfast/internal/msa/site"
 )
@@ -111,7 +119,7 @@ func newDesk(t testing.TB, d *db.DB, w *world, at site.Name) *command.Desk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &command.Desk{DB: d, Site: at, Router: &command.Boxes{Site: at}}
+	return deskOf(d, at)
 }
 
 // agentOf is the agent of a box of a site, which has all domains.
@@ -138,39 +146,53 @@ func agentOf(dir string, w *world, role site.Role, h command.Handler, p command.
 // the rig's is, and those of a, whose manager is asked.
 func (r *rig) byCommands(urlA string) {
 	r.t.Helper()
+	a, b := r.desks(urlA)
+	e := effectsOf(a, b)
+	r.effects = e
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = e.Run(ctx) })
+	dir := r.t.TempDir()
+	wg.Go(func() { serveBoxes(ctx, dir, r.w, r.site, a, b) })
+	r.t.Cleanup(func() { cancel(); wg.Wait() })
+}
+
+// desks are those of both sites' managers, with their boxes enrolled.
+func (r *rig) desks(urlA string) (a, b *command.Desk) {
+	r.t.Helper()
 	da, err := db.Open(r.t.Context(), urlA)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { da.Close() })
-	a, b := newDesk(r.t, da, r.w, "a"), newDesk(r.t, r.d, r.w, "b")
-	e := &command.Effects{Desk: b, Site: "b", Origin: "fb", Peers: abroad{"a", direct{desk: a, peer: &command.Peer{Pair: "to-b", Site: "b", Fingerprint: "fb"}}}}
-	r.effects = e
-	ctx, cancel := context.WithCancel(context.Background())
-	var ended []chan struct{}
-	run := func(f func()) {
-		done := make(chan struct{})
-		ended = append(ended, done)
-		go func() { defer close(done); f() }()
-	}
-	run(func() { _ = e.Run(ctx) })
-	for _, d := range []*command.Desk{a, b} {
+	return newDesk(r.t, da, r.w, "a"), newDesk(r.t, r.d, r.w, "b")
+}
+
+func deskOf(d *db.DB, at site.Name) *command.Desk {
+	return &command.Desk{DB: d, Site: at, Router: &command.Boxes{Site: at}}
+}
+
+// effectsOf are those of site b's manager.
+func effectsOf(a, b *command.Desk) *command.Effects {
+	peer := &command.Peer{Pair: "to-b", Site: "b", Fingerprint: "fb"}
+	return &command.Effects{Desk: b, Site: "b", Origin: "fb", Peers: abroad{"a", direct{desk: a, peer: peer}}}
+}
+
+// serveBoxes runs the agents of all boxes until ctx ends.
+func serveBoxes(ctx context.Context, dir string, w *world, s *fakesite.Site, desks ...*command.Desk) {
+	var wg sync.WaitGroup
+	for _, d := range desks {
 		for _, x := range boxes {
-			name := site.Name(x.name + "-" + string(d.Site))
-			agent := agentOf(r.t.TempDir(), r.w, x.role, command.Steps(r.site), direct{desk: d, box: name})
-			run(func() {
-				if err := agent.Run(ctx); err != nil {
-					r.t.Errorf("%s: %v", name, err)
+			name := x.name + "-" + string(d.Site)
+			agent := agentOf(filepath.Join(dir, name), w, x.role, command.Steps(s), direct{desk: d, box: site.Name(name)})
+			wg.Go(func() {
+				if err := errors.Join(os.MkdirAll(agent.Dir, 0o700), agent.Run(ctx)); err != nil {
+					panic(err)
 				}
 			})
 		}
 	}
-	r.t.Cleanup(func() {
-		cancel()
-		for _, done := range ended {
-			<-done
-		}
-	})
+	wg.Wait()
 }
 
 // another is a database of the same engine.
@@ -187,5 +209,75 @@ func TestStoryByCommands(t *testing.T) {
 		r := newRig(t, url, storyPlan())
 		r.byCommands(another(t, url))
 		r.story()
+	})
+}
+
+// commanded is a process of TestKilledByCommands: all boxes, or a manager.
+func commanded(ctx context.Context, d *db.DB, o *operate.Operator, s *fakesite.Site) error {
+	da, err := db.Open(ctx, os.Getenv(helperURLA))
+	if err != nil {
+		return err
+	}
+	a, b := deskOf(da, "a"), deskOf(d, "b")
+	if os.Getenv(helperPart) == "boxes" {
+		serveBoxes(ctx, os.Getenv(helperBoxes), storyWorld(), s, a, b)
+		return nil
+	}
+	e := effectsOf(a, b)
+	go func() { _ = e.Run(ctx) }()
+	kinds := operate.Kinds(e, 2*time.Millisecond)
+	for k, do := range kinds {
+		kinds[k] = dying{d, do}
+	}
+	w, err := runs.NewWorker(d, runs.Options{Kinds: kinds, Joined: o.Joined,
+		Lease: 500 * time.Millisecond, Renew: 80 * time.Millisecond, Poll: 10 * time.Millisecond, Crashes: 100000})
+	if err != nil {
+		return err
+	}
+	return w.Run(ctx)
+}
+
+// dying ends a manager before a step, while its command is under way, and after it.
+type dying struct {
+	d  *db.DB
+	do runs.Doer
+}
+
+func (x dying) Do(ctx context.Context, c *runs.Call) (runs.Result, error) {
+	a := &operate.Act{Call: c}
+	dieAt(x.d, "manager before", plan.Kind(c.Step.Kind), a)
+	under, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		select {
+		case <-time.After(3 * time.Millisecond): // the command is on its way: it does not matter how far
+			dieAt(x.d, "manager in", plan.Kind(c.Step.Kind), a)
+		case <-under.Done():
+		}
+	}()
+	r, err := x.do.Do(ctx, c)
+	dieAt(x.d, "manager after", plan.Kind(c.Step.Kind), a)
+	return r, err
+}
+
+// TestKilledByCommands is TestKilledEverywhere with managers that command boxes of two
+// sites: managers and boxes are killed before, in and after each command.
+func TestKilledByCommands(t *testing.T) {
+	one, seed := killing()
+	legs := wholeLife
+	if testing.Short() || os.Getenv("HOLDFAST_RUNS_KILLS") == "" { // each kind of command once at least
+		one, legs = "25", []leg{{plan.Test, plan.TestComplete}, {plan.Cleanup, plan.Ready}, {plan.Planned, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete},
+			{plan.Reprotect, plan.Ready}, {plan.Disaster, plan.BeforeCommit}, {plan.Rollback, plan.Ready}}
+	}
+	dbtest.Each(t, func(t *testing.T, url string) {
+		r := newRig(t, url, storyWorld())
+		r.outlives()
+		urlA := another(t, url)
+		r.desks(urlA)
+		t.Logf("seed %s, one in %s", seed, one)
+		env := []string{helperSeed + "=" + seed, helperOne + "=" + one, helperBoxes + "=" + t.TempDir(), helperURLA + "=" + urlA}
+		replicas(t, url, 2, append(env, helperPart+"=manager")...)
+		replicas(t, url, 1, append(env, helperPart+"=boxes")...)
+		r.life(legs)
 	})
 }

@@ -26,6 +26,10 @@ const (
 	helperURL  = "HOLDFAST_OPERATE_URL"
 	helperSeed = "HOLDFAST_OPERATE_SEED" // which points it dies at,
 	helperOne  = "HOLDFAST_OPERATE_ONE"  // one in so many; 0: none
+
+	helperBoxes = "HOLDFAST_OPERATE_BOXES" // directory of boxes: it is they, or a manager that commands them
+	helperURLA  = "HOLDFAST_OPERATE_URL_A" // database of the other site's manager
+	helperPart  = "HOLDFAST_OPERATE_PART"  // "boxes" or "manager"
 )
 
 // storyWorld is what the killed processes and the test agree on.
@@ -56,6 +60,9 @@ func helper() {
 		fail(err)
 	}
 	s := &fakesite.Site{Store: store, JobPolls: 2, Point: func(where string, kind plan.Kind, a *operate.Act) { dieAt(d, where, kind, a) }}
+	if os.Getenv(helperBoxes) != "" {
+		fail(commanded(ctx, d, o, s))
+	}
 	w, err := runs.NewWorker(d, runs.Options{Kinds: operate.Kinds(s, 2*time.Millisecond), Joined: o.Joined,
 		Lease: 500 * time.Millisecond, Renew: 80 * time.Millisecond, Poll: 10 * time.Millisecond, Crashes: 100000})
 	if err != nil {
@@ -131,47 +138,70 @@ func replicas(t *testing.T, url string, n int, env ...string) {
 // operation leads where it should, and nothing is done twice. HOLDFAST_RUNS_KILLS=1 kills
 // at every point; else one in a hundred, drawn from a seed.
 func TestKilledEverywhere(t *testing.T) {
-	one := "100"
+	one, seed := killing()
+	dbtest.Each(t, func(t *testing.T, url string) {
+		r := newRig(t, url, storyWorld())
+		r.outlives()
+		t.Logf("seed %s, one in %s", seed, one)
+		replicas(t, url, 2, helperSeed+"="+seed, helperOne+"="+one)
+		r.life(wholeLife)
+	})
+}
+
+// leg is an operation and where it leads.
+type leg struct {
+	op   plan.Operation
+	want plan.State
+}
+
+// wholeLife has every operation.
+var wholeLife = []leg{
+	{plan.Test, plan.TestComplete}, {plan.Cleanup, plan.Ready}, {plan.Planned, plan.BeforeCommit}, {plan.Rollback, plan.Ready},
+	{plan.Planned, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete}, {plan.Reprotect, plan.Ready},
+	{plan.Failback, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete}, {plan.Reprotect, plan.Ready},
+	{plan.Disaster, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete},
+}
+
+// killing says at how many points processes are killed, and at which.
+func killing() (one, seed string) {
+	one = "100"
 	if s := os.Getenv("HOLDFAST_RUNS_KILLS"); s != "" {
 		one = s
 	}
-	seed := strconv.FormatInt(time.Now().UnixNano()%1e9, 10)
+	seed = strconv.FormatInt(time.Now().UnixNano()%1e9, 10)
 	if s := os.Getenv("HOLDFAST_RUNS_SEED"); s != "" {
 		seed = s
 	}
-	dbtest.Each(t, func(t *testing.T, url string) {
-		r := newRig(t, url, storyWorld())
-		store, err := fakesite.NewInDB(t.Context(), r.d)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.site.Store = store
-		r.power(true)
-		r.must(func(ctx context.Context, tx *db.Tx) error {
-			_, err := tx.Exec(ctx, "CREATE TABLE deaths (point TEXT NOT NULL PRIMARY KEY)")
+	return one, seed
+}
+
+// outlives has the world be in the database, which outlives processes.
+func (r *rig) outlives() {
+	store, err := fakesite.NewInDB(r.t.Context(), r.d)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.site.Store = store
+	r.power(true)
+	r.must(func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Exec(ctx, "CREATE TABLE deaths (point TEXT NOT NULL PRIMARY KEY)")
+		return err
+	})
+}
+
+// life does operations, while processes die.
+func (r *rig) life(legs []leg) {
+	r.t.Helper()
+	for _, leg := range legs {
+		r.does("p", leg.op, leg.want)
+		r.well()
+	}
+	r.must(func(ctx context.Context, tx *db.Tx) error {
+		var n int
+		if _, err := tx.Row(ctx, "SELECT count(*) FROM deaths", nil, &n); err != nil {
 			return err
-		})
-		t.Logf("seed %s, one in %s", seed, one)
-		replicas(t, url, 2, helperSeed+"="+seed, helperOne+"="+one)
-		for _, leg := range []struct {
-			op   plan.Operation
-			want plan.State
-		}{
-			{plan.Test, plan.TestComplete}, {plan.Cleanup, plan.Ready}, {plan.Planned, plan.BeforeCommit}, {plan.Rollback, plan.Ready},
-			{plan.Planned, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete}, {plan.Reprotect, plan.Ready},
-			{plan.Failback, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete}, {plan.Reprotect, plan.Ready},
-			{plan.Disaster, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete},
-		} {
-			r.does("p", leg.op, leg.want)
-			r.well()
 		}
-		r.must(func(ctx context.Context, tx *db.Tx) error {
-			var n int
-			if _, err := tx.Row(ctx, "SELECT count(*) FROM deaths", nil, &n); err != nil {
-				return err
-			}
-			t.Logf("%d deaths", n)
-			return nil
-		})
+		r.t.Logf("%d deaths", n)
+		return nil
 	})
 }

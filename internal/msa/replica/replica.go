@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/api"
@@ -27,6 +28,7 @@ import (
 	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/pair"
 	"holdfast/internal/msa/pki"
+	"holdfast/internal/msa/plan"
 	"holdfast/internal/msa/runs"
 	"holdfast/internal/msa/seal"
 	"holdfast/internal/msa/site"
@@ -149,10 +151,14 @@ func (r *Replica) open(ctx context.Context) (err error) {
 	r.pairs = &pair.Monitor{DB: r.DB, PKI: r.PKI, Release: o.Release, Logger: o.Logger}
 	if r.Fleet, err = fleet.New(fleet.Options{
 		DB: r.DB, Box: r.Box, Site: o.Site, Inventory: r.Store, Stats: r.Stats, Release: o.Release, OpenStore: o.OpenStore, Given: o.ContainerKey, Ask: r.pairs.Get, Logger: o.Logger,
+		Vacate: func(ctx context.Context, at site.Name, vm dr.VMID) error { return r.Sites.Vacate(ctx, at, vm) },
+		Tell: func(ctx context.Context, tx *db.Tx, name site.Name, e plan.Event, by string) error {
+			return r.Plans.Tell(ctx, tx, name, e, by)
+		},
 	}); err != nil {
 		return err
 	}
-	r.Desk = &command.Desk{DB: r.DB, Site: o.Site, Router: &command.Boxes{Site: o.Site}, Fleet: r.Fleet, Allow: enrol.Counts}
+	r.Desk = &command.Desk{DB: r.DB, Site: o.Site, Router: &command.Boxes{Site: o.Site}, Fleet: r.Fleet, Before: r.Fleet.Vacate, Allow: enrol.Counts}
 	r.acts = &command.Effects{Desk: r.Desk, Site: o.Site, Origin: r.PKI.Fingerprint(), Peers: r.pairs, Logger: o.Logger}
 	if err := r.openPlans(); err != nil {
 		return err
@@ -173,7 +179,7 @@ func (r *Replica) open(ctx context.Context) (err error) {
 		return errs.E("replica.Open", errs.Unavailable, o.Listen, err).WithRemedy("choose another address by --listen, or end what listens there")
 	}
 	r.handler, err = api.New(api.Options{
-		DB: r.DB, Stats: r.Stats, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Plans: r.Plans, Desk: r.Desk, Release: o.Release, Logger: o.Logger,
+		DB: r.DB, Stats: r.Stats, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Plans: r.Plans, Desk: r.Desk, Fleet: r.Fleet, Release: o.Release, Logger: o.Logger,
 		Access: api.Access{Accounts: r.Auth, Box: r.Box, PKI: r.PKI, Pairs: r.pairs, Address: r.Address()},
 	})
 	return err
@@ -182,10 +188,10 @@ func (r *Replica) open(ctx context.Context) (err error) {
 // openPlans makes who carries plans out, and the worker that does.
 func (r *Replica) openPlans() (err error) {
 	o := &r.opts
-	if r.Plans, err = operate.New(operate.Options{World: operate.InCatalog(r.Catalog), Note: operate.Feed, Remind: operate.FeedReminder, Logger: o.Logger}); err != nil {
+	if r.Plans, err = operate.New(operate.Options{World: operate.InCatalog(r.Catalog), Note: operate.Feed, Remind: operate.FeedReminder, Facts: r.Fleet.Facts, Logger: o.Logger}); err != nil {
 		return err
 	}
-	r.Catalog.Guards = append(r.Catalog.Guards, r.Plans.Guard)
+	r.Catalog.Guards = append(r.Catalog.Guards, r.Plans.Guard, pair.Guard)
 	kinds := runs.Kinds{}
 	maps.Copy(kinds, o.Kinds)
 	effects := o.Effects
