@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -237,8 +236,9 @@ func (d *DRVA) domainConfig(m *setup.Domain) domainFile {
 	f := domainFile{
 		Container: m.Container, Key: filepath.Join(dir, "key"), Timeline: m.Timeline, Log: filepath.Join(dir, "log"), Quota: t.LogSize,
 		Interval: span(t.Interval), AppInterval: span(t.AppInterval), RPOTarget: span(t.RPOTarget), Bandwidth: t.Bandwidth,
-		Retention: schedule(t.Retention.Schedule), Priority: t.Priority, Compression: t.Compression, Status: d.socket(m),
+		Priority: t.Priority, Compression: t.Compression, Status: d.socket(m),
 	}
+	f.Retention, _ = schedule(t.Retention.Schedule, t.Interval.D())
 	if m.Credentials != "" {
 		f.Credentials = filepath.Join(dir, "credentials")
 	}
@@ -263,18 +263,37 @@ func span(s site.Span) string {
 	return strconv.FormatInt(int64(s.D()/time.Second), 10) + "s"
 }
 
-// schedule is a retention as processes read it. Every checkpoint is one a second: there
-// are no more.
-func schedule(slots []site.Slot) string {
-	var parts []string
-	for _, s := range slots {
-		every := "1s"
-		if s.Every > 0 {
-			every = span(s.Every)
-		}
-		parts = append(parts, every+" for "+span(s.For))
+// schedule is a retention as processes read it. Each checkpoint is one for each interval;
+// where that would be more points than a history has, it is as dense as can be. coarse
+// says so.
+func schedule(slots []site.Slot, interval time.Duration) (text string, coarse bool) {
+	if interval == 0 {
+		interval = site.DefaultEvery
 	}
-	return strings.Join(parts, ", ")
+	tiers := tiersOf(slots, interval, 0)
+	if coarse = tiers.Points() > mostPoints; coarse {
+		tiers = tiersOf(slots, interval, mostPoints/len(slots))
+	}
+	if len(tiers) == 0 {
+		return "", false
+	}
+	return tiers.String(), coarse
+}
+
+// tiersOf are slots whose widths rise, in whole seconds, each of at most so many points;
+// 0: however many.
+func tiersOf(slots []site.Slot, least time.Duration, most int) (tiers maintain.Schedule) {
+	for _, s := range slots {
+		t := maintain.Tier{Every: max(s.Every.D().Round(time.Second), least.Round(time.Second), time.Second), For: s.For.D().Round(time.Second)}
+		if n := len(tiers); n > 0 {
+			t.Every, t.For = max(t.Every, tiers[n-1].Every+time.Second), max(t.For, tiers[n-1].For+time.Second)
+		}
+		if most > 0 {
+			t.Every = max(t.Every, (t.For/time.Duration(most)).Truncate(time.Second)+time.Second)
+		}
+		tiers = append(tiers, t)
+	}
+	return tiers
 }
 
 // sweep puts aside what domains left that are not the DRVA's any more: what their logs
@@ -355,6 +374,7 @@ func (d *DRVA) once(ctx context.Context) {
 		return
 	}
 	if d.applying.TryLock() { // the certificate may stand for more domains by now
+		s = d.current() // another one may have come between
 		err := d.apply(ctx, s)
 		d.tell("appliance", err)
 		if err == nil {
@@ -406,7 +426,13 @@ func (d *DRVA) lookAt(ctx context.Context, m *setup.Domain, up error) (dead bool
 		d.tell(object, err)
 		return true
 	}
-	d.tell(object, d.suspended(ctx, m, &st))
+	if err = d.suspended(ctx, m, &st); err == nil {
+		if _, coarse := schedule(m.Settings.Retention.Schedule, m.Settings.Interval.D()); coarse {
+			err = errs.New("appliance.Setup", errs.Full, object, fmt.Sprintf("not each checkpoint is kept: a history has at most %d points", mostPoints)).
+				WithRemedy("keep each for a shorter time, or fewer of them, or raise the interval")
+		}
+	}
+	d.tell(object, err)
 	return false
 }
 

@@ -29,4 +29,7 @@ const (
 	// defaultPool is what the logs of a DRVA share when nobody says it: half of the
 	// file system they are on, and at most this, bytes.
 	defaultPool = 256 << 30
+	// mostPoints is how many checkpoints a history is asked to keep: less than what a
+	// maintainer takes, which counts the ends of its slots as well.
+	mostPoints = 23_000
 )

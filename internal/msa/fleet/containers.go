@@ -218,49 +218,79 @@ func (f *Fleet) open(ctx context.Context, st store.Store, l *look) (*journal.Con
 func (f *Fleet) note(ctx context.Context, l *look, got found, failed error) error {
 	return f.DB.Tx(ctx, func(tx *db.Tx) error {
 		if failed == nil {
-			_, err := tx.Exec(ctx, `UPDATE fleet_domains SET id = $2, url = $3, opens = $4, checked = $5, due_at = $6, tries = 0, error = '', remedy = '' WHERE domain = $1`,
+			_, err := tx.Exec(ctx, `UPDATE fleet_domains SET id = $2, url = $3, opens = $4, checked = $5, due_at = $6, tries = 0, error = '', remedy = '', kind = '' WHERE domain = $1`,
 				string(l.domain), got.id, l.url, got.opens, l.digest(), tx.Now()+recheckAfter.Milliseconds())
 			f.Wake()
 			return err
 		}
 		var tries int64
-		if _, err := tx.Row(ctx, `UPDATE fleet_domains SET tries = tries + 1, error = $2, remedy = $3 WHERE domain = $1 RETURNING tries`,
-			[]any{string(l.domain), db.Text(failed.Error(), maxWords), db.Text(errs.RemedyOf(failed), maxWords)}, &tries); err != nil {
+		if _, err := tx.Row(ctx, `UPDATE fleet_domains SET tries = tries + 1, error = $2, remedy = $3, kind = $4 WHERE domain = $1 RETURNING tries`,
+			[]any{string(l.domain), db.Text(failed.Error(), maxWords), db.Text(errs.RemedyOf(failed), maxWords), errs.KindOf(failed).String()}, &tries); err != nil {
 			return err
 		}
-		pause := min(lastRetry, firstRetry<<min(max(tries-1, 0), 8))
+		longest := lastRetry
+		if !l.create {
+			longest = otherRetry
+		}
+		pause := min(longest, firstRetry<<min(max(tries-1, 0), 8))
 		_, err := tx.Exec(ctx, `UPDATE fleet_domains SET due_at = $2 WHERE domain = $1`, string(l.domain), tx.Now()+pause.Milliseconds())
 		return err
 	})
 }
 
-// Run settles, looks at containers and asks peers until ctx ends.
-func (f *Fleet) Run(ctx context.Context) {
-	tick := time.NewTicker(settleEvery)
-	defer tick.Stop()
-	for {
-		f.told("settle", f.Settle(ctx))
-		f.told("containers", f.Containers(ctx))
-		select {
-		case <-ctx.Done():
-			return
-		case <-f.wake:
-		case <-tick.C:
-		}
+// Put stores a document in a domain's container, making that if need be. Durable on
+// return. It is scan.Containers. Kinds: Unavailable, Denied, Canceled.
+func (f *Fleet) Put(ctx context.Context, d *site.ProtectedDomain, document []byte) error {
+	if f.OpenStore == nil {
+		return errs.New("fleet.Put", errs.Unavailable, site.Label(d), "this manager opens no stores")
 	}
+	if err := f.Settle(ctx); err != nil { // its row
+		return err
+	}
+	if err := f.container(ctx, d.Name); err != nil {
+		return err
+	}
+	var l *look
+	if err := f.DB.View(ctx, func(tx *db.Tx) error {
+		s, err := f.stand(ctx, tx)
+		if err != nil {
+			return err
+		}
+		l, err = f.known(ctx, tx, s, d)
+		return err
+	}); err != nil {
+		return err
+	}
+	st, err := f.OpenStore(ctx, l.url, l.access, false)
+	if err != nil {
+		return err
+	}
+	c, _, err := f.open(ctx, st, l)
+	if err != nil {
+		return err
+	}
+	_, err = c.PutSettings(ctx, document, time.Now())
+	return err
 }
 
-// told logs an error when it is another one than before.
-func (f *Fleet) told(what string, err error) {
-	words := ""
-	if err != nil && !errs.Is(err, errs.Canceled) {
-		words = err.Error()
+// known is how a container that was found is opened. Kind Unavailable: none was yet.
+func (f *Fleet) known(ctx context.Context, tx *db.Tx, s *standing, d *site.ProtectedDomain) (*look, error) {
+	p := s.places[d.Name]
+	if p == nil || p.id == "" {
+		words, remedy := "its container is not there yet", ""
+		if p != nil && p.words != "" {
+			words, remedy = p.words, p.remedy
+		}
+		return nil, errs.New("fleet.container", errs.Unavailable, site.Label(d), words).WithRemedy(remedy)
 	}
-	f.mu.Lock()
-	same := f.log[what] == words
-	f.log[what] = words
-	f.mu.Unlock()
-	if !same && words != "" {
-		f.Logger.Warn("the fleet is not as it should be", "what", what, "err", err, "remedy", errs.RemedyOf(err))
+	_, st, err := s.container(d)
+	if err != nil {
+		return nil, err
 	}
+	l := &look{domain: d.Name, url: p.url}
+	if l.access, err = f.credentials(ctx, tx, string(st.Credential)); err != nil {
+		return nil, err
+	}
+	l.key, err = f.key(ctx, tx)
+	return l, err
 }

@@ -8,9 +8,9 @@
 //
 // # Which DRVA has a domain
 //
-//	unplaced ──▶ placed at a box ──▶ leaving it ──▶ unplaced
-//	                                    │   the box tells a setup without the domain,
-//	                                    └── or is lost: the next DRVA fences it at the container
+//	nowhere ──▶ at a box ──▶ leaving it ──▶ nowhere
+//	                             │   the box tells a setup without the domain,
+//	                             └── or is lost: the next DRVA fences it at the container
 //
 // A domain is in the setup of one DRVA at most. It leaves a box that is drained, or
 // that is not the one the domain names, only when another one has room; a box whose

@@ -4,11 +4,14 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/inventory"
+	"holdfast/internal/msa/plan"
 	"holdfast/internal/msa/seal"
 	"holdfast/internal/msa/setup"
 	"holdfast/internal/msa/site"
@@ -31,14 +34,19 @@ type Options struct {
 	Release   string          // the manager's
 	// OpenStore opens the store at an address with credentials of its own, making the
 	// place where the store has places to make. Nil: containers are neither made nor
-	// looked at, and no domain is placed.
+	// looked at, and no DRVA is given a domain.
 	OpenStore func(ctx context.Context, url string, a access.Access, create bool) (store.Store, error)
 	// Given is the text of a further key that opens containers, as of a recovery key's
 	// file; "": there is none.
 	Given string
 	// Ask asks the manager of a paired site for a path of its API. Nil: peers are not
 	// asked.
-	Ask    func(ctx context.Context, pair site.Name, path string, out any) error
+	Ask func(ctx context.Context, pair site.Name, path string, out any) error
+	// Tell tells a plan what was seen of the peer; nil: nobody does.
+	Tell func(ctx context.Context, tx *db.Tx, plan site.Name, e plan.Event, by string) error
+	// Vacate takes a placeholder of this site away, for good until it is restored; nil:
+	// there are none.
+	Vacate func(ctx context.Context, at site.Name, vm dr.VMID) error
 	Logger *slog.Logger // nil: none
 }
 
@@ -48,8 +56,11 @@ type Fleet struct {
 	given journal.Identity // of Given; zero: none
 	wake  chan struct{}    // one place: something has changed
 
-	mu  sync.Mutex
-	log map[string]string // guarded by mu: what was logged last, by object
+	mu    sync.Mutex
+	log   map[string]string // guarded by mu: what was logged last, by object
+	asked time.Time         // guarded by mu: when peers were asked last
+	// vacantSince is since when a placeholder's place was seen to be nobody's, by VM.
+	vacantSince map[site.Ref]time.Time // guarded by mu
 }
 
 var _ setup.Fleet = (*Fleet)(nil)

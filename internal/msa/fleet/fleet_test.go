@@ -394,7 +394,7 @@ func TestOtherSite(t *testing.T) {
 	check(t, err)
 }
 
-// TestStoreAway: what cannot be made is tried again, and nothing is placed before.
+// TestStoreAway: what cannot be made is tried again, and no DRVA is given it before.
 func TestStoreAway(t *testing.T) {
 	c := newClouds()
 	c.away = errs.New("clouds", errs.Unavailable, "s3", "nobody answers")

@@ -35,6 +35,9 @@ func (f *Fleet) Heard(ctx context.Context, tx *db.Tx, box site.Name, r *setup.Re
 		string(box), db.Text(r.Generation, 64), tx.Now(), r.Started, db.Text(string(b), maxReport)); err != nil {
 		return err
 	}
+	if was.heard == 0 {
+		f.Wake() // it may be waited for
+	}
 	if was.started != 0 && was.started != r.Started {
 		if err := alarm.Tell(ctx, tx, alarm.ApplianceBack, "appliance "+string(box), "since "+db.Time(r.Started).UTC().Format(time.RFC3339)); err != nil {
 			return err

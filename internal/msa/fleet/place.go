@@ -15,7 +15,7 @@ type wish struct {
 	weight int       // how much of a DRVA it takes
 }
 
-// box is a DRVA, as placement sees it.
+// box is a DRVA, as far as it matters for which domains it gets.
 type box struct {
 	name     site.Name
 	alive    bool // it was heard of, and not long ago

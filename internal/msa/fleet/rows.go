@@ -22,6 +22,7 @@ type place struct {
 	due           int64
 	tries         int64
 	words, remedy string // why the container cannot be used
+	kind          string // and the kind of that error
 	drva          site.Name
 	leaving       bool
 	placed        int64
@@ -33,11 +34,11 @@ const (
 	openGiven = "given"
 )
 
-const placeColumns = `domain, id, url, opens, checked, due_at, tries, error, remedy, drva, leaving, placed_at`
+const placeColumns = `domain, id, url, opens, checked, due_at, tries, error, remedy, kind, drva, leaving, placed_at`
 
 func scanPlace(scan func(...any) error) (p place, err error) {
 	var leaving int64
-	err = scan(&p.domain, &p.id, &p.url, &p.opens, &p.checked, &p.due, &p.tries, &p.words, &p.remedy, &p.drva, &leaving, &p.placed)
+	err = scan(&p.domain, &p.id, &p.url, &p.opens, &p.checked, &p.due, &p.tries, &p.words, &p.remedy, &p.kind, &p.drva, &leaving, &p.placed)
 	p.leaving = leaving != 0
 	return p, err
 }

@@ -42,8 +42,8 @@ func (s *standing) remember(ctx context.Context, tx *db.Tx) error {
 		if s.places[d.Name] != nil {
 			continue
 		}
-		if _, err := tx.Exec(ctx, `INSERT INTO fleet_domains (domain, id, url, opens, checked, due_at, tries, error, remedy, drva, leaving, placed_at)
-			VALUES ($1, '', '', '', '', 0, 0, '', '', '', 0, 0) ON CONFLICT (domain) DO NOTHING`, string(d.Name)); err != nil {
+		if _, err := tx.Exec(ctx, `INSERT INTO fleet_domains (domain, id, url, opens, checked, due_at, tries, error, remedy, kind, drva, leaving, placed_at)
+			VALUES ($1, '', '', '', '', 0, 0, '', '', '', '', 0, 0) ON CONFLICT (domain) DO NOTHING`, string(d.Name)); err != nil {
 			return err
 		}
 		s.places[d.Name] = &place{domain: d.Name}

@@ -60,7 +60,7 @@ type maker struct {
 	k   *siteKey // nil: not opened yet
 }
 
-// drva is what a DRVA is to be: it has the domains that are placed there.
+// drva is what a DRVA is to be: it has the domains that were given to it.
 func (m *maker) drva(a *site.Appliance) (*setup.DRVA, error) {
 	out := &setup.DRVA{Listen: a.Address, LogPool: a.LogPool, Bandwidth: a.Bandwidth}
 	for _, d := range m.s.domains {

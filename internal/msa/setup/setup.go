@@ -49,8 +49,8 @@ type Host struct {
 	Domains []HostDomain `json:"domains,omitempty"`
 }
 
-// HostDomain is a domain as far as one host has to do with it. A domain that is placed
-// on no DRVA yet has no DRVA: its VMs go on unprotected until it has.
+// HostDomain is a domain as far as one host has to do with it. A domain that no DRVA has
+// been given yet has no DRVA: its VMs go on unprotected until it has.
 type HostDomain struct {
 	Name      site.Name   `json:"name"`
 	ID        dr.DomainID `json:"id"`             // of the container: the DRVA's certificate names it

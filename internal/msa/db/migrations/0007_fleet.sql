@@ -10,6 +10,7 @@ CREATE TABLE fleet_domains (
 	tries     BIGINT NOT NULL,
 	error     TEXT   NOT NULL,
 	remedy    TEXT   NOT NULL,
+	kind      TEXT   NOT NULL,
 	drva      TEXT   NOT NULL,
 	leaving   BIGINT NOT NULL,
 	placed_at BIGINT NOT NULL
@@ -36,6 +37,9 @@ CREATE TABLE fleet_peers (
 CREATE TABLE fleet_peer_domains (
 	site     TEXT   NOT NULL REFERENCES fleet_peers (site) ON DELETE CASCADE,
 	domain   TEXT   NOT NULL,
+	at       TEXT   NOT NULL,
+	state    TEXT   NOT NULL,
+	newest   BIGINT NOT NULL,
 	failover TEXT   NOT NULL,
 	reversed BIGINT NOT NULL,
 	heard_at BIGINT NOT NULL,
