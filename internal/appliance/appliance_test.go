@@ -14,6 +14,7 @@ import (
 
 	"holdfast/internal/control"
 	"holdfast/internal/dr"
+	"holdfast/internal/drva"
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
@@ -503,6 +504,43 @@ func TestAdmitted(t *testing.T) {
 	check(t, rep.Check())
 	if b, err := json.Marshal(rep); err != nil || strings.Contains(string(b), "SECRET") {
 		t.Errorf("%s, %v", b, err)
+	}
+}
+
+// TestStates: what a DRVA answers, or its last words, in a manager's words.
+func TestStates(t *testing.T) {
+	live := func(state string) *drvaStatus {
+		st := &drvaStatus{}
+		st.State = "serving"
+		st.Disks, st.Hosts = append(st.Disks, drvaDisk(state, "node1")), append(st.Hosts, drvaHost(dr.HostID{}, "node1", "live"))
+		return st
+	}
+	with := func(st *drvaStatus, change func(*drvaStatus)) *drvaStatus { change(st); return st }
+	old := func(st *drvaStatus) { st.Checkpoints.LastGroup = time.Now() }
+	for want, all := range map[setup.State][]served{
+		setup.Starting:     {{}, {status: &drvaStatus{}}, {status: with(live("synced"), func(s *drvaStatus) { s.State = "replaying" })}},
+		setup.InitialSync:  {{status: live("syncing")}, {status: live("synced")}},
+		setup.DeltaSync:    {{status: with(live("syncing"), old)}},
+		setup.Protected:    {{status: with(live("synced"), old)}},
+		setup.Paused:       {{status: with(live("synced"), func(s *drvaStatus) { s.Paused = &drva.Pause{} })}},
+		setup.BackPressure: {{status: with(live("synced"), func(s *drvaStatus) { s.State = "full" })}},
+		setup.Disconnected: {{status: with(live("synced"), func(s *drvaStatus) { old(s); s.Disks[0].Host = "" })}},
+		setup.Failing:      {{err: errors.New("it ended")}, {status: with(live("synced"), func(s *drvaStatus) { s.State = "waiting for the store" })}},
+		setup.Fenced: {{err: errors.New("it ended at once: holdfast: drva.Run: the domain was recovered: timeline x is the current one")},
+			{status: with(live("synced"), func(s *drvaStatus) { s.Publisher.Stopped = "fenced" })}},
+	} {
+		for i, s := range all {
+			if got := s.report(&setup.Domain{Name: "erp"}); got.State != want {
+				t.Errorf("%s %d: %+v", want, i, got)
+			}
+		}
+	}
+	for _, s := range worse {
+		for _, o := range worse {
+			if worst(s, o) != worst(o, s) || worst(s, setup.Fenced) != setup.Fenced {
+				t.Errorf("%s and %s", s, o)
+			}
+		}
 	}
 }
 

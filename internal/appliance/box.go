@@ -11,6 +11,10 @@ import (
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
+	"holdfast/internal/msa/command"
+	"holdfast/internal/msa/operate"
+	"holdfast/internal/msa/plan"
+	"holdfast/internal/msa/runs"
 	"holdfast/internal/msa/setup"
 	"holdfast/internal/msa/site"
 )
@@ -139,6 +143,17 @@ func (b *box) report() *setup.Report {
 		}
 	}
 	return r
+}
+
+// Script runs a plan's command on this machine, to its end.
+func (b *box) Script(ctx context.Context, a *operate.Act, in *plan.ScriptInputs) (runs.Result, error) {
+	if in.Run != plan.OnAppliance {
+		return runs.Result{}, errs.New("appliance.Script", errs.Invalid, in.Name, "this box runs scripts of its own machine alone").WithRemedy("have it run by a recovery appliance")
+	}
+	if err := a.Hold(ctx); err != nil {
+		return runs.Result{}, err
+	}
+	return runs.Result{}, command.Run(ctx, a, in)
 }
 
 // every calls look every so often until ctx ends.

@@ -374,6 +374,7 @@ func (d *DRVA) once(ctx context.Context) {
 		return
 	}
 	if d.applying.TryLock() { // the certificate may stand for more domains by now
+		s = d.current() // another one may have come between
 		err := d.apply(ctx, s)
 		d.tell("appliance", err)
 		if err == nil {

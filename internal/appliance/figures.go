@@ -3,11 +3,13 @@ package appliance
 import (
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/drva"
+	"holdfast/internal/errs"
 	"holdfast/internal/iofilter"
 	"holdfast/internal/msa/setup"
 	"holdfast/internal/msa/site"
@@ -64,7 +66,10 @@ func (s *served) report(m *setup.Domain) setup.DomainReport {
 	st := s.status
 	if st == nil {
 		if s.err != nil {
-			r.State, r.Cause = setup.Failing, clip(s.err.Error())
+			r.State, r.Cause, r.Remedy = setup.Failing, clip(s.err.Error()), clip(errs.RemedyOf(s.err))
+		}
+		if s.err != nil && fenced(s.err) {
+			r.State, r.Remedy = setup.Fenced, "nothing, if the domain was recovered elsewhere: it is tried again, in case that is rolled back"
 		}
 		return r
 	}
@@ -79,6 +84,14 @@ func (s *served) report(m *setup.Domain) setup.DomainReport {
 		r.Cause, r.Remedy = clip(st.Errors[n-1].Error), clip(st.Errors[n-1].Remedy)
 	}
 	return r
+}
+
+// fenced reports whether a process that does not answer has ended because another one
+// publishes the domain, as far as its last words tell: it is not there to be asked.
+func fenced(err error) bool {
+	return slices.ContainsFunc([]string{"the domain was recovered: timeline", "this publisher has epoch"}, func(words string) bool {
+		return strings.Contains(err.Error(), words)
+	})
 }
 
 // standing is a DRVA's state in a manager's words.

@@ -157,6 +157,15 @@ func (r *Run) Alive(ctx context.Context, vm dr.VMID) (bool, error) {
 	return h != nil, err
 }
 
+// Refresh finds VMs of the run that somebody else has started: those of a committed run
+// may be the platform's own. It is the owner's, as Do is.
+func (r *Run) Refresh(ctx context.Context) error {
+	r.mu.Lock()
+	r.adopted = false
+	r.mu.Unlock()
+	return r.adopt(ctx)
+}
+
 // Handle returns a VM that has not ended, by its id in the container; nil: there is none.
 func (r *Run) Handle(ctx context.Context, vm dr.VMID) (hypervisor.VM, error) {
 	if err := r.adopt(ctx); err != nil {

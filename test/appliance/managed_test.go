@@ -162,10 +162,18 @@ func TestManaged(t *testing.T) {
 	}
 
 	// Nothing is to be protected any more.
+	generations := map[string]string{}
+	for _, role := range []string{"iofilter", "drva"} {
+		m.tells(role, "it is something", func(r *setup.Report) bool { generations[role] = r.Generation; return true })
+	}
 	must(t, rig.Command(t.Context(), nil, "delete", "domain", "erp", "--yes"))
-	empty := func(r *setup.Report) bool { return len(r.Domains) == 0 && len(r.Problems) == 0 }
-	m.tells("iofilter", "the host has nothing", empty)
-	m.tells("drva", "the DRVA has nothing", empty)
+	empty := func(was string) func(*setup.Report) bool {
+		return func(r *setup.Report) bool {
+			return r.Generation != was && len(r.Domains) == 0 && len(r.Problems) == 0
+		}
+	}
+	m.tells("iofilter", "the host has nothing", empty(generations["iofilter"]))
+	m.tells("drva", "the DRVA has nothing", empty(generations["drva"]))
 	if left := rig.ProcessesIn(t, m.Path("b/drva/drva")); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}

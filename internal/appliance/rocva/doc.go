@@ -8,7 +8,7 @@
 //	DIR/access/DOMAIN/     key and credentials of the domain's container, of the newest setup; 0600
 //	DIR/r/PLAN/DOMAIN/N    a recovery; N counts. Long names are cut: sockets lie below
 //	DIR/r/PLAN/DOMAIN/testN  a test
-//	DIR/warm/DOMAIN/       the standby of a domain that is continuous
+//	DIR/warm/DOMAIN/HISTORY/  the standby of a domain that is continuous
 //	DIR/seeds/DOMAIN.json  where disks are that held the domain before
 //	DIR/seeds/DOMAIN/      those of them that were a recovery's here
 //

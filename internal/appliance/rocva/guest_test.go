@@ -21,6 +21,7 @@ import (
 	"holdfast/internal/hypervisor/libvirt/libvirttest"
 	"holdfast/internal/hypervisor/qemu"
 	"holdfast/internal/msa/site"
+	"holdfast/internal/recovery"
 )
 
 // guestImage is what `make guest` leaves: a Linux with QEMU's agent, a shell and iproute2.
@@ -85,9 +86,7 @@ func onQEMU(t *testing.T) started {
 }
 
 // onLibvirt starts it by a libvirt daemon.
-func onLibvirt(t *testing.T) started {
-	there := libvirttest.Start(t)
-	t.Cleanup(libvirttest.Clean)
+func onLibvirt(t *testing.T, there *libvirttest.Site) started {
 	p, err := libvirt.NewProvider(t.Context(), libvirt.ProviderOptions{Socket: there.Socket})
 	must(t, err)
 	t.Cleanup(func() { p.Close() })
@@ -102,30 +101,37 @@ func onLibvirt(t *testing.T) started {
 	return started{vm, host}
 }
 
-// TestRealGuest does in a real guest what plans do: asks its agent, runs scripts, changes
-// addresses, asks what listens, halts it and lets it go on.
-func TestRealGuest(t *testing.T) {
-	for name, start := range map[string]func(*testing.T) started{"qemu": onQEMU, "libvirt": onLibvirt} {
-		t.Run(name, func(t *testing.T) {
-			s := start(t)
-			g, ok := s.vm.(hypervisor.Guest)
-			if !ok {
-				t.Fatal("its agent cannot be asked")
-			}
-			awaitAgent(t, g)
-			scripts(t, g)
-			addresses(t, g)
-			if up, err := guest.Listens(t.Context(), g, 22); err != nil || up {
-				t.Errorf("nothing listens in the guest: %v, %v", up, err)
-			}
-			suspends(t, s, g)
-		})
+// TestQEMU does in a real guest under the embedded QEMU what plans do in guests.
+func TestQEMU(t *testing.T) { realGuest(t, onQEMU(t)) }
+
+// TestLibvirt does it under a libvirt daemon, and has a recovered VM take its place there.
+func TestLibvirt(t *testing.T) {
+	there := libvirttest.Start(t)
+	t.Cleanup(libvirttest.Clean)
+	t.Run("guest", func(t *testing.T) { realGuest(t, onLibvirt(t, there)) })
+	t.Run("place", func(t *testing.T) { takesItsPlace(t, there) })
+}
+
+// realGuest asks the guest's agent, runs scripts, changes addresses, asks what listens,
+// halts it and lets it go on.
+func realGuest(t *testing.T, s started) {
+	t.Helper()
+	g, ok := s.vm.(hypervisor.Guest)
+	if !ok {
+		t.Fatal("its agent cannot be asked")
 	}
+	awaitAgent(t, g)
+	scripts(t, g)
+	addresses(t, g)
+	if up, err := guest.Listens(t.Context(), g, 22); err != nil || up {
+		t.Errorf("nothing listens in the guest: %v, %v", up, err)
+	}
+	suspends(t, s, g)
 }
 
 func awaitAgent(t *testing.T, g hypervisor.Guest) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	for {
 		err := guest.Ping(ctx, g)
@@ -209,4 +215,56 @@ func suspends(t *testing.T, s started, g hypervisor.Guest) {
 		t.Fatalf("it does not go on: %+v, %v", info, err)
 	}
 	awaitAgent(t, g)
+}
+
+// takesItsPlace has a recovered VM take the place of a retired one and of its
+// placeholder on a real libvirt, and finds the retired one's disk as a seed.
+func takesItsPlace(t *testing.T, there *libvirttest.Site) {
+	t.Helper()
+	ctx := t.Context()
+	path := filepath.Join(there.Dir, "old.raw")
+	must(t, os.WriteFile(path, make([]byte, 1<<20), 0o600))
+	there.Define(libvirttest.Guest{Name: "vm1", Disks: []libvirttest.Disk{{Path: path}}})
+	live, err := libvirt.Connect(ctx, libvirt.Options{Socket: there.Socket})
+	must(t, err)
+	t.Cleanup(func() { live.Close() })
+	old, err := live.VM(ctx, "vm1")
+	must(t, err)
+	info, err := old.Info(ctx)
+	must(t, err)
+	disk := dr.DiskID{UUID: dr.NewUUID()}
+	cfg := info.Config
+	cfg.Disks[0].ID, cfg.NICs = disk, nil
+	rec := &recovery.Record{Disks: []recovery.DiskRecord{{ID: disk, Source: disk, VM: cfg.ID, Size: 1 << 20}},
+		VMs: []recovery.VMRecord{{Source: cfg.ID, Config: cfg, Recorded: &cfg}}}
+	s := &Appliance{}
+	s.parts.Store(&Parts{Site: live})
+
+	must(t, old.(hypervisor.Retirer).Retire(ctx))
+	must(t, live.PutPlaceholder(ctx, hypervisor.Placeholder{ID: dr.VMID{UUID: dr.NewUUID()}, For: cfg.ID, Name: "vm1", CPUs: 1, MemoryMiB: 64}))
+	if got, err := s.strangersDisk(ctx, rec, &rec.Disks[0]); err != nil || got != path {
+		t.Fatalf("the old disk is at %q, %v", got, err)
+	}
+	for range 2 { // again: no effect
+		must(t, s.makeWay(ctx, &rec.VMs[0]))
+	}
+	p, err := libvirt.NewProvider(ctx, libvirt.ProviderOptions{Socket: there.Socket})
+	must(t, err)
+	t.Cleanup(func() { p.Close() })
+	spec := hypervisor.Spec{Config: cfg, Sources: map[dr.DiskID]hypervisor.Source{disk: {Path: path}}}
+	spec.WorkDir, spec.Keep, spec.Paused, spec.Agent, spec.Accelerator = there.Dir, true, true, true, hypervisor.TCG
+	vm, err := p.Start(ctx, spec)
+	must(t, err)
+	if got, err := s.strangersDisk(ctx, rec, &rec.Disks[0]); err != nil || got != "" {
+		t.Errorf("the disk of a VM that runs was taken for a seed: %q, %v", got, err)
+	}
+	must(t, p.Define(ctx, vm))
+	must(t, vm.Kill(ctx))
+	all, err := live.VMs(ctx)
+	must(t, err)
+	for _, v := range all {
+		if i, err := v.Info(ctx); err != nil || i.Config.ID != cfg.ID && strings.HasPrefix(i.Config.Name, "vm1") {
+			t.Errorf("%s is there besides, %v", i.Config.Name, err)
+		}
+	}
 }

@@ -28,6 +28,8 @@ const (
 	// and greetEvery how often its agent is asked.
 	greetLimit = 30 * time.Minute
 	greetEvery = 2 * time.Second
+	// moveEvery is how often a standby looks whether the domain goes on elsewhere.
+	moveEvery = time.Minute
 	// standbyRetry is the pause before a standby is tried again that could not be
 	// opened.
 	standbyRetry = 30 * time.Second

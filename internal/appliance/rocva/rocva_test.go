@@ -364,14 +364,15 @@ type place struct {
 
 // rig is a manager over two sites with fake hypervisors.
 type rig struct {
-	t    testing.TB
-	src  *source
-	d    *db.DB
-	o    *operate.Operator
-	at   map[site.Name]*place
-	mode site.Mode
-	prot *protectors // nil: what is recovered is not protected
-	stop func()
+	t     testing.TB
+	src   *source
+	d     *db.DB
+	o     *operate.Operator
+	at    map[site.Name]*place
+	mode  site.Mode
+	world *world
+	prot  *protectors // nil: what is recovered is not protected
+	stop  func()
 }
 
 func newRig(t testing.TB) *rig {
@@ -387,7 +388,8 @@ func newRig(t testing.TB) *rig {
 	r.d, err = db.Open(t.Context(), dbtest.SQLite(t))
 	check(t, err)
 	t.Cleanup(func() { r.d.Close() })
-	r.o, err = operate.New(operate.Options{World: newWorld(r.src), Pause: time.Millisecond})
+	r.world = newWorld(r.src)
+	r.o, err = operate.New(operate.Options{World: r.world, Pause: time.Millisecond})
 	check(t, err)
 	return r
 }

@@ -60,10 +60,9 @@ func (s *Appliance) writeSeeds(domain site.Name, list seeds) error {
 	return durable.WriteFile(durable.OS{}, s.seedsPath(domain), append(b, '\n'))
 }
 
-// sow makes a run's disks seeds of its domain: where they will be is noted before they
+// sow makes the disks of the run in a directory seeds of its domain: where they will be is noted before they
 // are moved there. To be done again after a crash anywhere in it.
-func (s *Appliance) sow(r *recovery.Run) error {
-	rec := r.Record()
+func (s *Appliance) sow(run string, rec *recovery.Record) error {
 	domain := site.Name(rec.Request.Label)
 	list, err := s.readSeeds(domain)
 	if err != nil {
@@ -78,7 +77,7 @@ func (s *Appliance) sow(r *recovery.Run) error {
 		path := d.Path
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(dir, d.Source.String()+".raw")
-			moves[filepath.Join(r.Dir(), d.Path)] = path
+			moves[filepath.Join(run, d.Path)] = path
 		}
 		list[d.Source] = path
 	}
@@ -97,16 +96,15 @@ func (s *Appliance) sow(r *recovery.Run) error {
 }
 
 // reap returns old disks on which a run can build its own: one for each of its disks, of
-// its size, that nothing uses; nil if there are not all of them. Those of a VM of the
+// its size, that none of all runs uses; nil if there are not all of them. Those of a VM of the
 // site's platform are noted, so that they are found again when its definition is gone.
-func (s *Appliance) reap(ctx context.Context, r *recovery.Run) (seeds, error) {
-	rec := r.Record()
+func (s *Appliance) reap(ctx context.Context, rec *recovery.Record, all []*recovery.Record) (seeds, error) {
 	domain := site.Name(rec.Request.Label)
 	known, err := s.readSeeds(domain)
 	if err != nil {
 		return nil, err
 	}
-	used := s.inUse(rec)
+	used := inUse(all, rec.ID)
 	found := seeds{}
 	for _, d := range rec.Disks {
 		path := known[d.Source]
@@ -132,12 +130,11 @@ func sized(path string, size int64) bool {
 	return err == nil && st.Mode().IsRegular() && st.Size() == size
 }
 
-// inUse lists the disks of other runs that are not over.
-func (s *Appliance) inUse(but *recovery.Record) map[string]bool {
+// inUse lists the disks of runs that are not over, but those of one.
+func inUse(all []*recovery.Record, but dr.UUID) map[string]bool {
 	used := map[string]bool{}
-	for _, o := range s.all() {
-		rec := o.record()
-		if rec == nil || rec.ID == but.ID || over(rec.State) {
+	for _, rec := range all {
+		if rec.ID == but || over(rec.State) {
 			continue
 		}
 		for _, d := range rec.Disks {
@@ -145,6 +142,16 @@ func (s *Appliance) inUse(but *recovery.Record) map[string]bool {
 		}
 	}
 	return used
+}
+
+// records are those of all runs that are owned.
+func (s *Appliance) records() (all []*recovery.Record) {
+	for _, o := range s.all() {
+		if rec := o.record(); rec != nil {
+			all = append(all, rec)
+		}
+	}
+	return all
 }
 
 // strangersDisk finds a disk of the run at the VM of the site's platform that it is

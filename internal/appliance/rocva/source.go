@@ -23,7 +23,12 @@ func (s *Appliance) leaving(ctx context.Context, a *operate.Act, f func(*owned) 
 	if err != nil {
 		return err
 	}
-	return s.hold(ctx, a, o, "", nil, f)
+	return s.hold(ctx, a, o, "", nil, func(o *owned) error {
+		if err := o.run.Refresh(ctx); err != nil {
+			return err
+		}
+		return f(o)
+	})
 }
 
 // Sync has everything published that the guests wrote: a final one when none runs.
@@ -88,7 +93,19 @@ func (s *Appliance) Running(ctx context.Context, a *operate.Act, vm *plan.VMInpu
 	if err != nil {
 		return false, err
 	}
-	return o.seen.Load().Alive(ctx, vm.VM)
+	if o.mu.TryLock() { // else a step has it, which looked as well
+		defer o.mu.Unlock()
+		if o.run != nil {
+			if err := o.run.Refresh(ctx); err != nil {
+				return false, err
+			}
+		}
+	}
+	r := o.seen.Load()
+	if r == nil {
+		return false, errs.New("rocva.Running", errs.Unavailable, "domain "+string(a.Domain), "its recovery was given up by this process").WithRemedy("start the appliance again")
+	}
+	return r.Alive(ctx, vm.VM)
 }
 
 // Shutdown asks a guest to shut down, and does not wait.
@@ -167,7 +184,7 @@ func (s *Appliance) Clean(ctx context.Context, a *operate.Act, in *plan.DomainIn
 		if err := off(ctx, o.run, in.VMs); err != nil {
 			return err
 		}
-		if err := s.sow(o.run); err != nil {
+		if err := s.sow(o.run.Dir(), o.run.Record()); err != nil {
 			return err
 		}
 		// By force, since it was committed; that the domain has moved on is looked at all

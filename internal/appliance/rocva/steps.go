@@ -90,7 +90,7 @@ func (s *Appliance) build(ctx context.Context, a *operate.Act, r *recovery.Run, 
 	if dir := s.standby(ctx, in.Domain, r.Record()); dir != "" {
 		return r.Build(recovery.Warm, dir, nil)
 	}
-	old, err := s.reap(ctx, r)
+	old, err := s.reap(ctx, r.Record(), s.records())
 	if err != nil {
 		a.Warn("the old disks cannot be used, they are built anew: " + err.Error())
 	}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
@@ -97,9 +99,13 @@ func (s *Appliance) warmLocked(d *setup.Domain) *warmth {
 	return w
 }
 
-// follow keeps a standby until ctx ends, or it is handed over. Disks that a VM had since
-// are compared.
-func (s *Appliance) follow(ctx context.Context, url string, access map[string]string, dir string) error {
+// errMoved ends the following of a history that is not the domain's any more.
+var errMoved = errors.New("the domain goes on in another history")
+
+// follow keeps a standby of the domain's current history until ctx ends, it is handed
+// over, or another history is the current one: each has a standby of its own, since disks
+// of the one before may be a VM's by now. Disks that a VM had since are compared.
+func (s *Appliance) follow(ctx context.Context, url string, access map[string]string, parent string) error {
 	p, err := s.ready()
 	if err != nil {
 		return err
@@ -108,15 +114,57 @@ func (s *Appliance) follow(ctx context.Context, url string, access map[string]st
 	if err != nil {
 		return err
 	}
-	if err := durable.MkdirAll(durable.OS{}, dir); err != nil {
-		return err
-	}
-	w, err := warm.Open(ctx, c, dir, warm.Options{Place: placed, Again: true, Logger: s.log})
+	t, err := current(ctx, c)
 	if err != nil {
 		return err
 	}
-	return errors.Join(w.Run(ctx), w.Close())
+	dir := warmDir(parent, t)
+	if err := durable.MkdirAll(durable.OS{}, dir); err != nil {
+		return err
+	}
+	w, err := warm.Open(ctx, c, dir, warm.Options{Timeline: t, Place: placed, Again: true, Logger: s.log})
+	if err != nil {
+		return err
+	}
+	following, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var g sync.WaitGroup
+	g.Go(func() {
+		tick := time.NewTicker(moveEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-following.Done():
+				return
+			case <-tick.C:
+			}
+			if now, err := current(following, c); err == nil && now != t {
+				cancel(errMoved)
+			}
+		}
+	})
+	err = w.Run(following)
+	cancel(nil)
+	g.Wait()
+	return errors.Join(err, w.Close())
 }
+
+// current is the history that a domain goes on in.
+func current(ctx context.Context, c *journal.Container) (dr.TimelineID, error) {
+	all, err := c.Timelines(ctx)
+	if err != nil {
+		return dr.TimelineID{}, err
+	}
+	for _, t := range all {
+		if t.Current {
+			return t.ID, nil
+		}
+	}
+	return dr.TimelineID{}, errs.New("rocva.standby", errs.NotFound, c.Domain().Name, "nothing was published yet").WithRemedy("it begins by itself when something is")
+}
+
+// warmDir is the standby of a history, below its domain's directory.
+func warmDir(parent string, t dr.TimelineID) string { return filepath.Join(parent, t.String()[:8]) }
 
 // placed lays a standby's disks out by their ids.
 func placed(img *journal.Image) (out []rocva.Target, err error) {
@@ -138,7 +186,7 @@ func (s *Appliance) standby(ctx context.Context, domain site.Name, rec *recovery
 		return ""
 	}
 	w.stop()
-	dir := s.path("warm", string(domain))
+	dir := warmDir(s.path("warm", string(domain)), rec.Parent)
 	if _, err := (durable.OS{}).Stat(filepath.Join(dir, "standby.json")); err != nil {
 		return ""
 	}

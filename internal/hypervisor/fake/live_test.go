@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"holdfast/internal/dr"
+	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
 	"holdfast/internal/hypervisor/fake"
 	"holdfast/internal/hypervisor/hypervisortest"
@@ -51,4 +52,37 @@ func TestPlatform(t *testing.T) {
 			hypervisortest.RunPlatform(t, rig)
 		})
 	}
+}
+
+// TestPower: the scripted platform switches VMs as real ones do.
+func TestPower(t *testing.T) {
+	host, vm := liveHost(-1)
+	vm.Change(hypervisor.ChangedState, "", func(i *hypervisor.VMInfo) { i.Running = false })
+	p := fake.NewPlatform(host)
+	defer p.Close()
+	hypervisortest.RunPower(t, p, "web")
+	// What is broken says so, and is not taken for done.
+	vm.Fail(errs.New("fake", errs.Unavailable, "web", "no power"))
+	v, err := p.VM(t.Context(), hypervisor.RetiredName("web", vmID(t, host)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.(hypervisor.Powered).PowerOn(t.Context()); !errs.Is(err, errs.Unavailable) {
+		t.Errorf("a VM that cannot be started: %v", err)
+	}
+}
+
+// vmID is the id of the host's only VM.
+func vmID(t *testing.T, host *fake.Host) dr.VMID {
+	p := fake.NewPlatform(host)
+	defer p.Close()
+	all, err := p.VMs(t.Context())
+	if err != nil || len(all) != 1 {
+		t.Fatal(all, err)
+	}
+	info, err := all[0].Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Config.ID
 }

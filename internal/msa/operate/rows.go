@@ -86,8 +86,10 @@ func lock(ctx context.Context, tx *db.Tx, name site.Name) (*row, error) {
 				return nil, err
 			}
 		}
-		// The row is made if it is missing, so that two who begin the first run meet.
-		if _, err := tx.Exec(ctx, `INSERT INTO plan_states (`+planColumns+`) VALUES ($1, $2, '', '', 0, '', 0, 0, '{}', '', 0, '', 0, 0, $3)
+		// The row is made if it is missing, so that two who begin the first run meet. Its epoch
+		// is larger than those of a plan that had the name before, which boxes have seen: by
+		// the clock, since owners do not follow each other every millisecond.
+		if _, err := tx.Exec(ctx, `INSERT INTO plan_states (`+planColumns+`) VALUES ($1, $2, '', '', 0, '', $3, 0, '{}', '', 0, '', 0, 0, $3)
 			ON CONFLICT (plan) DO UPDATE SET plan = excluded.plan`, name, plan.Ready, tx.Now()); err != nil {
 			return nil, err
 		}
