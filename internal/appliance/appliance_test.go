@@ -446,6 +446,29 @@ func TestPower(t *testing.T) {
 	}
 }
 
+// TestScript: a box runs what is its own to run, and nothing for who may not act.
+func TestScript(t *testing.T) {
+	h := NewHost(Options{Dir: shortDir(t)})
+	file := filepath.Join(h.Dir, "ran")
+	in := &plan.ScriptInputs{Name: "mark", Run: plan.OnAppliance, Command: []string{"/bin/sh", "-c", "echo $HOLDFAST_PLAN > " + file}}
+	if _, err := h.Script(t.Context(), act(errors.New("fenced")), in); err == nil {
+		t.Error("it ran for who may not act")
+	}
+	guest := *in
+	guest.Run = plan.InGuest
+	if _, err := h.Script(t.Context(), act(nil), &guest); !errs.Is(err, errs.Invalid) {
+		t.Errorf("a guest's script: %v", err)
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Error("it ran")
+	}
+	_, err := h.Script(t.Context(), act(nil), in)
+	check(t, err)
+	if b, err := os.ReadFile(file); err != nil || string(b) != "p\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
 // drvaRig is a DRVA's appliance with one scripted domain.
 type drvaRig struct {
 	*DRVA
