@@ -73,12 +73,6 @@ func newBoxes(t testing.TB, calls func(args []string) map[string]control.Handler
 
 func (b *boxes) all() Boxes { return Boxes{Launch: b.launch, Running: b.find, End: b.end} }
 
-func (b *boxes) note(what string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.events = append(b.events, what)
-}
-
 // said are the events so far; they are forgotten.
 func (b *boxes) said() []string {
 	b.mu.Lock()
