@@ -54,6 +54,7 @@ type boxes struct {
 	running map[string]*process // guarded by mu, by command line
 	events  []string            // guarded by mu
 	broken  error               // guarded by mu: what Launch answers
+	stuck   error               // guarded by mu: what End answers
 }
 
 type process struct {
@@ -137,6 +138,10 @@ func (b *boxes) find(name string, args ...string) []recovery.Process {
 
 func (b *boxes) end(_ context.Context, want recovery.Process) error {
 	b.mu.Lock()
+	if b.stuck != nil {
+		defer b.mu.Unlock()
+		return b.stuck
+	}
 	var p *process
 	for key, v := range b.running {
 		if v.pid == want.PID {
@@ -194,6 +199,20 @@ func TestUnit(t *testing.T) {
 	// whatever runs.
 	check(t, os.Remove(u.startedPath()))
 	run(fresh(), "two", "end drva", "start drva")
+
+	// One that cannot be ended goes on with what it has, and is ended later.
+	b.stuck = errs.New("end", errs.Denied, "drva", "it is somebody else's")
+	for range 2 {
+		if err := fresh().configured(t.Context(), []byte("three")); !errs.Is(err, errs.Denied) {
+			t.Errorf("configured: %v", err)
+		}
+		if text, err := os.ReadFile(u.config); err != nil || string(text) != "two" {
+			t.Errorf("the running process's configuration is %q, %v", text, err)
+		}
+	}
+	b.stuck = nil
+	run(fresh(), "three", "end drva", "start drva")
+	run(u, "two", "end drva", "start drva")
 
 	// One that ends at once is tried ever less often.
 	b.kill()
