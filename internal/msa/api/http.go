@@ -126,7 +126,7 @@ func (g *gates) take(address string, cost float64, now time.Time) time.Duration 
 	}
 	b.at = now
 	if b.tokens < cost {
-		return time.Duration((cost - b.tokens) / perSecond * float64(time.Second))
+		return max(1, time.Duration((cost-b.tokens)/perSecond*float64(time.Second)))
 	}
 	b.tokens -= cost
 	return 0
