@@ -92,11 +92,11 @@ func newBoxShow() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return print(cmd, b, func(w io.Writer) { printBox(w, &b) })
+		return print(cmd, b, func(w io.Writer) { printStanding(w, &b) })
 	})
 }
 
-func printBox(w io.Writer, b *api.BoxStatus) {
+func printStanding(w io.Writer, b *api.BoxStatus) {
 	ready := "no"
 	if b.Ready {
 		ready = "yes"
