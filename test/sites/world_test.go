@@ -380,12 +380,18 @@ func (s *side) nothing() {
 
 // drva is the site's DRVA, at an address of its own: both sites are on this machine.
 func (s *side) drva() string {
-	host, err := os.Hostname()
-	must(s.t, err)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	must(s.t, err)
 	defer ln.Close()
-	return fmt.Sprintf("---\napiVersion: holdfast/v1\nkind: appliance\nname: %s-drva\nrole: drva\nsite: %s\naddress: %s\n", strings.ToLower(host), s.name, ln.Addr())
+	return fmt.Sprintf("---\napiVersion: holdfast/v1\nkind: appliance\nname: %s-drva\nrole: drva\nsite: %s\naddress: %s\n", strings.ToLower(host(s.t)), s.name, ln.Addr())
+}
+
+// host is what libvirt calls this machine: a site's only pool.
+func host(t *testing.T) string {
+	t.Helper()
+	name, err := os.Hostname()
+	must(t, err)
+	return name
 }
 
 // estate is sites, stores and mappings as their admins write them down.
@@ -415,7 +421,19 @@ networks: [{from: lan, to: lan-b}]
 rules:
   - from: {prefix: 10.1.0.0/24}
     to: {prefix: 10.2.0.0/24}
-`, w.s3.String(), w.azure.String())
+default: {pool: %s}
+---
+apiVersion: holdfast/v1
+kind: mappings
+name: b-to-a
+from: b
+to: a
+networks: [{from: lan-b, to: lan}]
+rules:
+  - from: {prefix: 10.2.0.0/24}
+    to: {prefix: 10.1.0.0/24}
+default: {pool: %s}
+`, w.s3.String(), w.azure.String(), host(w.t), host(w.t))
 }
 
 // client is a client of the manager's API, as its admin.
@@ -439,9 +457,6 @@ func (s *side) kill() {
 	s.msa.Kill()
 	for _, pid := range s.pids() {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
-	}
-	for _, name := range strings.Fields(s.v.Virsh("list", "--name")) {
-		s.v.Virsh("destroy", name)
 	}
 }
 
