@@ -3,7 +3,8 @@
 # its first sectors and one ext4 partition that holds all the rest: nothing in
 # it comes from outside the disk at boot. OUTDIR/vmlinuz and OUTDIR/writer.img
 # are a kernel and an initial RAM file system, for a guest that only writes to
-# the disks it is given (guest/writer) and has QEMU's guest agent in it.
+# the disks it is given (guest/writer). All have QEMU's guest agent in them; those with
+# a ledger also a shell and iproute2, for what is done by it.
 #
 #   usage: guest/build.sh OUTDIR [postgres]
 #
@@ -39,6 +40,9 @@ writer_modules="virtio/virtio_ring virtio/virtio virtio/virtio_pci_legacy_dev vi
 	virtio/virtio_pci block/virtio_blk scsi/scsi_common scsi/scsi_mod scsi/sd_mod scsi/virtio_scsi char/virtio_console"
 modules="virtio/virtio_ring virtio/virtio virtio/virtio_pci_legacy_dev virtio/virtio_pci_modern_dev
 	virtio/virtio_pci block/virtio_blk input/evdev acpi/button"
+# What the agent of a ledger's guest needs, on its root file system: it is loaded when the
+# ledger serves, and only where there is a port for the agent.
+agent_modules="char/virtio_console ../net/core/failover net/net_failover net/virtio_net"
 # One processor and no self-tests: nothing here may cost boot time.
 cmdline="console=ttyS0 quiet loglevel=0 panic=-1 mitigations=off nokaslr random.trust_cpu=on tsc=reliable no_timer_check 8250.nr_uarts=1 i8042.noaux cryptomgr.notests rdinit=/init"
 
@@ -50,6 +54,7 @@ need() { # need TOOL-OR-FILE PACKAGE
 }
 missing=
 need apt-get apt; need dpkg dpkg; need cpio cpio; need mke2fs e2fsprogs; need sfdisk fdisk; need flock util-linux
+need ip iproute2; need dash dash
 need grub-mkimage grub-common; need "$grub/boot.img" grub-pc-bin; need go "go (from go.dev)"
 [ -z "$missing" ] || die "missing:$missing (run 'make deps')"
 
@@ -85,6 +90,29 @@ for p in init ledger writer; do
 		go build -trimpath -buildvcs=false -ldflags '-s -w' -o "$work/$p" "./guest/$p") || die "go build of guest/$p failed"
 done
 
+# number DIR MODULE…: the drivers into DIR, by names in their order.
+number() {
+	numbered=$1
+	shift
+	mkdir -p "$numbered"
+	n=10
+	for m in "$@"; do
+		[ -e "$drivers/$m.ko" ] || die "the kernel has no driver $m"
+		cp "$drivers/$m.ko" "$numbered/$n-${m##*/}.ko"
+		n=$((n + 1))
+	done
+}
+
+# libraries FILE…: what the programs are linked with, into $work/root.
+libraries() {
+	for f in "$@"; do ldd "$f"; done >"$work/libraries"
+	! grep 'not found' "$work/libraries" || die "a library is missing (run 'make deps')"
+	sed -n 's,.* => \(/[^ ]*\) .*,\1,p; s,^[[:space:]]*\(/[^ ]*\) (.*,\1,p' "$work/libraries" | sort -u | while read -r lib; do
+		mkdir -p "$work/root${lib%/*}"
+		cp -L "$lib" "$work/root$lib"
+	done
+}
+
 # pack DIR INIT MODULE…: an initial RAM file system of the first program and the
 # drivers beside what DIR holds already, to standard output; uncompressed,
 # since emulated processors unpack slower than the boot loader reads.
@@ -92,13 +120,8 @@ pack() (
 	cd "$1"
 	cp "$2" init
 	shift 2
-	mkdir -p dev proc sys newroot modules
-	n=10
-	for m in "$@"; do
-		[ -e "$drivers/$m.ko" ] || die "the kernel has no driver $m"
-		cp "$drivers/$m.ko" "modules/$n-${m##*/}.ko"
-		n=$((n + 1))
-	done
+	mkdir -p dev proc sys newroot
+	number modules "$@"
 	find . -exec touch -h -d @0 {} +
 	find . | LC_ALL=C sort | cpio --quiet --reproducible -o -H newc -R 0:0
 )
@@ -170,13 +193,20 @@ MENU
 }
 
 # --- unchanged? The stamp tells of both disks.
-stamp=$({ cat "$here/build.sh" "$out/kernel/version" "$work/init" "$work/ledger" "$grub/boot.img"
+stamp=$({ cat "$here/build.sh" "$out/kernel/version" "$out/agent/version" "$work/init" "$work/ledger" "$grub/boot.img"
 	grub-mkimage --version; mke2fs -V 2>&1; } | sha256sum)
 say "packing the initial RAM file system"
 # shellcheck disable=SC2086 # a list of words
 pack "$work/initrd" "$work/init" $modules >"$work/root/boot/initrd.img"
 cp "$work/ledger" "$work/root/sbin/ledger"
-mkdir "$work/root/dev" "$work/root/proc" "$work/root/sys" "$work/root/ledger"
+mkdir "$work/root/dev" "$work/root/proc" "$work/root/sys" "$work/root/ledger" "$work/root/run" "$work/root/run/agent" "$work/root/etc"
+cp -r "$out/agent/tree/." "$work/root"
+mkdir -p "$work/root/bin"
+cp -L "$(command -v dash)" "$work/root/bin/sh"
+cp -L "$(command -v ip)" "$work/root/sbin/ip"
+libraries "$work/root/bin/sh" "$work/root/sbin/ip"
+# shellcheck disable=SC2086 # a list of words
+number "$work/root/modules" $agent_modules
 if [ -e "$out/ledger.raw" ] && [ "$stamp" = "$(cat "$out/stamp" 2>/dev/null)" ]; then
 	say "$out/ledger.raw is up to date"
 else
@@ -188,7 +218,7 @@ fi
 
 # --- a disk with PostgreSQL on it
 pg=/usr/lib/postgresql/15
-need "$pg/bin/postgres" postgresql-15; need dash dash
+need "$pg/bin/postgres" postgresql-15
 [ -z "$missing" ] || die "missing:$missing (apt-get install them)"
 pgstamp=$({ echo "$stamp"; cat "$pg/bin/postgres"; } | sha256sum)
 if [ -e "$out/postgres.raw" ] && [ "$pgstamp" = "$(cat "$out/postgres.stamp" 2>/dev/null)" ]; then
@@ -196,20 +226,14 @@ if [ -e "$out/postgres.raw" ] && [ "$pgstamp" = "$(cat "$out/postgres.stamp" 2>/
 	exit 0
 fi
 root=$work/root
-mkdir -p "$root$pg/bin" "$root$pg/lib" "$root/usr/share/postgresql" "$root/usr/share/zoneinfo" "$root/etc" "$root/bin" "$root/run" "$root/tmp" "$root/data"
+mkdir -p "$root$pg/bin" "$root$pg/lib" "$root/usr/share/postgresql" "$root/usr/share/zoneinfo" "$root/tmp" "$root/data"
 cp "$pg/bin/postgres" "$pg/bin/initdb" "$root$pg/bin"
 cp "$pg"/lib/dict_snowball.so "$pg"/lib/plpgsql.so "$root$pg/lib"
 cp -rL /usr/share/postgresql/15 "$root/usr/share/postgresql/15"
 cp -L /usr/share/zoneinfo/UTC "$root/usr/share/zoneinfo/UTC"
-cp -L "$(command -v dash)" "$root/bin/sh" # initdb starts the server by a shell
 printf 'root:x:0:0::/:/bin/sh\npostgres:x:70:70::/data:/bin/sh\n' >"$root/etc/passwd"
 printf 'root:x:0:\npostgres:x:70:\n' >"$root/etc/group"
-for f in "$root$pg"/bin/* "$root$pg"/lib/*.so "$root/bin/sh"; do ldd "$f"; done >"$work/libraries"
-! grep 'not found' "$work/libraries" || die "PostgreSQL needs a library that is missing"
-sed -n 's,.* => \(/[^ ]*\) .*,\1,p; s,^[[:space:]]*\(/[^ ]*\) (.*,\1,p' "$work/libraries" | sort -u | while read -r lib; do
-	mkdir -p "$root${lib%/*}"
-	cp -L "$lib" "$root$lib"
-done
+libraries "$root$pg"/bin/* "$root$pg"/lib/*.so
 rm -f "$out/postgres.stamp"
 disk postgres "$pg_mib" 4096
 echo "$pgstamp" >"$out/postgres.stamp"

@@ -65,6 +65,7 @@ func run(ctx context.Context, port *os.File) error {
 	button := make(chan struct{})
 	go watchButton(button)
 	say(port, talk.Reply{Word: talk.Ready})
+	go runAgent()
 	for {
 		select {
 		case line := <-requests:

@@ -35,7 +35,6 @@ var sameFloor = map[string]string{
 	"wire→boottrace": "a frame carries a boot trace",
 	"extent→dr":      "units of capture",
 	"fair→errs":      "kinds of errors",
-	"msa→recovery":   "plans take recoveries from stage to stage: msa/operate/realsite alone",
 	"hypervisor→nbd": "", // not allowed; here to show the form
 }
 

@@ -38,6 +38,7 @@ type part interface {
 var applianceParts = map[site.Role]func(head.Options) (part, error){
 	site.DRVA:     func(o head.Options) (part, error) { return head.NewDRVA(o), nil },
 	site.IOFilter: func(o head.Options) (part, error) { return head.NewHost(o), nil },
+	site.RocVA:    newRocVA,
 }
 
 // boxStatus is what an agent answers on its socket.

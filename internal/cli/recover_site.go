@@ -56,14 +56,24 @@ func withService(cmd *cobra.Command, platform *providerFlags, do func(*recovery.
 // newService makes a service whose runs' VMs are p's.
 func newService(cmd *cobra.Command, platform *providerFlags, p hypervisor.Provider, log *slog.Logger) *recovery.Service {
 	var s *recovery.Service
-	s = recovery.New(recovery.Options{
-		Provider: p, Logger: log,
-		Open: func(ctx context.Context, url string, access map[string]string) (*journal.Container, error) {
-			return openContainer(ctx, url, identityAt(access))
-		},
-		Source: func(ctx context.Context, where map[string]string) (recovery.Source, error) {
-			return openSource(ctx, s, where, platform, cmd)
-		},
+	o := recoveryOptions(platform, p, log)
+	o.Source = func(ctx context.Context, where map[string]string) (recovery.Source, error) {
+		return openSource(ctx, s, where, platform, cmd)
+	}
+	s = recovery.New(o)
+	return s
+}
+
+// openAt opens a container with what a request's access names.
+func openAt(ctx context.Context, url string, access map[string]string) (*journal.Container, error) {
+	return openContainer(ctx, url, identityAt(access))
+}
+
+// recoveryOptions are those of a service whose runs' VMs are p's and whose source is
+// nowhere.
+func recoveryOptions(platform *providerFlags, p hypervisor.Provider, log *slog.Logger) recovery.Options {
+	return recovery.Options{
+		Provider: p, Logger: log, Open: openAt,
 		Site: &recovery.Site{
 			Identity: func(access map[string]string) map[string]string { return access },
 			Platform: func(monitors []string) any {
@@ -81,8 +91,7 @@ func newService(cmd *cobra.Command, platform *providerFlags, p hypervisor.Provid
 			Running:  boxesWith,
 			End:      endBox,
 		},
-	})
-	return s
+	}
 }
 
 // diskName is what the platform calls a disk of a VM it was given.

@@ -171,6 +171,7 @@ type StartOptions struct {
 	Serial      bool               // give the VM a serial port on a unix socket
 	SerialLog   string             // file to which all that the serial port says is appended; "": none; needs Serial
 	Screen      bool               // give the VM a graphics card, for Screenshot
+	Agent       bool               // give the VM a port for its guest's agent, where the platform can: see Guest
 	Paused      bool               // leave it Paused before the first instruction
 	ExitOnReset bool               // a guest that resets ends, Stopped, instead of booting again
 	Direct      bool               // local disks bypass the host's page cache

@@ -108,7 +108,9 @@ func (r *Run) Attend(ctx context.Context) error {
 				a.reply <- r.DoWith(ctx, a.Action, a.ActOptions)
 			}
 		case filled := <-r.filled():
-			err = r.settle(ctx, filled)
+			if err = r.settle(ctx, filled); err != nil && r.fill != nil {
+				r.fill.ran <- filled // who attends next goes on with it
+			}
 		case <-decide.C:
 			err = r.decide(ctx)
 		case <-pins.C:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -214,9 +213,37 @@ func (s *Service) SourceRun(ctx context.Context, dir string) (Source, error) {
 	if err := r.adopt(ctx); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	dir = r.Dir()
-	return &Boxes{DRVA: filepath.Join(dir, "protect", "drva.sock"), Hosts: []string{filepath.Join(dir, "protect", "host.sock")}, Power: runPower{r}}, nil
+	b := r.boxes()
+	b.Power = runPower{r}
+	return b, nil
 }
+
+// boxes are the run's own protection as a Source that switches nothing.
+func (r *Run) boxes() *Boxes {
+	return &Boxes{DRVA: r.protectPath("drva.sock"), Hosts: []string{r.protectPath("host.sock")}}
+}
+
+// Source returns the site of a run that was committed here, as the source of the next
+// recovery, to the run's owner, who goes on to own it: Close changes nothing. Kind
+// Conflict when the run is not protected.
+func (r *Run) Source(ctx context.Context) (Source, error) {
+	rec := r.Record()
+	if !rec.Committed || len(rec.Launched) == 0 {
+		return nil, errs.New("recovery.source", errs.Conflict, r.dir, "the run is "+string(rec.State)+": what it recovered is not protected").
+			WithRemedy("reprotect it first")
+	}
+	if err := r.adopt(ctx); err != nil {
+		return nil, err
+	}
+	b := r.boxes()
+	b.Power = heldPower{runPower{r}}
+	return b, nil
+}
+
+// heldPower is runPower of a run that somebody else closes.
+type heldPower struct{ runPower }
+
+func (heldPower) Close() error { return nil }
 
 // runPower switches the guests of a run.
 type runPower struct{ r *Run }

@@ -236,7 +236,7 @@ func (r *Run) standby(ctx context.Context) (*warm.Standby, error) {
 		return nil, err
 	}
 	dir := r.Record().Request.Standby
-	s, err := warm.Open(ctx, c, dir, warm.Options{FS: r.s.opts.FS, Logger: r.s.log})
+	s, err := warm.Open(ctx, c, dir, warm.Options{Place: beside, FS: r.s.opts.FS, Logger: r.s.log})
 	if errs.Is(err, errs.Conflict) {
 		return nil, errs.E("recovery.standby", errs.Conflict, dir, err).WithRemedy("stop the process that keeps the standby, then repeat")
 	}
@@ -244,6 +244,14 @@ func (r *Run) standby(ctx context.Context) (*warm.Standby, error) {
 		r.warm = s
 	}
 	return s, err
+}
+
+// beside lays disks out that a standby does not have yet: by their ids, in its directory.
+func beside(img *journal.Image) (out []rocva.Target, err error) {
+	for _, d := range img.Disks {
+		out = append(out, rocva.Target{Disk: d.ID, Path: d.ID.String() + ".raw"})
+	}
+	return out, nil
 }
 
 // oldPaths are the disks that are there already, by their id in the container.

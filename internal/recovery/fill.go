@@ -29,6 +29,7 @@ type filling struct {
 	stop   context.CancelFunc // ends it
 	ran    chan error         // room for one: what the Set's work came to
 	served chan error         // room for one: how serving ended
+	ended  bool               // it serves and fills no more
 	failed error              // of filling; the owner's, as all here
 }
 
@@ -165,7 +166,11 @@ func (f *filling) progress() *Filling {
 // end stops serving and filling. What guests still wait for is broken off: their
 // hypervisor asks again.
 func (f *filling) end() error {
+	if f.ended {
+		return nil
+	}
 	f.stop()
+	f.ended = true
 	err := <-f.served
 	if _, gone := os.Stat(f.socket); gone == nil {
 		err = errors.Join(err, os.Remove(f.socket))

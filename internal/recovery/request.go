@@ -38,7 +38,14 @@ type Override struct {
 	CPUs      int               `json:"cpus,omitempty"`
 	MemoryMiB int64             `json:"memory_mib,omitempty"`
 	Networks  map[string]string `json:"networks,omitempty"` // recorded name to name here
-	Down      bool              `json:"down,omitempty"`     // it is built, and not started
+	Cards     map[int]Card      `json:"cards,omitempty"`    // by place, over Networks
+	Down      bool              `json:"down,omitempty"`     // it is not started, also when it has ended
+}
+
+// Card changes one network card. Zero fields change nothing.
+type Card struct {
+	Network string `json:"network,omitempty"` // name here
+	MAC     string `json:"mac,omitempty"`
 }
 
 // Request says what is to be recovered, and how. It is kept in the record, and
@@ -74,8 +81,9 @@ type Request struct {
 	NoProtect bool                 `json:"no_protect,omitempty"`
 	Protect   ProtectRequest       `json:"protect,omitzero"`
 
-	By   string `json:"by,omitempty"`
-	Note string `json:"note,omitempty"`
+	By    string `json:"by,omitempty"`
+	Note  string `json:"note,omitempty"`
+	Label string `json:"label,omitempty"` // what who asks calls the domain
 }
 
 // ProtectRequest says how the VMs are protected at the recovery site.
@@ -101,7 +109,7 @@ func (q *Request) check() error {
 		return fmt.Errorf("automatic decision %q is neither commit nor rollback", q.Auto)
 	case (q.Auto == Wait) != (q.After == 0) || q.After < 0:
 		return fmt.Errorf("an automatic decision, and nothing else, needs a time after which it is taken")
-	case len(q.By) > maxText || len(q.Note) > maxText || q.Evidence < 0 || q.Rate < 0 || q.Protect.Quota < 0:
+	case len(q.By) > maxText || len(q.Note) > maxText || len(q.Label) > maxText || q.Evidence < 0 || q.Rate < 0 || q.Protect.Quota < 0:
 		return fmt.Errorf("a text is longer than %d bytes, or a number negative", maxText)
 	}
 	for id, path := range q.Onto {
@@ -156,6 +164,12 @@ func (q *Request) apply(cfg dr.VMConfig) dr.VMConfig {
 	for i, n := range cfg.NICs {
 		if to := o.Networks[n.Network]; to != "" {
 			cfg.NICs[i].Network = to
+		}
+		if c := o.Cards[i]; c.Network != "" {
+			cfg.NICs[i].Network = c.Network
+		}
+		if c := o.Cards[i]; c.MAC != "" {
+			cfg.NICs[i].MAC = c.MAC
 		}
 	}
 	return cfg

@@ -2,6 +2,8 @@ package recovery
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"holdfast/internal/dr"
 	"holdfast/internal/durable"
@@ -16,11 +18,16 @@ const (
 	UntilHydrated = "hydrate" // VMs can be started
 )
 
-// Place changes how a VM of the run, by its id in the container, is built here. No
-// effect on one that was started. Kinds: NotFound, those of writing the record.
-func (r *Run) Place(vm dr.VMID, o Override) error {
+// Place changes how a VM of the run, by its id in the container, is built here, and
+// says what stands behind networks that o names. No effect on one that was started.
+// Kinds: NotFound, those of writing the record.
+func (r *Run) Place(vm dr.VMID, o Override, networks map[string]hypervisor.Network) error {
 	found := false
 	err := r.change(func(rec *Record) {
+		if rec.Request.Networks == nil {
+			rec.Request.Networks = map[string]hypervisor.Network{}
+		}
+		maps.Copy(rec.Request.Networks, networks)
 		if rec.Request.Overrides == nil {
 			rec.Request.Overrides = map[string]Override{}
 		}
@@ -43,6 +50,42 @@ func (r *Run) Place(vm dr.VMID, o Override) error {
 		err = errs.New("recovery.Place", errs.NotFound, vm.String(), "the run has no such VM, or no configuration of it")
 	}
 	return err
+}
+
+// Build says how the disks of a run are to be built whose point is chosen, and which are
+// not begun: the mode, and the disks that are there already. Kinds: Invalid, Conflict
+// (they are begun), those of writing the record.
+func (r *Run) Build(mode Mode, standby string, onto map[dr.DiskID]string) error {
+	const op = "recovery.Build"
+	rec := r.Record()
+	if rec.step("hydrate") != nil {
+		return errs.New(op, errs.Conflict, r.dir, "its disks are begun already")
+	}
+	q := rec.clone().Request
+	q.Mode, q.Standby, q.Onto = mode, standby, onto
+	if err := q.check(); err != nil {
+		return errs.E(op, errs.Invalid, r.dir, err)
+	}
+	return r.change(func(rec *Record) { rec.Request.Mode, rec.Request.Standby, rec.Request.Onto = mode, standby, onto })
+}
+
+// Building reports whether disks of the run's current try are begun.
+func (r *Run) Building() bool { return r.Record().step("hydrate") != nil }
+
+// KeepDown says whether a VM, by its id in the container, stays down when it has ended:
+// one that somebody shut down is not started by Resume. Kinds: those of writing the record.
+func (r *Run) KeepDown(vm dr.VMID, down bool) error {
+	if rec := r.Record(); rec.Request.Overrides[vm.String()].Down == down {
+		return nil
+	}
+	return r.change(func(rec *Record) {
+		if rec.Request.Overrides == nil {
+			rec.Request.Overrides = map[string]Override{}
+		}
+		o := rec.Request.Overrides[vm.String()]
+		o.Down = down
+		rec.Request.Overrides[vm.String()] = o
+	})
 }
 
 // StartVM starts one VM of a run whose disks can be read, by its id in the container;
@@ -105,4 +148,54 @@ func (r *Run) Runs(ctx context.Context, vm dr.VMID) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// Alive reports whether a VM, by its id in the container, has not ended: it runs, is
+// paused, or shuts down.
+func (r *Run) Alive(ctx context.Context, vm dr.VMID) (bool, error) {
+	h, err := r.Handle(ctx, vm)
+	return h != nil, err
+}
+
+// Refresh finds VMs of the run that somebody else has started: those of a committed run
+// may be the platform's own. It is the owner's, as Do is.
+func (r *Run) Refresh(ctx context.Context) error {
+	r.mu.Lock()
+	r.adopted = false
+	r.mu.Unlock()
+	return r.adopt(ctx)
+}
+
+// Handle returns a VM that has not ended, by its id in the container; nil: there is none.
+func (r *Run) Handle(ctx context.Context, vm dr.VMID) (hypervisor.VM, error) {
+	if err := r.adopt(ctx); err != nil {
+		return nil, err
+	}
+	for _, v := range r.Record().VMs {
+		if v.Source == vm {
+			return r.vm(v.Config.ID), nil
+		}
+	}
+	return nil, nil
+}
+
+// Unprotected reports whether something has ended of the protection of a committed run.
+// It may be asked by any.
+func (r *Run) Unprotected() bool {
+	rec := r.Record()
+	return rec.Committed && rec.Hydrated && slices.ContainsFunc(rec.Launched, func(p Process) bool { return p.hasEnded() })
+}
+
+// KeepProtected starts that again. VMs are left as they are.
+func (r *Run) KeepProtected(ctx context.Context) error {
+	if !r.Unprotected() {
+		return nil
+	}
+	return r.launch(ctx)
+}
+
+// Sockets are where the DRVA and the host component of the run's own protection answer,
+// if there is one.
+func (r *Run) Sockets() (drva, host string) {
+	return r.protectPath("drva.sock"), r.protectPath("host.sock")
 }

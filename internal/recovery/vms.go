@@ -218,7 +218,7 @@ func (r *Run) spec(v *VMRecord) hypervisor.Spec {
 	rec := r.Record()
 	q := &rec.Request
 	s := hypervisor.Spec{Config: v.Config, Sources: map[dr.DiskID]hypervisor.Source{}}
-	s.WorkDir, s.Keep, s.Serial, s.Screen = r.path("vms"), true, true, true
+	s.WorkDir, s.Keep, s.Serial, s.Screen, s.Agent = r.path("vms"), true, true, true, true
 	s.SerialLog = r.path("evidence", r.evidenceName(v)+".serial.log")
 	s.Accelerator, s.ExitOnReset = q.Accelerator, q.ExitOnReset
 	s.Networks = map[string]hypervisor.Network{}

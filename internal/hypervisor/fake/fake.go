@@ -21,6 +21,9 @@ type Behaviour struct {
 	Deaf      bool          // the guest ignores the power button
 	StopAfter time.Duration // how long the guest takes to shut down
 	StuckOn   string        // name of a disk that fails whenever the VM runs; "": none
+	// Agent answers for the guest's agent; nil: there is none. It may be called
+	// concurrently.
+	Agent func(command string, args any) (any, error)
 }
 
 // Provider is a scripted hypervisor.Provider. Make it with New. Safe for

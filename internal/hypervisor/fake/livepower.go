@@ -10,7 +10,19 @@ import (
 var (
 	_ hypervisor.Powered = (*liveHandle)(nil)
 	_ hypervisor.Retirer = (*liveHandle)(nil)
+
+	_ hypervisor.Suspender = (*liveHandle)(nil)
+	_ hypervisor.Renamer   = (*liveHandle)(nil)
 )
+
+// Suspend halts the VM.
+func (h *liveHandle) Suspend(ctx context.Context) error {
+	if err := h.p.usable(ctx, "fake.Suspend", ""); err != nil {
+		return err
+	}
+	h.vm.Change(hypervisor.ChangedState, "", func(i *hypervisor.VMInfo) { i.Paused = i.Running })
+	return nil
+}
 
 // Deaf makes the guest take no notice of its power button.
 func (v *LiveVM) Deaf(yes bool) {
@@ -62,24 +74,34 @@ func (h *liveHandle) power(ctx context.Context, op string, on bool) error {
 
 // Retire renames the VM.
 func (h *liveHandle) Retire(ctx context.Context) error {
-	const op = "fake.Retire"
+	h.p.host.mu.Lock()
+	c := h.vm.info.Config
+	h.p.host.mu.Unlock()
+	return h.rename(ctx, "fake.Retire", hypervisor.RetiredName(c.Name, c.ID))
+}
+
+// Rename gives the VM a name.
+func (h *liveHandle) Rename(ctx context.Context, name string) error {
+	return h.rename(ctx, "fake.Rename", name)
+}
+
+func (h *liveHandle) rename(ctx context.Context, op, name string) error {
 	if err := h.p.usable(ctx, op, ""); err != nil {
 		return err
 	}
 	host := h.p.host
 	host.mu.Lock()
 	defer host.mu.Unlock()
-	was := h.vm.info.Config
-	name := hypervisor.RetiredName(was.Name, was.ID)
+	was := h.vm.info.Config.Name
 	switch {
 	case h.vm.info.Running:
-		return errs.New(op, errs.Conflict, was.Name, "it runs").WithRemedy("shut it down first")
-	case name == was.Name:
+		return errs.New(op, errs.Conflict, was, "it runs").WithRemedy("shut it down first")
+	case name == was:
 		return nil
 	case host.vms[name] != nil:
 		return errs.New(op, errs.Exists, name, "another VM has that name")
 	}
-	delete(host.vms, was.Name)
+	delete(host.vms, was)
 	h.vm.info.Config.Name = name
 	host.vms[name] = h.vm
 	host.tellLocked(h.vm, hypervisor.Change{Kind: hypervisor.ChangedConfig})

@@ -3,6 +3,7 @@ package fake
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"image"
 	"image/png"
@@ -207,6 +208,31 @@ func (v *VM) sizeOf(disk dr.DiskID) (size int64) {
 		}
 	}
 	return size
+}
+
+var _ hypervisor.Guest = (*VM)(nil)
+
+// AskGuest asks the script.
+func (v *VM) AskGuest(ctx context.Context, command string, args, result any) error {
+	const op = "fake.AskGuest"
+	if err := v.alive(ctx, op); err != nil {
+		return err
+	}
+	if v.run.script.Agent == nil || !v.run.spec.Agent || v.Status().State != hypervisor.Running {
+		return errs.New(op, errs.Unavailable, v.Name(), "no guest agent answers")
+	}
+	answer, err := v.run.script.Agent(command, args)
+	if err != nil {
+		return errs.E(op, errs.Invalid, command, err)
+	}
+	b, err := json.Marshal(answer)
+	if err == nil && result != nil {
+		err = json.Unmarshal(b, result)
+	}
+	if err != nil {
+		return errs.E(op, errs.Corrupt, command, err)
+	}
+	return nil
 }
 
 // Screenshot returns a black screen.

@@ -123,7 +123,7 @@ type channelXML struct {
 }
 
 // agentChannel is the name guests look for.
-const agentChannel = "org.qemu.guest_agent.0"
+const agentChannel = hypervisor.AgentPort
 
 // parseVM reads a description. The error's kind is Corrupt.
 func parseVM(text string) (*vmXML, error) {

@@ -94,6 +94,12 @@ func (d *domain) devices() *libvirtxml.DomainDeviceList {
 	if d.spec.Screen {
 		list.Videos = []libvirtxml.DomainVideo{{Model: libvirtxml.DomainVideoModel{Type: "vga"}}}
 	}
+	if d.spec.Agent { // libvirt makes the socket, and talks by it
+		list.Channels = []libvirtxml.DomainChannel{{
+			Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{Mode: "bind"}},
+			Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: hypervisor.AgentPort}},
+		}}
+	}
 	if d.spec.Serial {
 		port := libvirtxml.DomainSerial{Source: &libvirtxml.DomainChardevSource{
 			UNIX: &libvirtxml.DomainChardevSourceUNIX{Mode: "bind", Path: serialPath(d.dir)},

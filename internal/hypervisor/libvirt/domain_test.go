@@ -37,7 +37,7 @@ func everything() *hypervisor.Spec {
 			ids[2]: {Path: "/images/old.raw"}, ids[3]: {Socket: "/run/f", Export: "far"},
 		},
 		StartOptions: hypervisor.StartOptions{
-			WorkDir: "/work", Keep: true, Serial: true, SerialLog: "/work/console.log", Screen: true, Direct: true, ExitOnReset: true,
+			WorkDir: "/work", Keep: true, Serial: true, SerialLog: "/work/console.log", Screen: true, Agent: true, Direct: true, ExitOnReset: true,
 			Networks: map[string]hypervisor.Network{"production": {}, "backup": {Kind: hypervisor.Named, Name: "bubble"}},
 		},
 	}

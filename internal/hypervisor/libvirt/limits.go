@@ -39,6 +39,8 @@ const (
 	// is how long it waits before the next.
 	thawLimit = 5 * time.Second
 	thawEvery = time.Second
+	// agentSeconds bounds one question to a guest's agent whose caller has no bound.
+	agentSeconds = 10
 	// jobTick is how often a block copy is asked how far it is. It may end the
 	// pass this much late, without harm: writes go to both sides by then.
 	jobTick = 20 * time.Millisecond

@@ -12,7 +12,36 @@ import (
 var (
 	_ hypervisor.Powered = (*liveVM)(nil)
 	_ hypervisor.Retirer = (*liveVM)(nil)
+
+	_ hypervisor.Suspender = (*liveVM)(nil)
+	_ hypervisor.Renamer   = (*liveVM)(nil)
 )
+
+// Suspend halts the processors.
+func (v *liveVM) Suspend(ctx context.Context) error {
+	return v.does(ctx, "libvirt.Suspend", true, func(l *golibvirt.Libvirt, s golibvirt.DomainState) error {
+		if s != golibvirt.DomainRunning {
+			return nil
+		}
+		return l.DomainSuspend(v.ref)
+	})
+}
+
+// Rename gives the VM a name, as hypervisor.Renamer promises.
+func (v *liveVM) Rename(ctx context.Context, name string) error {
+	const op = "libvirt.Rename"
+	return v.does(ctx, op, false, func(l *golibvirt.Libvirt, s golibvirt.DomainState) error {
+		now, err := l.DomainLookupByUUID(v.ref.UUID)
+		if err != nil || now.Name == name {
+			return err
+		}
+		if !isOff(s) {
+			return errs.New(op, errs.Conflict, now.Name, "it runs").WithRemedy("shut it down first")
+		}
+		_, err = l.DomainRename(now, golibvirt.OptString{name}, 0)
+		return err
+	})
+}
 
 // does runs a command about the whole VM in its turn, with how its processors are. One
 // that ended meanwhile is no error where off says so.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -179,8 +180,41 @@ func (a *agent) close() {
 	a.disarm()
 }
 
+// execute runs one command for who may be refused.
+func (a *agent) execute(ctx context.Context, op, command string, args, result any) error {
+	var none any
+	if result == nil {
+		result = &none
+	}
+	_, err := a.askWith(ctx, op, command, args, result)
+	var refused *qmpError
+	switch {
+	case errors.As(err, &refused):
+		return errs.E(op, errs.Invalid, command, refused)
+	case err != nil && ctx.Err() != nil && !errs.Is(err, errs.Canceled):
+		return errs.E(op, errs.Transient, command, fmt.Errorf("the answer did not come: %w", err))
+	}
+	return err
+}
+
+// AskGuest asks the guest's agent, as hypervisor.Guest promises.
+func (v *LiveVM) AskGuest(ctx context.Context, command string, args, result any) error {
+	const op = "qemu.AskGuest"
+	if err := v.p.usable(ctx, op); err != nil {
+		return err
+	}
+	v.agent.busy.Lock()
+	defer v.agent.busy.Unlock()
+	return v.agent.execute(ctx, op, command, args, result)
+}
+
 // ask runs one command. asked reports whether the guest may have heard it.
 func (a *agent) ask(ctx context.Context, op, command string, result any) (asked bool, err error) {
+	return a.askWith(ctx, op, command, nil, result)
+}
+
+// askWith is ask with arguments.
+func (a *agent) askWith(ctx context.Context, op, command string, args, result any) (asked bool, err error) {
 	if a.path == "" {
 		return false, errs.New(op, errs.Unavailable, "", "the VM has no channel to a guest agent").
 			WithRemedy("give the VM a virtio-serial port org.qemu.guest_agent.0, install qemu-guest-agent in it, and name the socket")
@@ -201,7 +235,7 @@ func (a *agent) ask(ctx context.Context, op, command string, result any) (asked 
 		return false, errs.E(op, errs.Unavailable, a.path, err).
 			WithRemedy("start qemu-guest-agent in the guest; only one program of the host may use its channel")
 	}
-	if err := t.call(command, nil, result); err != nil {
+	if err := t.call(command, args, result); err != nil {
 		var refused *qmpError
 		kind := errs.Transient
 		if errors.As(err, &refused) {

@@ -68,7 +68,10 @@ func (c *commandLine) build() ([]string, error) {
 	if err := c.disks(); err != nil {
 		return nil, err
 	}
-	return c.args, c.nics()
+	if err := c.nics(); err != nil {
+		return nil, err
+	}
+	return c.args, c.agent() // last, so that nothing a guest knew before has another place
 }
 
 // object is a JSON object on the command line.
@@ -149,6 +152,21 @@ func (c *commandLine) serial() error {
 		port += ",logappend=on,logfile=" + escape(c.spec.SerialLog)
 	}
 	c.add("-chardev", port, "-serial", "chardev:serial0")
+	return nil
+}
+
+// agent adds the port of the guest's agent.
+func (c *commandLine) agent() error {
+	if !c.spec.Agent {
+		return nil
+	}
+	path := filepath.Join(c.dir, agentSocket)
+	if err := checkSocketPath(path); err != nil {
+		return err
+	}
+	c.add("-chardev", "socket,id=agent,server=on,wait=off,path="+escape(path))
+	c.json("-device", object{"driver": "virtio-serial-pci", "id": "ports"})
+	c.json("-device", object{"driver": "virtserialport", "bus": "ports.0", "chardev": "agent", "name": hypervisor.AgentPort})
 	return nil
 }
 

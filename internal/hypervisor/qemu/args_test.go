@@ -38,7 +38,7 @@ func everything() *hypervisor.Spec {
 			disks[3].ID: {Path: "/srv/d.raw"}, disks[4].ID: {Path: "/srv/e.raw"},
 		},
 		StartOptions: hypervisor.StartOptions{
-			Accelerator: hypervisor.TCG, Serial: true, ExitOnReset: true, Direct: true,
+			Accelerator: hypervisor.TCG, Serial: true, ExitOnReset: true, Direct: true, Agent: true,
 			Networks: map[string]hypervisor.Network{"front": {Kind: hypervisor.User}, "back": {Kind: hypervisor.Isolated}},
 		},
 	}

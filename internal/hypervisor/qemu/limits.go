@@ -77,8 +77,10 @@ const (
 	daemonLimit = 30 * time.Second
 	// maxAgentBytes bounds what one conversation with a guest's agent reads,
 	// bytes, old garbage in the channel included; maxAgentLine one answer.
-	maxAgentBytes = 1 << 20
-	maxAgentLine  = 64 << 10
+	// What a program in a guest printed is in one answer: the agent keeps 16 MiB of it,
+	// and nothing here needs as much.
+	maxAgentBytes = 8 << 20
+	maxAgentLine  = 4 << 20
 	// syncLimit is how long a guest's agent may take to answer the handshake:
 	// milliseconds where there is one.
 	syncLimit = 3 * time.Second

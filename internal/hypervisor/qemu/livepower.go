@@ -8,7 +8,14 @@ import (
 	"holdfast/internal/hypervisor"
 )
 
-var _ hypervisor.Powered = (*LiveVM)(nil)
+var (
+	_ hypervisor.Powered   = (*LiveVM)(nil)
+	_ hypervisor.Suspender = (*LiveVM)(nil)
+	_ hypervisor.Guest     = (*LiveVM)(nil)
+)
+
+// Suspend halts the processors.
+func (v *LiveVM) Suspend(ctx context.Context) error { return v.ends(ctx, "qemu.Suspend", "stop") }
 
 // PowerOn lets a paused VM go on. One that has no process is started by whoever
 // started it: QEMU keeps no books.

@@ -24,6 +24,20 @@ func (v *VM) Serial() string { return v.inDir(v.run.Serial, serialSocket) }
 // Monitor returns the socket by which a Platform takes the VM, or "".
 func (v *VM) Monitor() string { return v.inDir(v.run.Keep, monitorSocket) }
 
+var _ hypervisor.Guest = (*VM)(nil)
+
+// AskGuest asks the guest's agent, as hypervisor.Guest promises.
+func (v *VM) AskGuest(ctx context.Context, command string, args, result any) error {
+	const op = "qemu.AskGuest"
+	if s := v.Status(); s.State.Final() {
+		return errs.New(op, errs.Conflict, v.run.Name, "the VM is "+s.State.String()+": "+s.Reason)
+	}
+	a := agent{path: v.inDir(v.run.Agent, agentSocket)}
+	v.asking.Lock() // a port carries one conversation
+	defer v.asking.Unlock()
+	return a.execute(ctx, op, command, args, result)
+}
+
 // inDir returns the path of a socket the run has, or "".
 func (v *VM) inDir(has bool, name string) string {
 	if !has {

@@ -19,12 +19,14 @@ import (
 //	vm.json    what the VM is: run
 //	adopt      QMP monitor for a provider that takes the VM over
 //	monitor    QMP monitor for the host component
+//	agent      the port of the guest's agent, if it has one
 const (
 	runPrefix     = "holdfast-vm-"
 	runFile       = "vm.json"
 	adoptSocket   = "adopt"
 	monitorSocket = "monitor"
 	serialSocket  = "serial"
+	agentSocket   = "agent"
 )
 
 // run is what a provider must know of a VM that another one started.
@@ -35,6 +37,7 @@ type run struct {
 	Keep   bool      `json:"keep"`
 	Serial bool      `json:"serial"`
 	Screen bool      `json:"screen"`
+	Agent  bool      `json:"agent,omitempty"`
 	Direct bool      `json:"direct"`
 }
 
@@ -49,7 +52,7 @@ type runDisk struct {
 func newRun(spec *hypervisor.Spec) run {
 	r := run{
 		ID: spec.Config.ID, Name: spec.Config.Name,
-		Keep: spec.Keep, Serial: spec.Serial, Screen: spec.Screen, Direct: spec.Direct,
+		Keep: spec.Keep, Serial: spec.Serial, Screen: spec.Screen, Agent: spec.Agent, Direct: spec.Direct,
 	}
 	for _, d := range spec.Config.Disks {
 		r.Disks = append(r.Disks, runDisk{ID: d.ID, Name: d.Name, Size: d.Size, From: spec.Sources[d.ID]})

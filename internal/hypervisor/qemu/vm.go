@@ -32,6 +32,7 @@ type VM struct {
 	over    sync.Once     // the final move, or letting go: whichever comes first
 	killed  atomic.Bool   // somebody wanted the process to be killed
 	shots   atomic.Uint64 // screenshots taken
+	asking  sync.Mutex    // held while the guest's agent is asked
 
 	fate fate // owned by the goroutine that reads QMP; by watch after that ended
 }

@@ -1,0 +1,95 @@
+package rocva_test
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"holdfast/internal/hypervisor/fake"
+	"holdfast/internal/msa/mapping"
+	"holdfast/internal/msa/plan"
+	"holdfast/internal/msa/site"
+)
+
+// agentOf is a guest's agent as QEMU's is asked, with one card. It keeps what it was told.
+type agentOf struct {
+	mac string
+
+	mu     sync.Mutex
+	runs   [][]string // command lines
+	envs   [][]string
+	has    []string // addresses
+	status int      // of scripts
+}
+
+func (g *agentOf) answer(command string, args any) (any, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch command {
+	case "guest-ping":
+		return struct{}{}, nil
+	case "guest-network-get-interfaces":
+		var all []any
+		for _, a := range g.has {
+			p := netip.MustParsePrefix(a)
+			all = append(all, map[string]any{"ip-address": p.Addr().String(), "prefix": p.Bits()})
+		}
+		return []any{map[string]any{"name": "eth0", "hardware-address": strings.ToUpper(g.mac), "ip-addresses": all}}, nil
+	case "guest-exec":
+		a := args.(map[string]any)
+		line := append([]string{a["path"].(string)}, a["arg"].([]string)...)
+		g.runs, g.envs = append(g.runs, line), append(g.envs, a["env"].([]string))
+		if i := slices.Index(line, "address"); i >= 0 {
+			g.has = []string{line[i+1]}
+		}
+		return map[string]any{"pid": len(g.runs)}, nil
+	case "guest-exec-status":
+		return map[string]any{"exited": true, "exitcode": g.status, "out-data": base64.StdEncoding.EncodeToString([]byte("said\n"))}, nil
+	case "guest-file-open":
+		return 1, nil
+	case "guest-file-read":
+		return map[string]any{"eof": true, "buf-b64": base64.StdEncoding.EncodeToString([]byte(
+			"  sl  local_address rem_address   st\n   0: 00000000:1538 00000000:0000 0A 0\n"))}, nil
+	case "guest-file-close":
+		return struct{}{}, nil
+	}
+	return nil, fmt.Errorf("no such command: %s", command)
+}
+
+// TestGuests has a plan wait for agents and a port, tell guests their addresses and run a
+// script in one; a script that fails fails its step.
+func TestGuests(t *testing.T) {
+	r := newRig(t)
+	agents := map[string]*agentOf{}
+	for _, vm := range r.src.vms {
+		g := &agentOf{mac: vm.NICs[0].MAC, has: []string{"10.1.0.9/24", "fe80::1/64"}}
+		agents[vm.Name] = g
+		r.at["b"].prov.Behave(vm.ID, fake.Behaviour{Agent: g.answer})
+	}
+	for i := range r.world.p.VMs {
+		v := &r.world.p.VMs[i]
+		v.Agent, v.Port = nil, &plan.WaitPort{Port: 5432, Timeout: site.Span(30e9)}
+		v.Post = []plan.Callout{{Name: "hello", Run: plan.InGuest, Script: plan.Script{Command: []string{"/bin/hello", "$x"}, Env: map[string]string{"A": "b"}}}}
+	}
+	r.world.v[0].Mappings.Rules = []mapping.Rule{{From: mapping.Subnet{Prefix: netip.MustParsePrefix("10.1.0.0/24")}, To: mapping.Subnet{Prefix: netip.MustParsePrefix("10.2.0.0/24")}}}
+	r.begin()
+	r.does(plan.Planned, plan.BeforeCommit)
+	for name, g := range agents {
+		if n := len(g.runs); n != 2 {
+			t.Fatalf("%s ran %q", name, g.runs)
+		}
+		if want := []string{"10.2.0." + name[2:] + "/24"}; !slices.Equal(g.has, want) {
+			t.Errorf("%s has %v, want %v", name, g.has, want)
+		}
+		if !slices.Equal(g.runs[1], []string{"/bin/hello", "$x"}) || !slices.Contains(g.envs[1], "A=b") || !slices.Contains(g.envs[1], "HOLDFAST_VM="+name) {
+			t.Errorf("%s ran %q with %q", name, g.runs[1], g.envs[1])
+		}
+	}
+	if said := r.report(); !slices.Equal(said, []string{"said\n", "said\n"}) {
+		t.Errorf("the report has %q", said)
+	}
+}

@@ -1,0 +1,36 @@
+package rocva
+
+import "time"
+
+const (
+	// jobPatience is how long a step looks at its job before it lets go: most are done.
+	jobPatience = 2 * time.Second
+	// jobEvery is how often a job that lasts is looked at.
+	jobEvery = 2 * time.Second
+	// shutdownLimit is how long a guest is asked to shut down; plans cut its power
+	// before.
+	shutdownLimit = 30 * time.Minute
+	// maxName is how much of a plan's or domain's name is in the name of a directory,
+	// bytes: those of sockets below must not exceed 107.
+	maxName = 12
+	// maxSeeds bounds a seeds file, bytes: 2,000 VMs with many disks.
+	maxSeeds = 16 << 20
+	// maxSetup bounds a setup on disk, bytes.
+	maxSetup = 16 << 20
+	// lookEvery is how often what lives here is looked at.
+	lookEvery = 10 * time.Second
+	// agentLimit bounds one question to a guest's agent, portLimit the wait for a port.
+	agentLimit = 10 * time.Second
+	portLimit  = 2 * time.Second
+	// scriptLimit bounds a guest's script of which the plan sets no time.
+	scriptLimit = 30 * time.Minute
+	// greetLimit is how long a guest may take to start until it can be told its addresses,
+	// and greetEvery how often its agent is asked.
+	greetLimit = 30 * time.Minute
+	greetEvery = 2 * time.Second
+	// moveEvery is how often a standby looks whether the domain goes on elsewhere.
+	moveEvery = time.Minute
+	// standbyRetry is the pause before a standby is tried again that could not be
+	// opened.
+	standbyRetry = 30 * time.Second
+)

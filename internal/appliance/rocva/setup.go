@@ -1,0 +1,204 @@
+package rocva
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"holdfast/internal/durable"
+	"holdfast/internal/errs"
+	"holdfast/internal/msa/setup"
+	"holdfast/internal/msa/site"
+)
+
+// Setup makes the appliance what a setup says: it writes what opens the containers, and
+// keeps the standbys of those domains that are continuous. Files are durable on return.
+// Runs that are there are left alone, but for those of an earlier process, which the first
+// setup has taken over. Kinds: Invalid (another role, or another platform than before),
+// those of writing files.
+func (s *Appliance) Setup(ctx context.Context, u *setup.Setup) error {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	err := s.take(u)
+	if err == nil {
+		err = s.apply(ctx, u)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.problem = err; err == nil {
+		s.is = u.Generation
+	}
+	return err
+}
+
+// take makes a setup the newest one, durably, before anything is done by it.
+func (s *Appliance) take(u *setup.Setup) error {
+	const op = "rocva.Setup"
+	if u.RocVA == nil {
+		return errs.New(op, errs.Invalid, "setup", "it is of another role")
+	}
+	b, err := json.Marshal(u)
+	if err != nil {
+		return errs.E(op, errs.Internal, "setup", err)
+	}
+	if err := durable.MkdirAll(durable.OS{}, s.opts.Dir); err != nil {
+		return err
+	}
+	return durable.WriteFile(durable.OS{}, s.path("setup.json"), b)
+}
+
+// load is the setup of an earlier life; nil: there is none. One that cannot be read is
+// none: the manager gives another.
+func (s *Appliance) load() *setup.Setup {
+	b, err := durable.ReadFile(durable.OS{}, s.path("setup.json"), maxSetup)
+	var u setup.Setup
+	if err == nil {
+		err = json.Unmarshal(b, &u)
+	}
+	if err != nil {
+		if !errs.Is(err, errs.NotFound) {
+			s.log.Warn("what the appliance was to be cannot be read; it waits for its manager", "err", err)
+		}
+		return nil
+	}
+	return &u
+}
+
+func (s *Appliance) apply(ctx context.Context, u *setup.Setup) error {
+	for i := range u.RocVA.Domains {
+		if err := s.writeAccess(&u.RocVA.Domains[i]); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	before := s.told
+	s.told = *u
+	s.mu.Unlock()
+	if s.parts.Load() == nil {
+		p, err := s.opts.Begin(ctx, u.Platform, u.Endpoints)
+		if err != nil {
+			return err
+		}
+		s.parts.Store(p)
+		if err := s.open(ctx); err != nil {
+			s.log.Warn("not all recoveries go on", "err", err, "remedy", errs.RemedyOf(err))
+		}
+	} else if before.Platform != u.Platform || !slices.Equal(before.Endpoints, u.Endpoints) {
+		return errs.New("rocva.Setup", errs.Invalid, "platform", "the site's platform is reached in another way now").WithRemedy("start the appliance again: its VMs go on")
+	}
+	s.keepWarm()
+	return nil
+}
+
+// Run comes up by the newest setup it has, with or without a manager, and looks after what
+// lives here until ctx ends; VMs and their protection go on then.
+func (s *Appliance) Run(ctx context.Context) error {
+	if u := s.load(); u != nil {
+		if err := s.Setup(ctx, u); err != nil {
+			s.log.Warn("the appliance is not what it was", "err", err, "remedy", errs.RemedyOf(err))
+		}
+	}
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			s.applying.Lock()
+			defer s.applying.Unlock()
+			return s.close()
+		case <-tick.C:
+			s.mind(ctx)
+		}
+	}
+}
+
+// Report is how the appliance stands, without asking anybody.
+func (s *Appliance) Report() *setup.Report {
+	r := &setup.Report{Started: s.began, Lives: s.Lives()}
+	r.Lives = r.Lives[:min(len(r.Lives), setup.MaxDomains)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.Generation = s.is
+	if s.problem != nil && !errs.Is(s.problem, errs.Canceled) {
+		r.Problems = append(r.Problems, problem("appliance "+s.opts.Name, s.problem))
+	}
+	for _, name := range r.Lives {
+		p := s.seen[name]
+		if p == nil {
+			continue
+		}
+		r.Domains = append(r.Domains, p.domain)
+		r.Figures = append(r.Figures, p.figures...)
+		if p.err != nil && len(r.Problems) < setup.MaxProblems {
+			r.Problems = append(r.Problems, problem("domain "+string(name), p.err))
+		}
+	}
+	r.Figures = r.Figures[:min(len(r.Figures), setup.MaxFigures)]
+	return r
+}
+
+func problem(object string, err error) setup.Problem {
+	return setup.Problem{Object: object, Words: clip(err.Error()), Remedy: clip(errs.RemedyOf(err))}
+}
+
+func clip(s string) string { return s[:min(len(s), setup.MaxText)] }
+
+// protection is how a domain that lives here is protected.
+type protection struct {
+	domain  setup.DomainReport
+	figures []setup.Figure
+	err     error // why what ended of it is not up again
+}
+
+// mind looks after the domains that live here: what protects them is started again when it
+// has ended. Their VMs are not: who ended one may have meant it.
+func (s *Appliance) mind(ctx context.Context) {
+	for _, o := range s.all() {
+		if o.stuck.Load() && o.mu.TryLock() {
+			s.unstick(ctx, o)
+			o.mu.Unlock()
+		}
+	}
+	seen := map[site.Name]*protection{}
+	for _, name := range s.Lives() {
+		o, err := s.living(name)
+		if err != nil {
+			continue
+		}
+		p := &protection{}
+		r := o.seen.Load()
+		if r != nil && r.Unprotected() && o.mu.TryLock() { // else a step has it, and sees to it
+			if o.run != nil && !o.busy() {
+				o.still()
+				p.err = o.run.KeepProtected(ctx)
+				s.attend(o)
+			}
+			o.mu.Unlock()
+		}
+		if r != nil {
+			p.domain, p.figures = s.standing(ctx, name, r)
+		}
+		seen[name] = p
+	}
+	s.mu.Lock()
+	s.seen = seen
+	s.mu.Unlock()
+}
+
+// unstick goes on with a run that could not be gone on with. Called with o.mu held.
+func (s *Appliance) unstick(ctx context.Context, o *owned) {
+	if o.run == nil || o.busy() {
+		return
+	}
+	o.still()
+	o.stuck.Store(false)
+	if err := goOn(ctx, o.run); err != nil {
+		o.stuck.Store(true)
+		s.log.Warn("a recovery cannot be gone on with", "run", o.run.Dir(), "err", err, "remedy", errs.RemedyOf(err))
+	}
+	s.attend(o)
+}
+
+var errNoAnswer = errors.New("what protects it does not answer")
