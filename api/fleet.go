@@ -56,3 +56,30 @@ func (c *Client) DomainStatus(ctx context.Context, domain Name) (out DomainStatu
 func (c *Client) SiteKey(ctx context.Context) (out SiteKey, err error) {
 	return out, c.Call(ctx, http.MethodGet, "/site-key", nil, nil, &out)
 }
+
+// BoxStatus is what an appliance is to be, and what it tells that it is.
+type BoxStatus struct {
+	Name     Name         `json:"name"`
+	Role     string       `json:"role"`
+	Health   string       `json:"health" doc:"unseen, alive, skewed or silent; missing: it is not enrolled"`
+	Told     *time.Time   `json:"told,omitempty" doc:"When it told last; missing: never"`
+	Started  *time.Time   `json:"started,omitempty" doc:"When its agent began"`
+	Ready    bool         `json:"ready" doc:"It is what it is to be"`
+	Draining bool         `json:"draining,omitempty"`
+	Domains  []Name       `json:"domains,omitempty" doc:"That it is to serve, protect VMs of, or be able to recover"`
+	Leaving  []Name       `json:"leaving,omitempty" doc:"That it has to let go of"`
+	Lives    []Name       `json:"lives,omitempty" doc:"Whose committed recovery is in it"`
+	Problems []BoxProblem `json:"problems,omitempty"`
+}
+
+// BoxProblem is something that an appliance could not do yet; it goes on trying.
+type BoxProblem struct {
+	Object string `json:"object"`
+	Words  string `json:"words"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// BoxStatus returns how an appliance stands to what it is to be.
+func (c *Client) BoxStatus(ctx context.Context, box Name) (out BoxStatus, err error) {
+	return out, c.Call(ctx, http.MethodGet, "/appliances/"+url.PathEscape(string(box))+"/status", nil, nil, &out)
+}

@@ -54,6 +54,7 @@ type boxes struct {
 	running map[string]*process // guarded by mu, by command line
 	events  []string            // guarded by mu
 	broken  error               // guarded by mu: what Launch answers
+	stuck   error               // guarded by mu: what End answers
 }
 
 type process struct {
@@ -72,12 +73,6 @@ func newBoxes(t testing.TB, calls func(args []string) map[string]control.Handler
 }
 
 func (b *boxes) all() Boxes { return Boxes{Launch: b.launch, Running: b.find, End: b.end} }
-
-func (b *boxes) note(what string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.events = append(b.events, what)
-}
 
 // said are the events so far; they are forgotten.
 func (b *boxes) said() []string {
@@ -143,6 +138,10 @@ func (b *boxes) find(name string, args ...string) []recovery.Process {
 
 func (b *boxes) end(_ context.Context, want recovery.Process) error {
 	b.mu.Lock()
+	if b.stuck != nil {
+		defer b.mu.Unlock()
+		return b.stuck
+	}
 	var p *process
 	for key, v := range b.running {
 		if v.pid == want.PID {
@@ -200,6 +199,20 @@ func TestUnit(t *testing.T) {
 	// whatever runs.
 	check(t, os.Remove(u.startedPath()))
 	run(fresh(), "two", "end drva", "start drva")
+
+	// One that cannot be ended goes on with what it has, and is ended later.
+	b.stuck = errs.New("end", errs.Denied, "drva", "it is somebody else's")
+	for range 2 {
+		if err := fresh().configured(t.Context(), []byte("three")); !errs.Is(err, errs.Denied) {
+			t.Errorf("configured: %v", err)
+		}
+		if text, err := os.ReadFile(u.config); err != nil || string(text) != "two" {
+			t.Errorf("the running process's configuration is %q, %v", text, err)
+		}
+	}
+	b.stuck = nil
+	run(fresh(), "three", "end drva", "start drva")
+	run(u, "two", "end drva", "start drva")
 
 	// One that ends at once is tried ever less often.
 	b.kill()
@@ -443,6 +456,29 @@ func TestPower(t *testing.T) {
 	}
 	if err := r.Cut(t.Context(), act(nil), gone); !errs.Is(err, errs.NotFound) {
 		t.Errorf("cut one that is elsewhere: %v", err)
+	}
+}
+
+// TestScript: a box runs what is its own to run, and nothing for who may not act.
+func TestScript(t *testing.T) {
+	h := NewHost(Options{Dir: shortDir(t)})
+	file := filepath.Join(h.Dir, "ran")
+	in := &plan.ScriptInputs{Name: "mark", Run: plan.OnAppliance, Command: []string{"/bin/sh", "-c", "echo $HOLDFAST_PLAN > " + file}}
+	if _, err := h.Script(t.Context(), act(errors.New("fenced")), in); err == nil {
+		t.Error("it ran for who may not act")
+	}
+	guest := *in
+	guest.Run = plan.InGuest
+	if _, err := h.Script(t.Context(), act(nil), &guest); !errs.Is(err, errs.Invalid) {
+		t.Errorf("a guest's script: %v", err)
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Error("it ran")
+	}
+	_, err := h.Script(t.Context(), act(nil), in)
+	check(t, err)
+	if b, err := os.ReadFile(file); err != nil || string(b) != "p\n" {
+		t.Errorf("%q, %v", b, err)
 	}
 }
 

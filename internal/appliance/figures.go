@@ -139,7 +139,7 @@ func (s *served) figures(name site.Name) (out []setup.Figure) {
 	add(stats.StoredBytes, int64(s.rates.storedPS))
 	add(stats.SentBytes, int64(s.rates.sPS))
 	if m := st.Maintenance; m != nil && m.Generation != 0 {
-		add(stats.HistoryBytes, int64(m.Stats.Stored))
+		add(stats.HistoryBytes, m.Stats.Stored)
 		if !m.Oldest.IsZero() {
 			add(stats.HistorySpan, max(0, time.Since(m.Oldest).Milliseconds()))
 		}

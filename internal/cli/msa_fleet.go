@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -83,4 +84,62 @@ func printDomainStatus(w io.Writer, d *api.DomainStatus) {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", vm.Name, orDash(string(vm.Host)), orDash(vm.State), orDash(cause))
 	}
+}
+
+func newBoxShow() *cobra.Command {
+	return managed("show", "Show what an appliance is to be, and what of that it is not", []string{"NAME"}, func(cmd *cobra.Command, args []string, c *api.Client) error {
+		b, err := c.BoxStatus(cmd.Context(), api.Name(args[0]))
+		if err != nil {
+			return err
+		}
+		return print(cmd, b, func(w io.Writer) { printBox(w, &b) })
+	})
+}
+
+func printBox(w io.Writer, b *api.BoxStatus) {
+	ready := "no"
+	if b.Ready {
+		ready = "yes"
+	}
+	fmt.Fprintf(w, "appliance\t%s\nrole\t%s\nhealth\t%s\nas it should be\t%s\ntold\t%s\ndomains\t%s\n", b.Name, b.Role, orDash(b.Health), ready, timeIf(b.Told), namesOf(b.Domains))
+	if b.Draining {
+		fmt.Fprintf(w, "draining\tyes; to be let go of: %s\n", namesOf(b.Leaving))
+	}
+	if len(b.Lives) > 0 {
+		fmt.Fprintf(w, "recovered here\t%s\n", namesOf(b.Lives))
+	}
+	for _, p := range b.Problems {
+		fmt.Fprintf(w, "problem\t%s: %s%s\n", p.Object, p.Words, suffix(p.Remedy))
+	}
+}
+
+func timeIf(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return timeOf(*t)
+}
+
+func namesOf(list []api.Name) string {
+	words := make([]string, len(list))
+	for i, n := range list {
+		words[i] = string(n)
+	}
+	return orDash(strings.Join(words, ", "))
+}
+
+func newBoxDrain() *cobra.Command {
+	var off bool
+	cmd := managed("drain", "Have the domains of a DRVA leave for others, and give it none", []string{"NAME"}, func(cmd *cobra.Command, args []string, c *api.Client) error {
+		a, err := c.Appliances().Get(cmd.Context(), api.Name(args[0]))
+		if err != nil {
+			return err
+		}
+		a.Draining = !off
+		_, err = c.Appliances().Put(cmd.Context(), a)
+		return err
+	})
+	cmd.Long = "Has the domains of a DRVA leave for other DRVAs of the site, as long as these have room, and gives it\nnone: see holdfast appliance show. With --off it takes domains again."
+	cmd.Flags().BoolVar(&off, "off", false, "it is not drained any more")
+	return cmd
 }

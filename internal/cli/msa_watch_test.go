@@ -112,6 +112,12 @@ func TestScanCommand(t *testing.T) {
 		}
 	}
 	m.want(exitNotFound, "domain", "status", "none")
+	m.want(exitOK, "apply", "-f", m.file("drva.yaml", "apiVersion: holdfast/v1\nkind: appliance\nname: drva-1\nrole: drva\nsite: site-a\naddress: 127.0.0.1:7480\n"))
+	m.want(exitOK, "appliance", "drain", "drva-1")
+	if out, _ := m.want(exitOK, "appliance", "show", "drva-1"); !strings.Contains(out, "yes; to be let go of") {
+		t.Errorf("a drained box is shown as %s", out)
+	}
+	m.want(exitOK, "appliance", "drain", "drva-1", "--off")
 	fresh := newManagerRig(t)
 	_, said := fresh.want(exitNotFound, "scan", store+"/empty", "--key", key)
 	if !strings.Contains(said, "no manager has stored") {

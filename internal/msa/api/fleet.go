@@ -19,6 +19,25 @@ func (s *server) registerFleet() {
 		Summary: "How the protection of each domain stands"}, s.listDomainStatuses)
 	add(s, operation{ID: "get-domain-status", Method: http.MethodGet, Path: "/domains/{name}/status", Tag: "domains", May: auth.DomainRead, Scoped: true,
 		Summary: "How the protection of a domain stands", Detail: "By what its appliances told last."}, s.domainStatus)
+	add(s, operation{ID: "get-appliance-status", Method: http.MethodGet, Path: "/appliances/{name}/status", Tag: "appliances", May: auth.BoxRead, Scoped: true,
+		Summary: "How an appliance stands to what it is to be"}, s.boxStatus)
+}
+
+func (s *server) boxStatus(ctx context.Context, in *NameIn) (*item[v1.BoxStatus], error) {
+	f, err := s.fleet()
+	if err != nil {
+		return nil, err
+	}
+	return read(ctx, s, func(tx *db.Tx) (v1.BoxStatus, error) {
+		a, err := catalog.Find[*site.Appliance](ctx, tx, site.Name(in.Name))
+		if err != nil {
+			return v1.BoxStatus{}, err
+		}
+		if !seen(ctx, auth.BoxRead, a.Folder) {
+			return v1.BoxStatus{}, unseen(site.KindBox, in.Name)
+		}
+		return f.BoxStatus(ctx, tx, a.Name)
+	})
 }
 
 func (s *server) fleet() (*fleet.Fleet, error) {

@@ -16,7 +16,11 @@ func init() {
 	get := func(id, path string) exercise {
 		return exercise{id, func(r *rig) answer { return r.send("GET", path, nil) }}
 	}
-	exercises = append(exercises, get("get-site-key", "/site-key"), get("list-domain-statuses", "/domain-statuses"), get("get-domain-status", "/domains/d/status"))
+	exercises = append(exercises, get("get-site-key", "/site-key"), get("list-domain-statuses", "/domain-statuses"), get("get-domain-status", "/domains/d/status"),
+		exercise{"get-appliance-status", func(r *rig) answer {
+			r.send("PUT", "/appliances/far-1", v1.Appliance{Meta: v1.Meta{Name: "far-1"}, Role: "drva", Site: "a"}).want(http.StatusCreated)
+			return r.send("GET", "/appliances/far-1/status", nil)
+		}})
 }
 
 // fleet is that of the rig's site.
@@ -56,6 +60,10 @@ func TestDomainStatus(t *testing.T) {
 	all := as[struct{ Items []v1.DomainStatus }](r.send("GET", "/domain-statuses", nil).want(http.StatusOK))
 	if len(all.Items) != 1 || all.Items[0].Domain != "d" {
 		t.Errorf("the list is %+v", all)
+	}
+	r.send("PUT", "/appliances/drva-1", v1.Appliance{Meta: v1.Meta{Name: "drva-1"}, Role: "drva", Site: "a", Address: "10.0.0.1:1", Draining: true}).want(http.StatusCreated)
+	if b := as[v1.BoxStatus](r.send("GET", "/appliances/drva-1/status", nil).want(http.StatusOK)); len(b.Domains) != 1 || b.Ready || b.Told == nil || !b.Draining {
+		t.Errorf("the box is told as %+v", b)
 	}
 	if r.send("GET", "/domains/none/status", nil).StatusCode != http.StatusNotFound {
 		t.Error("a domain that there is not has a status")

@@ -13,6 +13,7 @@ import (
 
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/command"
 )
 
 // requestHeader has the id of a request in its answer.
@@ -39,7 +40,7 @@ func (s *server) outer(next http.Handler) http.Handler {
 			}
 		}()
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerFor))
-		if wait := s.gates.take(hostOf(r.RemoteAddr), time.Now()); wait > 0 {
+		if wait := s.gates.take(hostOf(r.RemoteAddr), costOf(r.URL.Path), time.Now()); wait > 0 {
 			h.Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
 			s.refuseAs(w, http.StatusTooManyRequests, errs.New("api", errs.Transient, "", "too many requests come from your address").
 				WithRemedy("wait as long as Retry-After says"))
@@ -95,8 +96,18 @@ func newGates() *gates {
 	return &gates{by: map[string]*list.Element{}, recent: list.New(), slots: make(chan struct{}, maxAtOnce)}
 }
 
+// costOf is what a request counts. Boxes and paired managers ask and tell often while a
+// plan is carried out, all boxes of one machine from one address.
+func costOf(path string) float64 {
+	switch path {
+	case command.ExchangePath, command.TellPath, command.AbroadPath:
+		return 0.05
+	}
+	return 1
+}
+
 // take counts a request and returns how long to wait before another try; 0: go on.
-func (g *gates) take(address string, now time.Time) time.Duration {
+func (g *gates) take(address string, cost float64, now time.Time) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e := g.by[address]
@@ -114,10 +125,10 @@ func (g *gates) take(address string, now time.Time) time.Duration {
 		b.tokens = min(burst, b.tokens+passed*perSecond)
 	}
 	b.at = now
-	if b.tokens < 1 {
-		return time.Duration((1 - b.tokens) / perSecond * float64(time.Second))
+	if b.tokens < cost {
+		return max(1, time.Duration((cost-b.tokens)/perSecond*float64(time.Second)))
 	}
-	b.tokens--
+	b.tokens -= cost
 	return 0
 }
 

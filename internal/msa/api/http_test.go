@@ -11,6 +11,7 @@ import (
 	v1 "holdfast/api"
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/catalog"
+	"holdfast/internal/msa/command"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
 	"holdfast/internal/msa/site"
@@ -82,24 +83,24 @@ func TestGates(t *testing.T) {
 	g := newGates()
 	now := time.Unix(1000, 0)
 	for i := range burst {
-		if wait := g.take("a", now); wait != 0 {
+		if wait := g.take("a", 1, now); wait != 0 {
 			t.Fatalf("request %d waits %s", i, wait)
 		}
 	}
-	if wait := g.take("a", now); wait <= 0 || wait > time.Second {
+	if wait := g.take("a", 1, now); wait <= 0 || wait > time.Second {
 		t.Errorf("one too many waits %s", wait)
 	}
-	if wait := g.take("b", now); wait != 0 {
+	if wait := g.take("b", 1, now); wait != 0 {
 		t.Error("another address waits")
 	}
-	if wait := g.take("a", now.Add(-time.Hour)); wait <= 0 {
+	if wait := g.take("a", 1, now.Add(-time.Hour)); wait <= 0 {
 		t.Error("a clock that goes back gives requests")
 	}
-	if wait := g.take("a", now.Add(time.Second)); wait != 0 {
+	if wait := g.take("a", 1, now.Add(time.Second)); wait != 0 {
 		t.Error("it waits for ever")
 	}
 	for i := range 2 * maxAddresses {
-		g.take(fmt.Sprint(i), now)
+		g.take(fmt.Sprint(i), 1, now)
 	}
 	if len(g.by) != maxAddresses || g.recent.Len() != maxAddresses {
 		t.Errorf("%d and %d addresses are remembered", len(g.by), g.recent.Len())
@@ -139,4 +140,22 @@ func TestPages(t *testing.T) {
 		t.Error(got)
 	}
 	r.send("GET", "/sites?cursor=%21", nil).problem(http.StatusUnprocessableEntity, errs.Invalid)
+}
+
+// TestBoxesAskOften: the requests of boxes count little, so that all boxes of one
+// machine can carry a plan out; they count.
+func TestBoxesAskOften(t *testing.T) {
+	g := newGates()
+	now := time.Now()
+	for i := range 10 * burst {
+		if wait := g.take("a", costOf(command.TellPath), now); wait != 0 {
+			t.Fatalf("request %d waits for %s", i, wait)
+		}
+	}
+	for range 11 * burst {
+		g.take("a", costOf(command.ExchangePath), now)
+	}
+	if wait := g.take("a", costOf(command.ExchangePath), now); wait <= 0 {
+		t.Error("they are not bounded")
+	}
 }

@@ -380,11 +380,10 @@ func (full) OpenFile(path string, mode durable.Mode) (durable.File, error) {
 // file is bounded.
 func TestFenceFile(t *testing.T) {
 	dir := t.TempDir()
-	f, err := openFence(full{}, dir)
-	if err == nil {
-		t.Fatal("a file that cannot be read is none")
+	if _, err := openFence(full{}, dir); !errs.Is(err, errs.Full) {
+		t.Fatalf("a file that cannot be read is none: %v", err)
 	}
-	f = &fence{fs: full{}, path: filepath.Join(dir, fenceFile), plans: map[planKey]seenEpoch{}}
+	f := &fence{fs: full{}, path: filepath.Join(dir, fenceFile), plans: map[planKey]seenEpoch{}}
 	w := newWatched()
 	l := &line{ctx: t.Context(), handler: w, changed: func() {}, meets: meet, fence: f}
 	c := about(1, "erp", 0)
@@ -393,7 +392,8 @@ func TestFenceFile(t *testing.T) {
 	if h := l.find("1"); h.stage != settled || h.outcome.Failure == nil || len(w.began) > 0 {
 		t.Errorf("%+v", h.outcome)
 	}
-	if f, err = openFence(durable.OS{}, dir); err != nil {
+	f, err := openFence(durable.OS{}, dir)
+	if err != nil {
 		t.Fatal(err)
 	}
 	many := map[planKey]int64{}

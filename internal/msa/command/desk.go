@@ -60,7 +60,10 @@ func (d *Desk) ask(ctx context.Context, c *Command, wait time.Duration, by *Peer
 	}
 	ring, leave := d.bells.listen(c.Origin + " " + c.Key)
 	defer leave()
-	rows, err := d.submit(ctx, c, by)
+	rows, err := d.glance(ctx, c)
+	if err == nil && rows == nil {
+		rows, err = d.submit(ctx, c, by)
+	}
 	if err != nil {
 		return Status{}, err
 	}
@@ -78,7 +81,7 @@ func (d *Desk) ask(ctx context.Context, c *Command, wait time.Duration, by *Peer
 		case <-ctx.Done():
 			return Status{}, errs.E("command.Ask", errs.Canceled, c.Key, context.Cause(ctx))
 		}
-		if err := d.DB.View(ctx, func(tx *db.Tx) (err error) { rows, err = look(ctx, tx, c.Origin, c.Key); return err }); err != nil {
+		if err := d.DB.View(ctx, func(tx *db.Tx) (err error) { rows, err = news(ctx, tx, c, rows, over); return err }); err != nil {
 			return Status{}, err
 		}
 	}
@@ -122,6 +125,39 @@ func check(c *Command) error {
 		return bad("epoch, attempt, number or timeout")
 	}
 	return nil
+}
+
+// glance returns the rows of a command that are as they are to be: nothing has to be
+// written; nil: it has.
+func (d *Desk) glance(ctx context.Context, c *Command) (rows []row, err error) {
+	err = d.DB.View(ctx, func(tx *db.Tx) error {
+		if rows, err = look(ctx, tx, c.Origin, c.Key); err != nil {
+			return err
+		}
+		over := ended(rows)
+		if over && lost(rows, c) || slices.ContainsFunc(rows, func(r row) bool {
+			return r.Epoch > c.Epoch || !over && (r.Epoch < c.Epoch || tx.Now()-r.asked >= touchEvery.Milliseconds())
+		}) {
+			rows = nil
+		}
+		return nil
+	})
+	if len(rows) == 0 {
+		rows = nil
+	}
+	return rows, err
+}
+
+// news returns the rows of a command if all have ended, or it is the last look; else
+// those that the caller has.
+func news(ctx context.Context, tx *db.Tx, c *Command, have []row, last bool) ([]row, error) {
+	if !last {
+		var open int
+		if _, err := tx.Row(ctx, `SELECT count(*) FROM commands WHERE origin = $1 AND key = $2 AND state <> $3`, []any{c.Origin, c.Key, done}, &open); err != nil || open > 0 {
+			return have, err
+		}
+	}
+	return look(ctx, tx, c.Origin, c.Key)
 }
 
 // submit enters the command, or takes up what is there of it.

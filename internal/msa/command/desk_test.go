@@ -201,8 +201,9 @@ func TestCancel(t *testing.T) {
 	next := fenceOf(1, 9)
 	next.Run, next.Key, next.StepKey = "other", "other/1/fence", "other/1"
 	for name, then := range map[string]func(r *rig){
-		"undo":     func(r *rig) { r.ask(undo) },
-		"next run": func(r *rig) { r.ask(next) },
+		"undo, PostgreSQL": func(r *rig) { r.ask(undo) },
+		"undo":             func(r *rig) { r.ask(undo) },
+		"next run":         func(r *rig) { r.ask(next) },
 		"cancel": func(r *rig) {
 			if err := r.Cancel(r.t.Context(), "fp", "run/1/fence"); err != nil {
 				r.t.Fatal(err)
@@ -216,7 +217,11 @@ func TestCancel(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t, dbtest.SQLite(t))
+			url := dbtest.SQLite
+			if strings.HasSuffix(name, "PostgreSQL") {
+				url = dbtest.Postgres
+			}
+			r := newRig(t, url(t))
 			r.ask(fenceOf(1, 1))
 			id := r.hands("rocva-1").Commands[0].ID
 			another := fenceOf(1, 1)
@@ -257,6 +262,7 @@ func TestAway(t *testing.T) {
 	r := newRig(t, dbtest.SQLite(t))
 	want := func(what string, kind errs.Kind, c *Command) {
 		t.Helper()
+		r.exec(`UPDATE commands SET asked_at = asked_at - $1`, touchEvery.Milliseconds()) // it is looked at now and then
 		_, err := r.Ask(t.Context(), c, 0)
 		if kind == errs.Internal && err != nil || kind != errs.Internal && (!errs.Is(err, kind) || !strings.Contains(err.Error(), "rocva-1") || errs.RemedyOf(err) == "") {
 			t.Errorf("%s: %v (%s)", what, err, errs.RemedyOf(err))

@@ -36,6 +36,11 @@ func (d *Desk) AskFor(ctx context.Context, p *Peer, in *Abroad) (Status, error) 
 	if in.Cancel {
 		return Status{Done: true}, d.Cancel(ctx, c.Origin, c.Key)
 	}
+	if c.Deadline > 0 { // by our clock: theirs may be another
+		if err := d.DB.View(ctx, func(tx *db.Tx) error { c.Deadline = tx.Now() + answerFor.Milliseconds(); return nil }); err != nil {
+			return Status{}, err
+		}
+	}
 	return d.ask(ctx, &c, min(max(time.Duration(in.WaitMS)*time.Millisecond, 0), abroadFor), p)
 }
 
@@ -108,11 +113,7 @@ func (e *Effects) abroad(ctx context.Context, at site.Name, c *Command, wait tim
 		return s, err
 	}
 	if !c.Question() && c.Deadline == 0 {
-		doc, err := json.Marshal(&Command{Key: c.Key})
-		if err != nil {
-			return s, errs.E("command.Ask", errs.Internal, c.Key, err)
-		}
-		if err := e.note(ctx, pair, c, string(doc)); err != nil {
+		if err := e.note(ctx, pair, c); err != nil {
 			return s, err
 		}
 	}
@@ -127,7 +128,7 @@ func (e *Effects) abroad(ctx context.Context, at site.Name, c *Command, wait tim
 	return s, err
 }
 
-func (e *Effects) note(ctx context.Context, pair site.Name, c *Command, doc string) error {
+func (e *Effects) note(ctx context.Context, pair site.Name, c *Command) error {
 	var n int
 	err := e.Desk.DB.View(ctx, func(tx *db.Tx) error {
 		_, err := tx.Row(ctx, `SELECT count(*) FROM command_abroad WHERE key = $1 AND pair = $2`, []any{c.Key, pair}, &n)
@@ -137,8 +138,8 @@ func (e *Effects) note(ctx context.Context, pair site.Name, c *Command, doc stri
 		return err
 	}
 	return e.Desk.DB.Tx(ctx, func(tx *db.Tx) error {
-		_, err := tx.Exec(ctx, `INSERT INTO command_abroad (key, pair, run, seq, at, doc) VALUES ($1, $2, $3, $4, $5, $6)
-			ON CONFLICT (key) DO UPDATE SET pair = excluded.pair`, c.Key, pair, c.Run, c.Seq, tx.Now(), doc)
+		_, err := tx.Exec(ctx, `INSERT INTO command_abroad (key, pair, run, seq, at) VALUES ($1, $2, $3, $4, $5)
+			ON CONFLICT (key) DO UPDATE SET pair = excluded.pair`, c.Key, pair, c.Run, c.Seq, tx.Now())
 		return err
 	})
 }

@@ -12,7 +12,6 @@ import (
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/enrol"
 	"holdfast/internal/msa/inventory"
-	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/pair"
 	"holdfast/internal/msa/plan"
 	"holdfast/internal/msa/setup"
@@ -149,7 +148,7 @@ func (f *Fleet) judgeDomain(ctx context.Context, tx *db.Tx, s *standing, d *site
 		}
 	}
 	if gone && d.From != f.Site {
-		return f.returned(ctx, tx, d, view, h)
+		return f.returned(ctx, tx, s, d, view, h)
 	}
 	if !s.ours(f.Site, d) || d.Suspended || p.id != "" && s.now-p.placed < settledAfter.Milliseconds() {
 		return nil
@@ -194,10 +193,10 @@ func running(view *site.View, d *site.ProtectedDomain) (n int) {
 
 // returned looks whether the old site of a domain that was recovered here is back with
 // its VMs, and tells the plan.
-func (f *Fleet) returned(ctx context.Context, tx *db.Tx, d *site.ProtectedDomain, view *site.View, h held) error {
-	at, err := operate.Domain(ctx, tx, d.Name)
-	if err != nil || at.Failover != plan.FailedOver && at.Failover != plan.DomainSplitBrain || at.Reversed {
-		return err
+func (f *Fleet) returned(ctx context.Context, tx *db.Tx, s *standing, d *site.ProtectedDomain, view *site.View, h held) error {
+	at := s.at(d.Name)
+	if at.Failover != plan.FailedOver && at.Failover != plan.DomainSplitBrain || at.Reversed {
+		return nil
 	}
 	var since int64
 	if _, err := tx.Row(ctx, `SELECT changed_at FROM domain_states WHERE domain = $1`, []any{string(d.Name)}, &since); err != nil {

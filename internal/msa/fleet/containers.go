@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"holdfast/internal/errs"
@@ -26,6 +27,7 @@ type look struct {
 	create     bool // this site protects the domain: it makes the container
 	key        siteKey
 	recipients []string // who shall be able to open it, in order
+	why        error    // it cannot be looked at
 }
 
 // digest names what a container was checked for.
@@ -46,46 +48,57 @@ func (f *Fleet) Containers(ctx context.Context) error {
 	if f.OpenStore == nil {
 		return nil
 	}
-	var names []site.Name
+	var due []*look
 	if err := f.DB.View(ctx, func(tx *db.Tx) error {
+		due = nil
 		s, err := f.stand(ctx, tx)
 		if err != nil {
 			return err
 		}
+		k, err := f.key(ctx, tx)
+		if err != nil {
+			return err
+		}
 		for _, d := range s.domains {
-			if s.places[d.Name] != nil {
-				names = append(names, d.Name)
+			l, err := f.due(ctx, tx, s, d, k)
+			if err != nil {
+				return err
+			}
+			if l != nil {
+				due = append(due, l)
 			}
 		}
 		return nil
 	}); err != nil {
 		return err
 	}
-	var failed error
-	for _, name := range names {
-		failed = errors.Join(failed, f.container(ctx, name))
+	failed := make([]error, len(due))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, atOnce)
+	for i, l := range due {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			failed[i] = f.container(ctx, l)
+		})
 	}
-	return failed
+	wg.Wait()
+	return errors.Join(failed...)
 }
 
-// container looks at one, if it is time and no other replica does.
-func (f *Fleet) container(ctx context.Context, name site.Name) error {
-	var l *look
-	var why error
-	if err := f.DB.View(ctx, func(tx *db.Tx) (err error) { l, why, err = f.due(ctx, tx, name); return err }); err != nil || l == nil {
-		return err
-	}
+// container looks at one, if no other replica does.
+func (f *Fleet) container(ctx context.Context, l *look) error {
 	mine := false
 	if err := f.DB.Tx(ctx, func(tx *db.Tx) error {
 		n, err := tx.Exec(ctx, `UPDATE fleet_domains SET due_at = $3 WHERE domain = $1 AND (due_at <= $2 OR checked <> $4 AND tries = 0)`,
-			string(name), tx.Now(), tx.Now()+containerFor.Milliseconds(), l.digest())
+			string(l.domain), tx.Now(), tx.Now()+containerFor.Milliseconds(), l.digest())
 		mine = n == 1
 		return err
 	}); err != nil || !mine {
 		return err
 	}
 	var got found
-	err := why
+	err := l.why
 	if err == nil {
 		looking, cancel := context.WithTimeout(ctx, containerFor)
 		got, err = f.see(looking, l)
@@ -97,35 +110,28 @@ func (f *Fleet) container(ctx context.Context, name site.Name) error {
 	return f.note(ctx, l, got, err)
 }
 
-// due returns what is to be looked at; nil: nothing now. why is set when it is known
-// before that it cannot be.
-func (f *Fleet) due(ctx context.Context, tx *db.Tx, name site.Name) (l *look, why, err error) {
-	s, err := f.stand(ctx, tx)
-	if err != nil {
-		return nil, nil, err
+// due returns how a container is to be looked at; nil: not now.
+func (f *Fleet) due(ctx context.Context, tx *db.Tx, s *standing, d *site.ProtectedDomain, k siteKey) (l *look, err error) {
+	p := s.places[d.Name]
+	if p == nil {
+		return nil, nil
 	}
-	p := s.places[name]
-	i := slices.IndexFunc(s.domains, func(d *site.ProtectedDomain) bool { return d.Name == name })
-	if p == nil || i < 0 {
-		return nil, nil, nil
-	}
-	d := s.domains[i]
-	l = &look{domain: name, create: d.From == f.Site && s.ours(f.Site, d)}
+	l = &look{domain: d.Name, key: k, create: d.From == f.Site && s.ours(f.Site, d)}
 	url, st, why := s.container(d)
+	l.why = why
 	if why == nil {
 		l.url, l.create = url, l.create && !st.ReadOnly
-		l.access, why = f.credentials(ctx, tx, string(st.Credential))
 	}
-	if l.key, err = f.key(ctx, tx); err != nil {
-		return nil, nil, err
+	if l.recipients, err = f.recipients(ctx, tx, d, k); err != nil {
+		return nil, err
 	}
-	if l.recipients, err = f.recipients(ctx, tx, d, l.key); err != nil {
-		return nil, nil, err
+	if p.due > s.now && (p.checked == l.digest() || p.tries > 0) {
+		return nil, nil
 	}
-	if p.checked == l.digest() && p.due > s.now || p.tries > 0 && p.due > s.now {
-		return nil, nil, nil
+	if why == nil {
+		l.access, l.why = f.credentials(ctx, tx, string(st.Credential))
 	}
-	return l, why, nil
+	return l, nil
 }
 
 // recipients are who shall be able to open a domain's container: this site, the other
@@ -244,21 +250,17 @@ func (f *Fleet) Put(ctx context.Context, d *site.ProtectedDomain, document []byt
 	if f.OpenStore == nil {
 		return errs.New("fleet.Put", errs.Unavailable, site.Label(d), "this manager opens no stores")
 	}
-	if err := f.Settle(ctx); err != nil { // its row
-		return err
-	}
-	if err := f.container(ctx, d.Name); err != nil {
-		return err
-	}
-	var l *look
-	if err := f.DB.View(ctx, func(tx *db.Tx) error {
-		s, err := f.stand(ctx, tx)
-		if err != nil {
+	l, err := f.known(ctx, d)
+	if errs.Is(err, errs.Unavailable) { // it may be new: it need not wait for the next round
+		if err := f.Settle(ctx); err != nil {
 			return err
 		}
-		l, err = f.known(ctx, tx, s, d)
-		return err
-	}); err != nil {
+		if err := f.Containers(ctx); err != nil {
+			return err
+		}
+		l, err = f.known(ctx, d)
+	}
+	if err != nil {
 		return err
 	}
 	st, err := f.OpenStore(ctx, l.url, l.access, false)
@@ -274,23 +276,30 @@ func (f *Fleet) Put(ctx context.Context, d *site.ProtectedDomain, document []byt
 }
 
 // known is how a container that was found is opened. Kind Unavailable: none was yet.
-func (f *Fleet) known(ctx context.Context, tx *db.Tx, s *standing, d *site.ProtectedDomain) (*look, error) {
-	p := s.places[d.Name]
-	if p == nil || p.id == "" {
-		words, remedy := "its container is not there yet", ""
-		if p != nil && p.words != "" {
-			words, remedy = p.words, p.remedy
+func (f *Fleet) known(ctx context.Context, d *site.ProtectedDomain) (l *look, err error) {
+	err = f.DB.View(ctx, func(tx *db.Tx) error {
+		s, err := f.stand(ctx, tx)
+		if err != nil {
+			return err
 		}
-		return nil, errs.New("fleet.container", errs.Unavailable, site.Label(d), words).WithRemedy(remedy)
-	}
-	_, st, err := s.container(d)
-	if err != nil {
-		return nil, err
-	}
-	l := &look{domain: d.Name, url: p.url}
-	if l.access, err = f.credentials(ctx, tx, string(st.Credential)); err != nil {
-		return nil, err
-	}
-	l.key, err = f.key(ctx, tx)
+		p := s.places[d.Name]
+		if p == nil || p.id == "" {
+			words, remedy := "its container is not there yet", ""
+			if p != nil && p.words != "" {
+				words, remedy = p.words, p.remedy
+			}
+			return errs.New("fleet.container", errs.Unavailable, site.Label(d), words).WithRemedy(remedy)
+		}
+		_, st, err := s.container(d)
+		if err != nil {
+			return err
+		}
+		l = &look{domain: d.Name, url: p.url}
+		if l.key, err = f.key(ctx, tx); err != nil {
+			return err
+		}
+		l.access, err = f.credentials(ctx, tx, string(st.Credential))
+		return err
+	})
 	return l, err
 }

@@ -56,9 +56,8 @@ type Fleet struct {
 	given journal.Identity // of Given; zero: none
 	wake  chan struct{}    // one place: something has changed
 
-	mu    sync.Mutex
-	log   map[string]string // guarded by mu: what was logged last, by object
-	asked time.Time         // guarded by mu: when peers were asked last
+	mu  sync.Mutex
+	log map[string]string // guarded by mu: what was logged last, by object
 	// vacantSince is since when a placeholder's place was seen to be nobody's, by VM.
 	vacantSince map[site.Ref]time.Time // guarded by mu
 }

@@ -16,6 +16,9 @@ const (
 	// mostDomains is what one DRVA serves: its certificate has a name for each, and one
 	// of its own.
 	mostDomains = control.MaxNames - 1
+	// atOnce bounds the containers that are looked at together: one that hangs holds one
+	// place, and stores are not asked by a crowd.
+	atOnce = 8
 	// containerFor bounds one look at a container, with its making.
 	containerFor = 2 * time.Minute
 	// firstRetry and lastRetry bound the pauses after a failure with a container.

@@ -3,7 +3,6 @@ package fleet
 import (
 	"context"
 	"errors"
-	"time"
 
 	v1 "holdfast/api"
 	"holdfast/internal/errs"
@@ -113,15 +112,4 @@ func (f *Fleet) peerUp(ctx context.Context, tx *db.Tx, p *plan.Plan) (bool, erro
 		}
 	}
 	return false, nil
-}
-
-// peersDue reports whether it is time to ask.
-func (f *Fleet) peersDue(now time.Time) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if now.Sub(f.asked) < askEvery {
-		return false
-	}
-	f.asked = now
-	return true
 }

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"holdfast/internal/dr"
@@ -10,7 +11,6 @@ import (
 	"holdfast/internal/msa/command"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/inventory"
-	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/plan"
 	"holdfast/internal/msa/site"
 )
@@ -78,16 +78,14 @@ func (f *Fleet) Restore(ctx context.Context, now time.Time) error {
 // vacant lists the placeholders in whose place nothing should be.
 func (f *Fleet) vacant(ctx context.Context, tx *db.Tx, s *standing) (list []inventory.PlaceRow, err error) {
 	rows, err := inventory.Placeholders(ctx, tx, f.Site, "")
-	if err != nil {
+	rows = slices.DeleteFunc(rows, func(r inventory.PlaceRow) bool { return !r.Used })
+	if err != nil || len(rows) == 0 {
 		return nil, err
 	}
 	resting := map[site.Name]bool{}
 	for _, d := range s.domains {
 		_, away := s.away[d.Name]
-		at, err := operate.Domain(ctx, tx, d.Name)
-		if err != nil {
-			return nil, err
-		}
+		at := s.at(d.Name)
 		var theirs string
 		if _, err := tx.Row(ctx, `SELECT failover FROM fleet_peer_domains WHERE domain = $1 AND failover <> $2 LIMIT 1`, []any{string(d.Name), string(plan.AtRest)}, &theirs); err != nil {
 			return nil, err
@@ -95,7 +93,7 @@ func (f *Fleet) vacant(ctx context.Context, tx *db.Tx, s *standing) (list []inve
 		resting[d.Name] = d.To == f.Site && !away && !at.Reversed && at.Failover == plan.AtRest && theirs == ""
 	}
 	for _, r := range rows {
-		if r.Used && resting[r.Domain] {
+		if resting[r.Domain] {
 			list = append(list, r)
 		}
 	}

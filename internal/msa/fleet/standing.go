@@ -24,7 +24,8 @@ type standing struct {
 	enrols  map[site.Name]enrol.Box
 	told    map[site.Name]*told
 	places  map[site.Name]*place
-	away    map[site.Name]site.Name // domains that are protected elsewhere: where, as far as it is known
+	states  map[site.Name]operate.DomainStatus // of domains that were ever recovered
+	away    map[site.Name]site.Name            // domains that are protected elsewhere: where, as far as it is known
 }
 
 // stand reads all of it.
@@ -99,11 +100,12 @@ func (f *Fleet) seeAway(ctx context.Context, tx *db.Tx, s *standing) error {
 	}); err != nil {
 		return err
 	}
+	var err error
+	if s.states, err = operate.Domains(ctx, tx); err != nil {
+		return err
+	}
 	for _, d := range s.domains {
-		at, err := operate.Domain(ctx, tx, d.Name)
-		if err != nil {
-			return err
-		}
+		at := s.at(d.Name)
 		if gone(at.Failover, at.Reversed) || theirs[d.Name] && d.From == f.Site {
 			s.away[d.Name] = d.To
 		}
@@ -114,6 +116,14 @@ func (f *Fleet) seeAway(ctx context.Context, tx *db.Tx, s *standing) error {
 		}
 	}
 	return nil
+}
+
+// at is where a domain's recovery stands, by our own runs.
+func (s *standing) at(domain site.Name) operate.DomainStatus {
+	if d, known := s.states[domain]; known {
+		return d
+	}
+	return operate.DomainStatus{Domain: domain, Failover: plan.AtRest}
 }
 
 // ours reports whether this site protects a domain with its DRVAs and host components.

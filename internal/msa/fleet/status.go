@@ -11,7 +11,6 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/enrol"
-	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/plan"
 	"holdfast/internal/msa/setup"
 	"holdfast/internal/msa/site"
@@ -52,10 +51,7 @@ func (f *Fleet) Status(ctx context.Context, tx *db.Tx, name site.Name) (v1.Domai
 }
 
 func (f *Fleet) status(ctx context.Context, tx *db.Tx, s *standing, d *site.ProtectedDomain) (v1.DomainStatus, error) {
-	at, err := operate.Domain(ctx, tx, d.Name)
-	if err != nil {
-		return v1.DomainStatus{}, err
-	}
+	at := s.at(d.Name)
 	out := v1.DomainStatus{Domain: d.Name, Folder: d.Folder, At: d.From, Failover: string(at.Failover), Reversed: at.Reversed, Target: d.RPOTarget}
 	if p := s.places[d.Name]; p != nil {
 		out.URL, out.ID = p.url, p.id
@@ -73,6 +69,7 @@ func (f *Fleet) status(ctx context.Context, tx *db.Tx, s *standing, d *site.Prot
 		}
 		s.protection(d, report, &out)
 	}
+	var err error
 	out.VMs, err = f.vms(ctx, tx, s, d)
 	if err == nil {
 		worst(&out)

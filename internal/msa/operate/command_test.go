@@ -134,7 +134,7 @@ func agentOf(dir string, w *world, role site.Role, h command.Handler, p command.
 			d := setup.DomainReport{Name: site.Name(fmt.Sprintf("d%d", i+1)), State: setup.Protected}
 			for range len(w.domains[d.Name].VMs) {
 				n++
-				d.VMs = append(d.VMs, setup.VMReport{ID: dr.VMID(vmID(n))})
+				d.VMs = append(d.VMs, setup.VMReport{ID: vmID(n)})
 			}
 			r.Domains = append(r.Domains, d)
 		}

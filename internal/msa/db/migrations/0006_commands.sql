@@ -52,6 +52,5 @@ CREATE TABLE command_abroad (
 	pair TEXT   NOT NULL,
 	run  TEXT   NOT NULL,
 	seq  BIGINT NOT NULL,
-	at   BIGINT NOT NULL,
-	doc  TEXT   NOT NULL
+	at   BIGINT NOT NULL
 );
