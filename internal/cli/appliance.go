@@ -239,14 +239,14 @@ func newApplianceStatus() *cobra.Command {
 			if err := control.CallLocal(cmd.Context(), filepath.Join(args[0], agentSocket), "/status", nil, &s); err != nil {
 				return err
 			}
-			return print(cmd, s, func(w io.Writer) { printBox(w, &s) })
+			return print(cmd, s, func(w io.Writer) { printAgent(w, &s) })
 		},
 	}
 	addOutputFlag(cmd)
 	return cmd
 }
 
-func printBox(w io.Writer, s *boxStatus) {
+func printAgent(w io.Writer, s *boxStatus) {
 	is := s.Report.Generation
 	if is == "" {
 		is = "nothing yet: it waits for its manager"

@@ -27,10 +27,10 @@ import (
 
 const (
 	// boxPause and boxMost bound the pauses between two tries to set a box up or to
-	// start its agent: the manager's own first seconds, and a mistake that somebody has
-	// to mend.
+	// start its agent: the site may be configured any moment, and what is wrong is told
+	// once.
 	boxPause = time.Second
-	boxMost  = 30 * time.Second
+	boxMost  = 5 * time.Second
 	// localBox is who set up what this manager runs by itself.
 	localBox = "msa --appliances"
 	// drvaPort is where the DRVA of a manager's own machine listens, unless somebody

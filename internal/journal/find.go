@@ -31,6 +31,7 @@ func (h *History) Find(spec string) (CheckpointInfo, error) {
 // FindAt returns the checkpoint that spec names:
 //
 //	latest         the newest recoverable group checkpoint
+//	app            the newest of those that is consistent for applications
 //	12 or #12      the checkpoint with this id
 //	TIME           the newest recoverable group checkpoint at or before TIME
 //	nearest:TIME   the recoverable group checkpoint nearest to TIME;
@@ -54,6 +55,9 @@ func (h *History) FindAt(spec string, now time.Time, local *time.Location) (Foun
 	}
 	if spec == "latest" {
 		return found(findLatest(points))
+	}
+	if spec == "app" {
+		return found(findApp(points))
 	}
 	if name, ok := strings.CutPrefix(spec, "tag:"); ok {
 		return found(findTag(points, spec, strings.TrimSpace(name)))
@@ -204,6 +208,17 @@ func findLatest(points []CheckpointInfo) (CheckpointInfo, error) {
 	return CheckpointInfo{}, notFound("latest",
 		fmt.Sprintf("none of the %d checkpoints is a recoverable group checkpoint; of the newest, %s: %s", len(points), last.brief(), why),
 		"a partial checkpoint can be chosen by its id")
+}
+
+// findApp returns the newest checkpoint for which guests were frozen.
+func findApp(points []CheckpointInfo) (CheckpointInfo, error) {
+	for i := len(points) - 1; i >= 0; i-- {
+		if points[i].offered() && points[i].Kind == dr.AppConsistent {
+			return points[i], nil
+		}
+	}
+	return CheckpointInfo{}, notFound("app", fmt.Sprintf("none of the %d checkpoints is a recoverable one for which guests were frozen", len(points)),
+		"choose latest; or give the domain an interval for checkpoints that freeze guests, which need an agent")
 }
 
 func findID(points []CheckpointInfo, spec string, id dr.CheckpointID) (CheckpointInfo, error) {

@@ -20,6 +20,7 @@ func points() []CheckpointInfo {
 	}
 	out[0].Recoverable, out[0].Why = false, "baseline was not complete"
 	out[2].Tag = "before patch"
+	out[1].Kind, out[5].Kind = dr.AppConsistent, dr.AppConsistent
 	out[4].Scope = dr.Partial
 	out[5].Recoverable, out[5].Why, out[5].Tag = false, "it rests on a lost object", "after patch"
 	return out
@@ -30,6 +31,7 @@ func TestFind(t *testing.T) {
 	for spec, want := range map[string]dr.CheckpointID{
 		"latest":                         13,
 		" latest ":                       13,
+		"app":                            11,
 		"12":                             12,
 		"#12":                            12,
 		"14":                             14, // partial, by name
@@ -124,7 +126,7 @@ func TestFindWhenNothingCanBeRecovered(t *testing.T) {
 }
 
 func FuzzFind(f *testing.F) {
-	for _, s := range []string{"latest", "#1", "tag:x", "nearest:2026-03-01 12:00:00", "2026-03-01T12:02:30Z", "18446744073709551616", "today 14:03 local", "nearest to 14:03:20"} {
+	for _, s := range []string{"latest", "app", "#1", "tag:x", "nearest:2026-03-01 12:00:00", "2026-03-01T12:02:30Z", "18446744073709551616", "today 14:03 local", "nearest to 14:03:20"} {
 		f.Add(s)
 	}
 	h := &History{points: points()}

@@ -27,7 +27,15 @@ const limit = 3 * time.Minute
 // TestMain lets the test binary serve as the product's.
 func TestMain(m *testing.M) {
 	rig.Main()
-	os.Exit(m.Run())
+	// Log-ins of the tests are not the developer's.
+	config, err := os.MkdirTemp("", "hfa-config-")
+	if err != nil {
+		panic(err)
+	}
+	os.Setenv("XDG_CONFIG_HOME", config)
+	code := m.Run()
+	os.RemoveAll(config)
+	os.Exit(code)
 }
 
 func must(t testing.TB, err error) {
@@ -187,6 +195,7 @@ func (s *site) endBoxes() {
 // TestBoxes runs a DRVA and a host by their setups, kills processes and agents, and takes
 // everything away again.
 func TestBoxes(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	d, h := s.whole(freePort(t))
 	d, h = s.setup("d", d), s.setup("h", h)
@@ -295,6 +304,7 @@ func status[T any](t testing.TB, socket string) (v T) {
 // TestFiles: what the agent writes for its processes nobody else can read, and the
 // report of a box has no secrets.
 func TestFiles(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	d, _ := s.whole(freePort(t))
 	s.setup("d", d)

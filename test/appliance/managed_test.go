@@ -28,7 +28,6 @@ type managed struct {
 
 func newManaged(t *testing.T) *managed {
 	m := &managed{site: &site{Site: rig.NewSite(t, "hfm-"), vm: dr.VMID{UUID: dr.NewUUID()}, agents: map[string]*rig.Process{}}, address: freePort(t)}
-	t.Setenv("XDG_CONFIG_HOME", m.Path("config"))
 	t.Cleanup(m.end)
 	m.machine()
 	must(t, os.Mkdir(m.Path("store"), 0o700))
@@ -120,6 +119,7 @@ func (m *managed) tells(role, what string, ok func(*setup.Report) bool) {
 // TestManaged: a manager with one flag protects a VM: it configures and enrols the boxes
 // of its machine, makes the container, and its boxes go on when it dies.
 func TestManaged(t *testing.T) {
+	t.Parallel()
 	m := newManaged(t)
 	m.login()
 	endpoint := "unix://" + m.Path("a.qmp") + "?host=" + m.Path("b.qmp") + "&power=" + m.Path("c.qmp")

@@ -25,7 +25,8 @@ type owned struct {
 	rest   chan struct{} // closed when nobody attends
 	job    *job
 
-	seen atomic.Pointer[recovery.Run] // as run, for who only looks
+	seen  atomic.Pointer[recovery.Run] // as run, for who only looks
+	stuck atomic.Bool                  // nobody looks after it, because of an error: it is tried again
 }
 
 // job is an action that lasts longer than a call.
@@ -258,7 +259,8 @@ func (s *Appliance) attend(o *owned) {
 	go func() {
 		defer close(rest)
 		if err := run.Attend(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn("a recovery is not looked after any more", "run", run.Dir(), "err", err)
+			o.stuck.Store(true)
+			s.log.Warn("a recovery is not looked after for the moment", "run", run.Dir(), "err", err)
 		}
 	}()
 }

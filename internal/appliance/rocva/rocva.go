@@ -169,15 +169,16 @@ func (s *Appliance) reopen(ctx context.Context, parent string) error {
 			continue
 		}
 		r, oerr := p.Service.Open(st.Dir)
-		if oerr == nil && !st.State.Active() { // one that is under way is gone on with by its step
-			oerr = r.Resume(ctx, "")
-		}
-		err = errors.Join(err, oerr)
-		if r == nil {
+		if oerr != nil {
+			err = errors.Join(err, oerr)
 			continue
 		}
 		o := &owned{}
 		o.have(r)
+		if oerr := goOn(ctx, r); oerr != nil {
+			o.stuck.Store(true) // it is tried again
+			err = errors.Join(err, oerr)
+		}
 		s.mu.Lock()
 		s.runs[st.Dir] = o
 		s.mu.Unlock()
@@ -187,6 +188,19 @@ func (s *Appliance) reopen(ctx context.Context, parent string) error {
 		}
 	}
 	return err
+}
+
+// goOn has the VMs of a run go on that an earlier process left: their disks are served
+// again. What of it is under way is gone on with by its step.
+func goOn(ctx context.Context, r *recovery.Run) error {
+	rec := r.Record()
+	switch {
+	case !rec.State.Active():
+		return r.Resume(ctx, "")
+	case rec.Action == recovery.Recover && r.Building():
+		return r.DoWith(ctx, recovery.Recover, recovery.ActOptions{Until: recovery.UntilHydrated})
+	}
+	return nil
 }
 
 // close gives all runs and standbys up; VMs go on.

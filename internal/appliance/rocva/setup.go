@@ -155,6 +155,12 @@ type protection struct {
 // mind looks after the domains that live here: what protects them is started again when it
 // has ended. Their VMs are not: who ended one may have meant it.
 func (s *Appliance) mind(ctx context.Context) {
+	for _, o := range s.all() {
+		if o.stuck.Load() && o.mu.TryLock() {
+			s.unstick(ctx, o)
+			o.mu.Unlock()
+		}
+	}
 	seen := map[site.Name]*protection{}
 	for _, name := range s.Lives() {
 		o, err := s.living(name)
@@ -179,6 +185,20 @@ func (s *Appliance) mind(ctx context.Context) {
 	s.mu.Lock()
 	s.seen = seen
 	s.mu.Unlock()
+}
+
+// unstick goes on with a run that could not be gone on with. Called with o.mu held.
+func (s *Appliance) unstick(ctx context.Context, o *owned) {
+	if o.run == nil || o.busy() {
+		return
+	}
+	o.still()
+	o.stuck.Store(false)
+	if err := goOn(ctx, o.run); err != nil {
+		o.stuck.Store(true)
+		s.log.Warn("a recovery cannot be gone on with", "run", o.run.Dir(), "err", err, "remedy", errs.RemedyOf(err))
+	}
+	s.attend(o)
 }
 
 var errNoAnswer = errors.New("what protects it does not answer")

@@ -26,9 +26,6 @@ func (s *Appliance) Pin(ctx context.Context, a *operate.Act, in *plan.PinInputs)
 }
 
 func (s *Appliance) choose(ctx context.Context, a *operate.Act, in *plan.PinInputs, op recovery.Operation, until string) (res runs.Result, err error) {
-	if in.Point.App {
-		return res, errs.New("rocva.Pin", errs.Invalid, "point", "the newest application-consistent point cannot be chosen here yet").WithRemedy("name a checkpoint, a tag or a time")
-	}
 	begin := func(dir string) (*recovery.Run, error) {
 		p, err := s.ready()
 		if err != nil {
@@ -212,6 +209,8 @@ func spec(in *plan.PinInputs) string {
 		return "latest" // the source is off, and its last checkpoint published
 	case in.Checkpoint > 0:
 		return fmt.Sprint(in.Checkpoint)
+	case in.Point.App:
+		return "app"
 	case in.Point.Tag != "":
 		return "tag:" + in.Point.Tag
 	case !in.Point.At.IsZero():

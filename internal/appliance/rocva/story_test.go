@@ -215,3 +215,25 @@ func TestThereAndBack(t *testing.T) {
 		t.Errorf("%d VMs run at a after the rollback", n)
 	}
 }
+
+// TestInstant recovers a domain whose VMs start before their disks are whole, and commits
+// it, while all processes are replaced between.
+func TestInstant(t *testing.T) {
+	r := newRig(t)
+	r.world.p.Disks = plan.DisksInstant
+	r.begin()
+	r.does(plan.Test, plan.TestComplete)
+	r.restart()
+	if n := r.up("test1"); n != 2 {
+		t.Errorf("%d VMs run in the test", n)
+	}
+	r.does(plan.Cleanup, plan.Ready)
+	r.does(plan.Planned, plan.BeforeCommit)
+	r.restart()
+	r.does(plan.CommitRun, plan.RecoveryComplete)
+	r.disks("1")
+	r.restart()
+	if got := r.at["b"].box.Lives(); !slices.Contains(got, "erp") {
+		t.Errorf("at b live %v", got)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -417,5 +418,89 @@ func TestStoreAway(t *testing.T) {
 	r.settle()
 	if got := r.has("drva-1"); len(got) != 2 {
 		t.Fatalf("when the store is back it has %v", got)
+	}
+}
+
+// TestReplicas: two replicas that decide at the same moment give each domain to one box,
+// and make one container of each.
+func TestReplicas(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, url string) {
+		c := newClouds()
+		r := newRig(t, url, "a", c, "")
+		r.furnish()
+		r.enrol("drva-1", site.DRVA, "")
+		r.enrol("drva-2", site.DRVA, "")
+		other, err := fleet.New(fleet.Options{DB: r.d, Box: r.box, Site: "a", Inventory: &r.inv, OpenStore: c.open})
+		check(t, err)
+		r.tx(other.MakeKey) // there is one
+		var wg sync.WaitGroup
+		for _, f := range []*fleet.Fleet{r.f, other, r.f, other} {
+			wg.Go(func() {
+				for range 3 {
+					if err := f.Settle(t.Context()); err != nil {
+						t.Error(err)
+					}
+					if err := f.Containers(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		r.settle()
+		one, two := r.has("drva-1"), r.has("drva-2")
+		if all := slices.Sorted(slices.Values(append(one, two...))); !slices.Equal(all, []site.Name{"erp", "mail"}) {
+			t.Errorf("given are %v and %v", one, two)
+		}
+		for url, st := range c.stores {
+			if d, err := journal.ReadDomain(t.Context(), st); err != nil || !strings.Contains(url, d.Name) {
+				t.Errorf("%s: %+v, %v", url, d, err)
+			}
+		}
+	})
+}
+
+// TestMany: what a box is to be is said fast at a site of 200 domains and 2,000 VMs.
+func TestMany(t *testing.T) {
+	r := newRig(t, dbtest.SQLite(t), "a", newClouds(), "")
+	inv := site.Inventory{Site: "a", Hosts: []site.Host{{Ref: "node1"}}}
+	for range 2000 {
+		id := dr.VMID{UUID: dr.NewUUID()}
+		inv.VMs = append(inv.VMs, site.VM{ID: id, Ref: site.Ref(id.String()), Host: "node1", Running: true})
+	}
+	r.tx(func(ctx context.Context, tx *db.Tx) error { _, err := inventory.Import(ctx, tx, &inv); return err })
+	r.put(&site.Site{Meta: meta("a"), Platform: site.Fake}, &site.Store{Meta: meta("s"), URL: "file:///srv/dr"}, &site.Appliance{Meta: meta("host-1"), Role: site.IOFilter, Site: "a", Host: "node1"})
+	r.tx(func(ctx context.Context, tx *db.Tx) error {
+		for i := range 200 {
+			d := &site.ProtectedDomain{Meta: meta(site.Name(fmt.Sprintf("d%03d", i))), From: "a", Stores: []site.Name{"s"}}
+			for _, vm := range inv.VMs[10*i : 10*i+10] {
+				d.VMs = append(d.VMs, vm.Ref)
+			}
+			body, err := json.Marshal(d)
+			if err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, `INSERT INTO objects (kind, name, id, version, folder, body, changed_at, changed_by) VALUES ('domain', $1, $2, 1, '', $3, 0, '')`, string(d.Name), dr.NewUUID().String(), string(body)); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, `INSERT INTO fleet_domains (domain, id, url, opens, checked, due_at, tries, error, remedy, kind, drva, leaving, placed_at)
+				VALUES ($1, $2, 'file:///srv/dr/x', 'site', '', 0, 0, '', '', '', 'drva-1', 0, 0)`, string(d.Name), dr.NewUUID().String()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	r.setup("host-1") // it reads the inventory
+	began := time.Now()
+	const times = 20
+	for range times {
+		if s := r.setup("host-1"); len(s.Host.Domains) != 200 || len(s.Host.Domains[0].VMs) != 10 {
+			t.Fatalf("it has %d domains", len(s.Host.Domains))
+		}
+	}
+	each := time.Since(began) / times
+	t.Logf("a setup of 200 domains and 2,000 VMs takes %s", each)
+	if each > 5*time.Second { // only what is quadratic is that slow, on whatever machine
+		t.Errorf("a setup takes %s", each)
 	}
 }
