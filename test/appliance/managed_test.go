@@ -132,6 +132,7 @@ func TestManaged(t *testing.T) {
 	}
 	m.tells("iofilter", "the VM is protected", done)
 	m.tells("drva", "the domain has a point", func(r *setup.Report) bool { return done(r) && r.Domains[0].Newest > 0 })
+	m.tells("rocva", "the recovery appliance is what it is to be", func(r *setup.Report) bool { return r.Generation != "" && len(r.Problems) == 0 })
 	host, err := os.ReadFile(m.Path("b/iofilter/host-id"))
 	must(t, err)
 
