@@ -19,8 +19,8 @@ import (
 // of its VMs are put back: longer than it takes to hear that a recovery has begun.
 const restoredAfter = 2 * time.Minute
 
-// Vacate makes way for a recovered VM that is about to start: its placeholder goes
-// first, since it has its name. It is for command.Desk.Before. Kinds: Invalid, those of
+// Vacate makes way for a recovered VM that is about to start, of a test as well: its
+// placeholder goes first, since it has its name, and comes back when the VM is gone. It is for command.Desk.Before. Kinds: Invalid, those of
 // Options.Vacate.
 func (f *Fleet) Vacate(ctx context.Context, c *command.Command) error {
 	if c.Kind != string(plan.KindPowerOn) || c.VM.IsZero() || f.Options.Vacate == nil {
@@ -29,9 +29,6 @@ func (f *Fleet) Vacate(ctx context.Context, c *command.Command) error {
 	var in plan.VMInputs
 	if err := json.Unmarshal(c.Input, &in); err != nil {
 		return errs.E("fleet.Vacate", errs.Invalid, c.Step, err)
-	}
-	if in.Test { // beside production, and beside its placeholder
-		return nil
 	}
 	there := false
 	if err := f.DB.View(ctx, func(tx *db.Tx) (err error) {
