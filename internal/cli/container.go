@@ -7,11 +7,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/journal"
+	"holdfast/internal/store/access"
 )
 
 // identityFlags are how a command is told who opens the container.
 type identityFlags struct {
 	key, passphrase, service string
+	credentials              string // file with those of the container's store; empty: the process's
 
 	asker  *asker            // nil: nobody is there to be asked
 	loaded *journal.Identity // nothing is asked for twice
@@ -21,6 +23,7 @@ func (f *identityFlags) add(cmd *cobra.Command) {
 	f.asker = askOn(cmd)
 	cmd.Flags().StringVarP(&f.key, "key", "k", "", "file with the recovery key")
 	cmd.Flags().StringVar(&f.passphrase, "passphrase-file", "", "file whose first line is the passphrase; -: ask for it")
+	cmd.Flags().StringVar(&f.credentials, "store-credentials", "", "file of mode 0600 with the store's credentials, as lines NAME=VALUE (default: the environment)")
 	cmd.Flags().StringVar(&f.service, "kms", "", "address of a key service's key: vault://HOST/MOUNT/KEY or azurekv://NAME.vault.azure.net/KEY")
 }
 
@@ -74,9 +77,13 @@ func openContainer(ctx context.Context, rawURL string, id *identityFlags) (*jour
 	if err != nil {
 		return nil, err
 	}
-	st, err := openStore(ctx, rawURL, false)
+	a, err := access.ReadFile(id.credentials)
 	if err != nil {
 		return nil, err
 	}
-	return journal.Open(ctx, st, identity)
+	st, err := openStack(ctx, rawURL, stackOptions{access: a})
+	if err != nil {
+		return nil, err
+	}
+	return journal.Open(ctx, st.store, identity)
 }

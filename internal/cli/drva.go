@@ -37,6 +37,7 @@ type domainConfig struct {
 	Key        string `json:"key,omitempty"`             // the appliance's own recovery key file
 	Passphrase string `json:"passphrase_file,omitempty"` // or a passphrase's
 	KMS        string `json:"kms,omitempty"`             // or the address of a key service's key
+	Access     string `json:"credentials,omitempty"`     // file of mode 0600 with the store's credentials; empty: the environment
 	Timeline   string `json:"timeline,omitempty"`        // id of the one to publish; empty: the log's, or the current one
 	Log        string `json:"log,omitempty"`             // directory of the replication log
 	Quota      int64  `json:"quota,omitempty"`           // bytes
@@ -108,7 +109,9 @@ Configuration, in JSON:
 
 key opens the container, or passphrase_file, or kms, the address of a key service's
 key, whose credentials come from the environment; it is the appliance's own, so
-that the recovery key can stay away from the site. quota bounds the log in bytes
+that the recovery key can stay away from the site. credentials names a file of mode
+0600 with the store's credentials, in lines like AWS_ACCESS_KEY_ID=…; left out,
+they come from the environment. quota bounds the log in bytes
 (default 64 GiB); put it on a disk of its own. interval is 1s to 60s.
 
 bandwidth limits the traffic with the store; left out, nothing does. It is a list

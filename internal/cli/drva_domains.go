@@ -17,6 +17,7 @@ import (
 	"holdfast/internal/drva"
 	"holdfast/internal/errs"
 	"holdfast/internal/fair"
+	"holdfast/internal/store/access"
 	"holdfast/internal/store/limit"
 )
 
@@ -154,9 +155,13 @@ func (p *parts) appliance(ctx context.Context, d *domainConfig) (*appliance, err
 	if err != nil {
 		return nil, err
 	}
+	credentials, err := access.ReadFile(d.Access)
+	if err != nil {
+		return nil, err
+	}
 	limiter := limit.NewLimiter(schedule)
 	weight := int(config.Priority)
-	st, err := openStack(ctx, d.Container, stackOptions{limiter: limiter, logger: p.log, later: true,
+	st, err := openStack(ctx, d.Container, stackOptions{limiter: limiter, logger: p.log, later: true, access: credentials,
 		shared: p.total, weight: weight, requests: p.puts.Join(weight)})
 	if err != nil {
 		return nil, err

@@ -134,7 +134,7 @@ func (f *identityFlags) access() (map[string]string, error) {
 		return nil, err
 	}
 	out := map[string]string{}
-	for name, v := range map[string]string{"key": f.key, "passphrase_file": f.passphrase} {
+	for name, v := range map[string]string{"key": f.key, "passphrase_file": f.passphrase, "credentials": f.credentials} {
 		if v == "" {
 			continue
 		}
@@ -155,7 +155,7 @@ func (f *identityFlags) access() (map[string]string, error) {
 
 // identityAt is the inverse of access.
 func identityAt(access map[string]string) *identityFlags {
-	return &identityFlags{key: access["key"], passphrase: access["passphrase_file"], service: access["kms"]}
+	return &identityFlags{key: access["key"], passphrase: access["passphrase_file"], service: access["kms"], credentials: access["credentials"]}
 }
 
 func parseNetworks(words []string) (map[string]hypervisor.Network, error) {

@@ -9,6 +9,7 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/fair"
 	"holdfast/internal/store"
+	"holdfast/internal/store/access"
 	"holdfast/internal/store/azblob"
 	"holdfast/internal/store/dir"
 	"holdfast/internal/store/limit"
@@ -34,6 +35,7 @@ type stackOptions struct {
 	logger  *slog.Logger   // told of repeats; nil: nobody
 	later   bool           // do not ask whether the store is there: the caller does, with check
 	elapsed time.Duration  // how long a failing call is repeated; zero: package retry's default
+	access  access.Access  // credentials of this store; zero: those of the process
 
 	// What several stores of a process share; nil: nothing.
 	shared   *limit.Limiter
@@ -58,7 +60,7 @@ func openStack(ctx context.Context, rawURL string, opts stackOptions) (*stack, e
 	if err != nil {
 		return nil, err
 	}
-	driver, check, err := newDriver(u, opts.create)
+	driver, check, err := newDriver(u, opts.create, opts.access)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +85,7 @@ func openStack(ctx context.Context, rawURL string, opts stackOptions) (*stack, e
 // openDriver opens the store at an address, with nothing between it and the
 // caller.
 func openDriver(ctx context.Context, u store.URL, create bool) (store.Store, error) {
-	driver, check, err := newDriver(u, create)
+	driver, check, err := newDriver(u, create, access.Access{})
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +94,7 @@ func openDriver(ctx context.Context, u store.URL, create bool) (store.Store, err
 
 // newDriver is the one table of drivers. Nothing is asked over a network: check
 // does that.
-func newDriver(u store.URL, create bool) (driver store.Store, check func(context.Context) error, err error) {
+func newDriver(u store.URL, create bool, a access.Access) (driver store.Store, check func(context.Context) error, err error) {
 	switch u.Scheme {
 	case store.SchemeFile:
 		if create {
@@ -103,13 +105,13 @@ func newDriver(u store.URL, create bool) (driver store.Store, check func(context
 		d, err := dir.Open(u.Path)
 		return d, func(context.Context) error { return nil }, err
 	case store.SchemeAzure:
-		d, err := azblob.New(u, azblob.Options{})
+		d, err := azblob.New(u, azblob.Options{Getenv: a.Getenv})
 		if err != nil {
 			return nil, nil, err
 		}
 		return d, d.Check, nil
 	case store.SchemeS3:
-		d, err := s3.New(u, s3.Options{})
+		d, err := s3.New(u, s3.Options{Getenv: a.Getenv})
 		if err != nil {
 			return nil, nil, err
 		}

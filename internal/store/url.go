@@ -219,3 +219,13 @@ func nameOf(s string, least, most int, more string) bool {
 	}
 	return true
 }
+
+// Child is the address of the place name below u; name is one element of a path.
+func (u URL) Child(name string) URL {
+	if u.Scheme == SchemeFile {
+		u.Path = path.Join(u.Path, name)
+	} else {
+		u.Prefix = path.Join(u.Prefix, name)
+	}
+	return u
+}
