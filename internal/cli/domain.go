@@ -11,8 +11,8 @@ import (
 )
 
 func newDomainCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "domain", Short: "Make protected domains"}
-	cmd.AddCommand(newDomainCreate())
+	cmd := &cobra.Command{Use: "domain", Short: "Make the containers of protected domains; see how a manager's domains stand"}
+	cmd.AddCommand(newDomainCreate(), newDomainList(), newDomainStatus())
 	return cmd
 }
 

@@ -59,12 +59,14 @@ database, and take over from one that is dead. Each needs a copy of seal.key.`,
 				}
 			}
 			o.Site, o.Release, o.Logger = site.Name(name), Version, log
-			if containerKey != "" {
-				o.Containers = containersOf(containerKey)
+			if o.ContainerKey, err = readKeyText(containerKey); err != nil {
+				return err
 			}
+			o.OpenStore = openManagedStore
 			o.Platform = func(s *site.Site) (inventory.Provider, error) { return openInventory(s, log) }
-			o.Kinds = runs.Kinds{{Name: api.TryStore, Version: 1}: storeTrials{}}
-			return runMSA(cmd, o)
+			trials := &storeTrials{}
+			o.Kinds = runs.Kinds{{Name: api.TryStore, Version: 1}: trials}
+			return runMSA(cmd, o, trials)
 		},
 	}
 	f := cmd.Flags()
@@ -75,19 +77,20 @@ database, and take over from one that is dead. Each needs a copy of seal.key.`,
 	f.StringVar(&name, "site", "", "name of the manager's own site")
 	f.StringSliceVar(&o.Names, "name", nil, "host name or address by which the manager is reached (repeatable; default: the host's name)")
 	f.StringVar(&o.Authority, "ca", "", "directory of an authority made by holdfast cert init, to become the site's")
-	f.StringVar(&containerKey, "container-key", "", "file with a key that opens the domains' containers, in which the manager then keeps what a fresh one needs (default: it does not)")
+	f.StringVar(&containerKey, "container-key", "", "file with a recovery key that opens containers which the site's own key does not yet: those of a lost site, say")
 	f.StringVar(&passphrase, "passphrase", "", "file of mode 0600 with the passphrase of seal.key")
 	return cmd
 }
 
-func runMSA(cmd *cobra.Command, o replica.Options) error {
+func runMSA(cmd *cobra.Command, o replica.Options, trials *storeTrials) error {
 	ctx := cmd.Context()
 	r, err := replica.Open(ctx, o)
 	if err != nil {
 		return err
 	}
+	trials.secret = r.Secret
 	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, "manager of %s at %s\nfingerprint %s\n      words %s\n", o.Site, r.Address(), r.Fingerprint(), control.Words(r.Fingerprint()))
+	fmt.Fprintf(out, "manager of %s at %s\nfingerprint %s\n      words %s\n   site key %s\n", o.Site, r.Address(), r.Fingerprint(), control.Words(r.Fingerprint()), r.SiteKey())
 	file := filepath.Join(o.Data, "setup-token")
 	if token := r.SetupToken(); token != "" {
 		if err := durable.WriteFile(durable.OS{}, file, []byte(token+"\n")); err != nil {

@@ -6,20 +6,18 @@ import (
 	"log/slog"
 	"net/url"
 	"strconv"
-	"strings"
 
+	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
 	"holdfast/internal/hypervisor/libvirt"
 	"holdfast/internal/hypervisor/qemu"
 	"holdfast/internal/journal"
-	"holdfast/internal/msa/catalog"
-	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/inventory"
 	"holdfast/internal/msa/inventory/fake"
-	"holdfast/internal/msa/replica"
-	"holdfast/internal/msa/scan"
 	"holdfast/internal/msa/site"
+	"holdfast/internal/store"
+	"holdfast/internal/store/access"
 )
 
 // openInventory opens the platform of a manager's site, by its endpoints:
@@ -88,20 +86,29 @@ func qemuInventory(s *site.Site, sockets []*url.URL, log *slog.Logger) (inventor
 	return inventory.NewPlatform(string(s.Platform), s.Name, []inventory.Endpoint{endpoint}, log), nil
 }
 
-// containersOf opens the containers of domains with one key: that of a domain is at its
-// store's address, under the domain's name.
-func containersOf(key string) func(*replica.Replica) scan.Containers {
-	id := &identityFlags{key: key}
-	return func(r *replica.Replica) scan.Containers {
-		return scan.Journals{Open: func(ctx context.Context, d *site.ProtectedDomain, name site.Name) (*journal.Container, error) {
-			var s *site.Store
-			if err := r.DB.View(ctx, func(tx *db.Tx) (err error) {
-				s, err = catalog.Find[*site.Store](ctx, tx, name)
-				return err
-			}); err != nil {
-				return nil, err
-			}
-			return openContainer(ctx, strings.TrimSuffix(s.URL, "/")+"/"+string(d.Name), id)
-		}}
+// openManagedStore opens a store for a manager, with credentials of its own.
+func openManagedStore(ctx context.Context, url string, a access.Access, create bool) (store.Store, error) {
+	s, err := openStack(ctx, url, stackOptions{create: create, access: a, elapsed: trialPatience})
+	if err != nil {
+		return nil, err
 	}
+	return s.store, nil
 }
+
+// readKeyText reads the text of a recovery key's file; "" of no file.
+func readKeyText(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	if _, err := journal.ParseIdentityFile(path); err != nil { // it says what is wrong with a file, its mode among it
+		return "", err
+	}
+	b, err := durable.ReadFile(durable.OS{}, path, maxKeyFile)
+	if err != nil {
+		return "", errs.E("msa", errs.Internal, path, err)
+	}
+	return string(b), nil
+}
+
+// maxKeyFile bounds the file of a recovery key, bytes.
+const maxKeyFile = 64 << 10

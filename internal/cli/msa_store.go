@@ -12,15 +12,31 @@ import (
 	msaapi "holdfast/internal/msa/api"
 	"holdfast/internal/msa/runs"
 	"holdfast/internal/store"
+	"holdfast/internal/store/access"
 	"holdfast/internal/store/verify"
 )
 
-// storeTrials does the steps that try stores, with the credentials of the manager's
-// process. A trial leaves nothing, so that it may be done again.
-type storeTrials struct{}
+// storeTrials does the steps that try stores, with the stores' own credentials, or those
+// of the manager's process for stores that name none. A trial leaves nothing, so that it
+// may be done again.
+type storeTrials struct {
+	secret func(ctx context.Context, name string) (string, error) // set before it is used
+}
+
+// access returns the credentials of a trial.
+func (t *storeTrials) access(ctx context.Context, in *msaapi.StoreTrial) (access.Access, error) {
+	if in.Credential == "" {
+		return access.Access{}, nil
+	}
+	text, err := t.secret(ctx, string(in.Credential))
+	if err != nil {
+		return access.Access{}, err
+	}
+	return access.Parse(text)
+}
 
 // Do tries a store.
-func (storeTrials) Do(ctx context.Context, c *runs.Call) (runs.Result, error) {
+func (t *storeTrials) Do(ctx context.Context, c *runs.Call) (runs.Result, error) {
 	var in msaapi.StoreTrial
 	if err := json.Unmarshal(c.Input, &in); err != nil {
 		return runs.Result{}, errs.E("store.try", errs.Invalid, "input", err)
@@ -29,8 +45,12 @@ func (storeTrials) Do(ctx context.Context, c *runs.Call) (runs.Result, error) {
 	if err != nil {
 		return runs.Result{}, errs.E("store.try", errs.Invalid, "role", err)
 	}
+	credentials, err := t.access(ctx, &in)
+	if err != nil {
+		return runs.Result{}, err
+	}
 	connect := func(ctx context.Context) (store.Store, error) {
-		s, err := openStack(ctx, in.URL, stackOptions{elapsed: trialPatience})
+		s, err := openStack(ctx, in.URL, stackOptions{elapsed: trialPatience, access: credentials})
 		if err != nil {
 			return nil, err
 		}
@@ -67,7 +87,7 @@ func newStoreTry() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "try NAME",
 		Short: "Have the manager try one of its stores",
-		Long: `Has the manager try, with its own credentials, what holdfast store verify tries from
+		Long: `Has the manager try, with the store's credential, what holdfast store verify tries from
 here. It is a task: with --wait, its end decides the exit code.`,
 		Args: exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -38,7 +38,7 @@ func newManagerRigWith(t *testing.T, o replica.Options, prepare func(*replica.Re
 	t.Setenv("XDG_CONFIG_HOME", filepath.Join(dir, "config"))
 	o.Data, o.Listen, o.Site, o.Release = filepath.Join(dir, "msa"), "127.0.0.1:0", "site-a", Version
 	if o.Kinds == nil {
-		o.Kinds = runs.Kinds{{Name: msaapi.TryStore, Version: 1}: storeTrials{}}
+		o.Kinds = runs.Kinds{{Name: msaapi.TryStore, Version: 1}: &storeTrials{}}
 	}
 	r, err := replica.Open(t.Context(), o)
 	if err != nil {

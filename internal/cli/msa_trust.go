@@ -135,7 +135,7 @@ func newApplianceCommand() *cobra.Command {
 		}),
 		managed("remove", "Forget a box", []string{"NAME"}, func(cmd *cobra.Command, args []string, c *api.Client) error {
 			return c.Call(cmd.Context(), http.MethodDelete, "/enrolments/"+url.PathEscape(args[0]), nil, nil, nil)
-		}))
+		}), newBoxShow(), newBoxDrain())
 }
 
 func newBoxList() *cobra.Command {

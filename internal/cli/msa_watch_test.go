@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -85,19 +86,38 @@ func TestWatchingCommands(t *testing.T) {
 // TestScanCommand: what one manager kept in a container, another one imports; nothing
 // of the first is needed.
 func TestScanCommand(t *testing.T) {
-	m := newManagerRig(t, withFake)
+	m := newManagerRig(t, withFake, func(o *replica.Options) { o.OpenStore = openManagedStore })
 	store, key := "file://"+m.path("store"), m.path("recovery.key")
 	recipient := must(t, "key", "new", key)
-	for _, name := range []string{"erp", "empty"} {
-		must(t, "domain", "create", store+"/"+name, "--quick", "--name", name, "--recipient", recipient)
-	}
-	files := strings.Replace(siteFiles, "file:///srv/west", store, 1) + "---\n" + strings.Replace(erpFile, "[db, web]", "[vm-00001]", 1)
+	must(t, "domain", "create", store+"/empty", "--quick", "--name", "empty", "--recipient", recipient)
+	files := strings.Replace(siteFiles, "file:///srv/west", store, 1) + "---\n" + strings.Replace(erpFile, "[db, web]", "[vm-00001]\nrecipients: ["+recipient+"]", 1)
 	m.want(exitOK, "apply", "-f", m.file("all.yaml", strings.Replace(files, "platform: fake", "platform: fake\nendpoints: ['fake:///5']", 1)))
 	m.until("site-a  5", "inventory", "sites")
-	p := &scan.Publisher{DB: m.r.DB, Store: m.r.Store, To: containersOf(key)(m.r), Site: "site-a", Release: Version}
-	if err := p.Once(t.Context()); err != nil {
-		t.Fatal(err)
+	p := &scan.Publisher{DB: m.r.DB, Store: m.r.Store, To: m.r.Fleet, Site: "site-a", Release: Version}
+	for end := time.Now().Add(2 * time.Minute); ; <-time.After(20 * time.Millisecond) { // the manager's own publisher may be faster
+		if err := p.Once(t.Context()); err != nil { // it makes the container, too
+			t.Fatal(err)
+		}
+		if run(t.Context(), []string{"scan", store + "/erp", "--key", key}, io.Discard, io.Discard) == exitOK {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("nothing is stored in the container")
+		}
 	}
+	m.until("no DRVA of this site has room", "domain", "status", "erp")
+	for args, want := range map[string]string{"domain list": "erp     site-a  created", "domain status erp -o json": `"container": "` + store + `/erp"`, "site-key": "age1"} {
+		if out, _ := m.want(exitOK, strings.Fields(args)...); !strings.Contains(out, want) {
+			t.Errorf("holdfast %s: %q lacks %q", args, out, want)
+		}
+	}
+	m.want(exitNotFound, "domain", "status", "none")
+	m.want(exitOK, "apply", "-f", m.file("drva.yaml", "apiVersion: holdfast/v1\nkind: appliance\nname: drva-1\nrole: drva\nsite: site-a\naddress: 127.0.0.1:7480\n"))
+	m.want(exitOK, "appliance", "drain", "drva-1")
+	if out, _ := m.want(exitOK, "appliance", "show", "drva-1"); !strings.Contains(out, "yes; to be let go of") {
+		t.Errorf("a drained box is shown as %s", out)
+	}
+	m.want(exitOK, "appliance", "drain", "drva-1", "--off")
 	fresh := newManagerRig(t)
 	_, said := fresh.want(exitNotFound, "scan", store+"/empty", "--key", key)
 	if !strings.Contains(said, "no manager has stored") {

@@ -113,7 +113,7 @@ A whole recovery:   recover test, planned, disaster, failback, clone
 The history:        retention, gc, pin, tag, timeline
 A site's manager:   msa, login, get, describe, apply, diff, export, draft, delete, task, watch, plan, run
 Who may what there: user, token, approval, secret, audit
-Its boxes, peers:   appliance, enrol, pair
+Its boxes, peers:   appliance, enrol, pair, site-key, domain list, domain status
 
 The exit code tells the kind of failure: 1 it failed, 2 the command line, a file or
 a value is wrong, 3 not found, 4 taken, or somebody was faster, 5 something does
@@ -133,7 +133,7 @@ not answer, 6 damage, 7 denied, 8 no room, 130 interrupted.`,
 		newMSACommand(), newLoginCommand(), newLogoutCommand(), newLoginsCommand(),
 		newGetCommand(), newDescribeCommand(), newDeleteCommand(), newApplyCommand(), newDiffCommand(), newExportCommand(), newDraftCommand(),
 		newTaskCommand(), newWatchCommand(), newManCommand(), newPlanCommand(), newRunCommand(),
-		newUserCommand(), newTokenCommand(), newApprovalCommand(), newSecretCommand(), newAuditCommand(), newPairCommand(), newApplianceCommand(), newEnrolCommand(),
+		newUserCommand(), newTokenCommand(), newApprovalCommand(), newSecretCommand(), newAuditCommand(), newPairCommand(), newApplianceCommand(), newEnrolCommand(), newSiteKeyCommand(),
 		newInventoryCommand(), newScanCommand(), newAlarmCommand(), newOutletCommand(), newStatsCommand(), newSupportBundleCommand(),
 		newDemoCommand(),
 	)

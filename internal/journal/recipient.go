@@ -270,3 +270,12 @@ func (k RecoveryKeyPair) String() string { return k.id.Recipient().String() }
 
 // Format keeps the secret out of every verb of fmt.
 func (k RecoveryKeyPair) Format(s fmt.State, _ rune) { fmt.Fprint(s, k.String()) }
+
+// Recipient is the public part of a recovery key's secret part, as ParseRecipient reads
+// it; "" of other kinds of identity.
+func (i Identity) Recipient() string {
+	if i.x25519 == nil {
+		return ""
+	}
+	return i.x25519.Recipient().String()
+}

@@ -115,7 +115,7 @@ var protectionCodes = []Definition{
 	{ClockSkew, Warning, true, "appliance", "an appliance's clock differs from the manager's", "have both use the same time servers"},
 	{ApplianceBack, Info, false, "appliance", "an appliance was started again", "nothing, unless it happens often: then see its log"},
 	{PeerAway, Warning, true, "site", "the manager of the peer site does not answer", "see the line and that manager; recovery from a disaster does not need it"},
-	{CertificateEnds, Warning, true, "certificate", "a certificate ends within a month", "renew it: certificates of appliances renew themselves while they report"},
+	{CertificateEnds, Warning, true, "certificate", "a certificate ends within a week, and was not renewed", "see why the appliance does not report: certificates of appliances renew themselves while they do"},
 	{SettingsStale, Warning, true, "domain", "what is known of the domain could not be stored in its container: a fresh manager would find older plans there", "see the words; recovery of the disks is not affected"},
 	{SplitBrain, Error, true, "domain", "the old site is back with VMs that were recovered elsewhere", "run the plan again: it cleans the old site and leaves the recovered VMs alone"},
 }

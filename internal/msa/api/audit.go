@@ -13,6 +13,7 @@ import (
 	"holdfast/internal/msa/audit"
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/db"
+	"holdfast/internal/msa/fleet"
 	"holdfast/internal/msa/seal"
 	"holdfast/internal/msa/site"
 )
@@ -137,7 +138,7 @@ func credential(name site.Name) (string, error) {
 
 // CredentialPrefix is what the sealed secret's name of a site.Store's Credential
 // begins with: seal.Box.Use(ctx, tx, CredentialPrefix+name, …).
-const CredentialPrefix = "credential/"
+const CredentialPrefix = fleet.CredentialPrefix
 
 func (s *server) listSecrets(ctx context.Context, _ *none) (*every[seal.Secret], error) {
 	var found []seal.Secret

@@ -23,6 +23,7 @@ import (
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
+	"holdfast/internal/msa/fleet"
 )
 
 // TestMain demands, when all tests have run, that each operation was done by one of
@@ -128,10 +129,11 @@ func (m *mixed) Authenticate(ctx context.Context, r *http.Request) (*auth.Princi
 
 // rig is the API on a server, with TLS, and its audit log.
 type rig struct {
-	t   *testing.T
-	db  *db.DB
-	srv *httptest.Server
-	who string // the token that is sent; empty: none
+	boxes *fleet.Fleet
+	t     *testing.T
+	db    *db.DB
+	srv   *httptest.Server
+	who   string // the token that is sent; empty: none
 
 	access Access
 	people people
@@ -160,7 +162,7 @@ func newRig(t *testing.T, url string, tune ...func(*Options)) *rig {
 	r.idp.Claims = map[string]any{"preferred_username": "carol", "groups": []string{"ops"}}
 	r.access = accessOf(t, d, "berlin", r.idp.Client())
 	r.people = everybody()
-	o := Options{DB: d, Auth: &mixed{r.people, r.access.Accounts}, Access: r.access, Catalog: &catalog.Catalog{}, Desk: r.desk(), Release: "test", Logger: testLogger(r),
+	o := Options{DB: d, Auth: &mixed{r.people, r.access.Accounts}, Access: r.access, Catalog: &catalog.Catalog{}, Desk: r.desk(), Fleet: r.fleet(), Release: "test", Logger: testLogger(r),
 		Audit: func(ctx context.Context, tx *db.Tx, e audit.Entry) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/command"
 	"holdfast/internal/msa/db"
+	"holdfast/internal/msa/fleet"
 	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/stats"
 )
@@ -39,6 +40,7 @@ type Options struct {
 	Wake   func()
 	Plans  *operate.Operator // nil: one over Catalog
 	Desk   *command.Desk     // of what boxes are to do; nil: none
+	Fleet  *fleet.Fleet      // what boxes are to be; nil: none
 	Access Access
 	// Stats takes samples, which /metrics shows. Nil: one that gets none.
 	Stats   *stats.Recorder
@@ -114,6 +116,7 @@ func build(o Options) (*server, error) {
 		s.registerSecrets,
 		s.registerTrust,
 		s.registerCommands,
+		s.registerFleet,
 		s.registerInventory,
 		s.registerAlarms,
 		s.registerStats,

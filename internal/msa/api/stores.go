@@ -24,17 +24,19 @@ const tryFor = 30 * time.Minute
 
 // StoreTrial is the input of a step that tries a store.
 type StoreTrial struct {
-	Name  site.Name `json:"name"`
-	URL   string    `json:"url"`
-	Role  string    `json:"role"`
-	Quick bool      `json:"quick,omitempty"`
+	Name site.Name `json:"name"`
+	URL  string    `json:"url"`
+	// Credential is the name of the sealed secret it is tried with; "": the process's own.
+	Credential site.Name `json:"credential,omitempty"`
+	Role       string    `json:"role"`
+	Quick      bool      `json:"quick,omitempty"`
 }
 
 func (s *server) registerStores() {
 	add(s, operation{
 		ID: "try-store", Method: http.MethodPost, Path: "/stores/{name}/try", Tag: "stores", May: auth.StoreWrite, Scoped: true, Change: true, Status: http.StatusAccepted,
 		Summary: "Try adversarially whether a store keeps its promises",
-		Detail:  "A task: what does not hold is in its notes, everything in its result; it fails if the role cannot use the store. The manager's own credentials are used. What is written is below probe/, and removed at the end.",
+		Detail:  "A task: what does not hold is in its notes, everything in its result; it fails if the role cannot use the store. The store's credential is used, or, if it names none, what the manager's process has. What is written is below probe/, and removed at the end.",
 	}, s.tryStore)
 }
 
@@ -59,7 +61,7 @@ func (s *server) tryStore(ctx context.Context, in *tryStoreIn) (*StartedOut, err
 		if err := s.allow(ctx, auth.StoreWrite, st.Folder); err != nil {
 			return nil, err
 		}
-		input, err := json.Marshal(StoreTrial{Name: st.Name, URL: st.URL, Role: role, Quick: in.Body.Quick})
+		input, err := json.Marshal(StoreTrial{Name: st.Name, URL: st.URL, Credential: st.Credential, Role: role, Quick: in.Body.Quick})
 		if err != nil {
 			return nil, errs.E("api", errs.Internal, "store "+in.Name, err)
 		}

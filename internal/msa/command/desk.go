@@ -24,6 +24,9 @@ type Desk struct {
 	Router Router
 	Fleet  setup.Fleet  // nil: boxes are told no setup, and what they report is for the router alone
 	Logger *slog.Logger // nil: none
+	// Before, if not nil, makes ready what a command needs of the site, each time it is
+	// asked for, and before a box can have it.
+	Before func(ctx context.Context, c *Command) error
 	// Allow says whether a certificate of a box, by its digest, still counts, in the
 	// transaction that gives it commands. Nil: it does.
 	Allow func(ctx context.Context, tx *db.Tx, box site.Name, proof string) error
@@ -50,6 +53,9 @@ func (d *Desk) Ask(ctx context.Context, c *Command, wait time.Duration) (Status,
 // ask is Ask, for another site's manager if by is not nil.
 func (d *Desk) ask(ctx context.Context, c *Command, wait time.Duration, by *Peer) (Status, error) {
 	if err := check(c); err != nil {
+		return Status{}, err
+	}
+	if err := d.ready(ctx, c, by); err != nil {
 		return Status{}, err
 	}
 	ring, leave := d.bells.listen(c.Origin + " " + c.Key)
@@ -175,6 +181,19 @@ func (d *Desk) submit(ctx context.Context, c *Command, by *Peer) (rows []row, er
 		err = errs.E("command.Ask", errs.Transient, c.Key, err)
 	}
 	return rows, err
+}
+
+// ready has made ready what a command needs, of who may have it done.
+func (d *Desk) ready(ctx context.Context, c *Command, by *Peer) error {
+	if d.Before == nil {
+		return nil
+	}
+	if by != nil {
+		if err := d.DB.View(ctx, func(tx *db.Tx) error { return shares(ctx, tx, c, by) }); err != nil {
+			return err
+		}
+	}
+	return d.Before(ctx, c)
 }
 
 // begin enters a new command, and cancels what it follows: the step it takes back, and

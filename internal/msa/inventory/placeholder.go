@@ -202,6 +202,14 @@ func (k *Keeper) Vacate(ctx context.Context, vm dr.VMID) error {
 	return keeper.RemovePlaceholder(ctx, PlaceholderID(k.Site, vm))
 }
 
+// Kept reports whether a VM of a domain has a placeholder at a site that nobody has taken
+// the place of.
+func Kept(ctx context.Context, tx *db.Tx, at, domain site.Name, vm dr.VMID) (bool, error) {
+	var n int64
+	_, err := tx.Row(ctx, `SELECT count(*) FROM placeholders WHERE site = $1 AND domain = $2 AND vm = $3 AND used = 0`, []any{string(at), string(domain), vm.String()}, &n)
+	return n > 0, err
+}
+
 // Restore notes that no VM is in the placeholder's place any more: the keeper puts it
 // back.
 func Restore(ctx context.Context, tx *db.Tx, at site.Name, vm dr.VMID) error {

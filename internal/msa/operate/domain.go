@@ -28,6 +28,21 @@ func Domain(ctx context.Context, tx *db.Tx, name site.Name) (DomainStatus, error
 	return d, err
 }
 
+// Domains returns where the recoveries of all domains stand of which anything is known,
+// by name: what is not there is at rest.
+func Domains(ctx context.Context, tx *db.Tx) (map[site.Name]DomainStatus, error) {
+	all := map[site.Name]DomainStatus{}
+	err := tx.Rows(ctx, `SELECT domain, failover, reversed, plan FROM domain_states`, nil, func(scan func(...any) error) error {
+		var d DomainStatus
+		var reversed int64
+		err := scan(&d.Domain, &d.Failover, &reversed, &d.Plan)
+		d.Reversed = reversed != 0
+		all[d.Domain] = d
+		return err
+	})
+	return all, err
+}
+
 func (d *DomainStatus) save(ctx context.Context, tx *db.Tx) error {
 	_, err := tx.Exec(ctx, `INSERT INTO domain_states (domain, failover, reversed, plan, changed_at) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (domain) DO UPDATE SET failover = excluded.failover, reversed = excluded.reversed, plan = excluded.plan, changed_at = excluded.changed_at`,

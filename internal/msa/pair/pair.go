@@ -467,3 +467,27 @@ func Holder(d *db.DB) auth.CertificateFunc {
 		return nil, errs.New(op, errs.NotFound, "certificate", "it is of no pair's authority")
 	}
 }
+
+// Guard is for catalog.Catalog: what a configured pair says of trust is what people
+// agreed on here, by Confirm, and not what somebody writes. A file that was exported may
+// be applied again. Kind Denied.
+func Guard(ctx context.Context, tx *db.Tx, old, now site.Object) error {
+	p, ok := now.(*site.SitePair)
+	if !ok || p == nil || p.Trust == site.Proposed && p.Fingerprint == "" {
+		return nil
+	}
+	if was, ok := old.(*site.SitePair); ok && was != nil && was.Trust == p.Trust && was.Fingerprint == p.Fingerprint && was.Peer == p.Peer {
+		return nil
+	}
+	all, err := List(ctx, tx)
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		if x := &all[i]; x.PeerSite == p.Peer && x.Trust == p.Trust && x.Fingerprint == p.Fingerprint {
+			return nil
+		}
+	}
+	return errs.New("pair.Guard", errs.Denied, site.Label(p), "whom this site trusts is not written, but agreed on").
+		WithRemedy("leave trust and fingerprint out, and pair the sites: holdfast pair invite")
+}

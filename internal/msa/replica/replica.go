@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 
+	"holdfast/internal/dr"
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/api"
@@ -22,16 +23,18 @@ import (
 	"holdfast/internal/msa/command"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/enrol"
+	"holdfast/internal/msa/fleet"
 	"holdfast/internal/msa/inventory"
 	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/pair"
 	"holdfast/internal/msa/pki"
+	"holdfast/internal/msa/plan"
 	"holdfast/internal/msa/runs"
-	"holdfast/internal/msa/scan"
 	"holdfast/internal/msa/seal"
-	"holdfast/internal/msa/setup"
 	"holdfast/internal/msa/site"
 	"holdfast/internal/msa/stats"
+	"holdfast/internal/store"
+	"holdfast/internal/store/access"
 )
 
 // Options configure a replica. Data and Site are needed.
@@ -53,13 +56,15 @@ type Options struct {
 	Kinds runs.Kinds
 	// Platform opens a site's platform, to look at what it has. Nil: nobody looks.
 	Platform func(*site.Site) (inventory.Provider, error)
-	// Containers returns what stores what is known of domains in their containers. Nil:
-	// nobody does.
-	Containers func(*Replica) scan.Containers
+	// OpenStore opens the store at an address with credentials of its own, making the
+	// place where the store has places to make. Nil: containers are neither made nor
+	// looked at, and nothing is stored in them.
+	OpenStore func(ctx context.Context, url string, a access.Access, create bool) (store.Store, error)
+	// ContainerKey is the text of a further key that opens containers, as a recovery
+	// key's file has it; empty: the site's own has to do.
+	ContainerKey string
 	// Effects is how plans act on the world; nil: by commands to the sites' boxes.
 	Effects operate.Effects
-	// Fleet says what boxes are to be, and hears what they tell. Nil: nobody.
-	Fleet setup.Fleet
 	// Parts returns what runs beside the API, until the context ends: watchers,
 	// tickers. Nil: nothing.
 	Parts func(*Replica) []Part
@@ -85,6 +90,7 @@ type Replica struct {
 	Stats   *stats.Recorder     // takes samples of what reports to this replica
 	Store   *inventory.Store    // what sites have
 	Sites   *inventory.Overseer // keeps those inventories
+	Fleet   *fleet.Fleet        // what appliances are to be
 	Desk    *command.Desk       // commands of this site's boxes
 
 	opts    Options
@@ -93,6 +99,7 @@ type Replica struct {
 	pairs   *pair.Monitor
 	acts    *command.Effects
 	token   string
+	key     string // public half of the site's key
 }
 
 // Open opens the database, the key and the authority, making what is missing, and
@@ -142,13 +149,28 @@ func (r *Replica) open(ctx context.Context) (err error) {
 	}
 	r.Auth = auth.New(auth.Options{DB: r.DB, Box: r.Box, Certificates: []auth.CertificateFunc{enrol.Holder(r.DB, r.PKI), pair.Holder(r.DB)}})
 	r.pairs = &pair.Monitor{DB: r.DB, PKI: r.PKI, Release: o.Release, Logger: o.Logger}
-	r.Desk = &command.Desk{DB: r.DB, Site: o.Site, Router: &command.Boxes{Site: o.Site}, Fleet: o.Fleet, Allow: enrol.Counts}
+	if r.Fleet, err = fleet.New(fleet.Options{
+		DB: r.DB, Box: r.Box, Site: o.Site, Inventory: r.Store, Stats: r.Stats, Release: o.Release, OpenStore: o.OpenStore, Given: o.ContainerKey, Ask: r.pairs.Get, Logger: o.Logger,
+		Vacate: func(ctx context.Context, at site.Name, vm dr.VMID) error { return r.Sites.Vacate(ctx, at, vm) },
+		Tell: func(ctx context.Context, tx *db.Tx, name site.Name, e plan.Event, by string) error {
+			return r.Plans.Tell(ctx, tx, name, e, by)
+		},
+	}); err != nil {
+		return err
+	}
+	r.Desk = &command.Desk{DB: r.DB, Site: o.Site, Router: &command.Boxes{Site: o.Site}, Fleet: r.Fleet, Before: r.Fleet.Vacate, Allow: enrol.Counts}
 	r.acts = &command.Effects{Desk: r.Desk, Site: o.Site, Origin: r.PKI.Fingerprint(), Peers: r.pairs, Logger: o.Logger}
 	if err := r.openPlans(); err != nil {
 		return err
 	}
 	if err := r.DB.Tx(ctx, func(tx *db.Tx) (err error) {
-		r.token, err = auth.NeedsSetup(ctx, tx)
+		if r.token, err = auth.NeedsSetup(ctx, tx); err != nil {
+			return err
+		}
+		if err := r.Fleet.MakeKey(ctx, tx); err != nil {
+			return err
+		}
+		r.key, err = r.Fleet.Recipient(ctx, tx)
 		return err
 	}); err != nil {
 		return err
@@ -157,7 +179,7 @@ func (r *Replica) open(ctx context.Context) (err error) {
 		return errs.E("replica.Open", errs.Unavailable, o.Listen, err).WithRemedy("choose another address by --listen, or end what listens there")
 	}
 	r.handler, err = api.New(api.Options{
-		DB: r.DB, Stats: r.Stats, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Plans: r.Plans, Desk: r.Desk, Release: o.Release, Logger: o.Logger,
+		DB: r.DB, Stats: r.Stats, Auth: r.Auth, Catalog: r.Catalog, Wake: r.Worker.Wake, Plans: r.Plans, Desk: r.Desk, Fleet: r.Fleet, Release: o.Release, Logger: o.Logger,
 		Access: api.Access{Accounts: r.Auth, Box: r.Box, PKI: r.PKI, Pairs: r.pairs, Address: r.Address()},
 	})
 	return err
@@ -166,10 +188,10 @@ func (r *Replica) open(ctx context.Context) (err error) {
 // openPlans makes who carries plans out, and the worker that does.
 func (r *Replica) openPlans() (err error) {
 	o := &r.opts
-	if r.Plans, err = operate.New(operate.Options{World: operate.InCatalog(r.Catalog), Note: operate.Feed, Remind: operate.FeedReminder, Logger: o.Logger}); err != nil {
+	if r.Plans, err = operate.New(operate.Options{World: operate.InCatalog(r.Catalog), Note: operate.Feed, Remind: operate.FeedReminder, Facts: r.Fleet.Facts, Logger: o.Logger}); err != nil {
 		return err
 	}
-	r.Catalog.Guards = append(r.Catalog.Guards, r.Plans.Guard)
+	r.Catalog.Guards = append(r.Catalog.Guards, r.Plans.Guard, pair.Guard)
 	kinds := runs.Kinds{}
 	maps.Copy(kinds, o.Kinds)
 	effects := o.Effects
@@ -242,6 +264,10 @@ func (r *Replica) Address() string {
 
 // Fingerprint is that of the site's authority, by which clients know the manager.
 func (r *Replica) Fingerprint() string { return r.PKI.Fingerprint() }
+
+// SiteKey is the public half of the key that opens the containers of the site's domains,
+// as age1…
+func (r *Replica) SiteKey() string { return r.key }
 
 // SetupToken makes one admin; "": somebody can administer already.
 func (r *Replica) SetupToken() string { return r.token }

@@ -24,7 +24,7 @@ func (r *Replica) watchers() []Part {
 	lasting := func(f func(context.Context)) func(context.Context) error {
 		return func(ctx context.Context) error { f(ctx); return nil }
 	}
-	sender := &alarm.Sender{DB: r.DB, Secret: r.secret, Logger: r.Log}
+	sender := &alarm.Sender{DB: r.DB, Secret: r.Secret, Logger: r.Log}
 	parts := []Part{
 		{"statistics", lasting(func(ctx context.Context) { r.Stats.Run(ctx, r.DB, r.Log) })},
 		{"alarms", lasting(func(ctx context.Context) { stats.NewJudge(r.Stats).Run(ctx, r.DB, r.Log) })},
@@ -32,15 +32,16 @@ func (r *Replica) watchers() []Part {
 	}
 	r.Sites = inventory.NewOverseer(inventory.OverseerOptions{Sources: r.wanted, DB: r.DB, Catalog: r.Catalog, Store: r.Store, Logger: r.Log})
 	parts = append(parts, Part{"inventory", r.Sites.Run})
-	if r.opts.Containers != nil {
-		p := &scan.Publisher{DB: r.DB, Store: r.Store, To: r.opts.Containers(r), Site: r.opts.Site, Release: r.opts.Release, Logger: r.Log}
+	parts = append(parts, Part{"fleet", lasting(r.Fleet.Run)})
+	if r.opts.OpenStore != nil {
+		p := &scan.Publisher{DB: r.DB, Store: r.Store, To: r.Fleet, Site: r.opts.Site, Release: r.opts.Release, Logger: r.Log}
 		parts = append(parts, Part{"containers", lasting(p.Run)})
 	}
 	return parts
 }
 
-// secret opens a credential that admins have stored.
-func (r *Replica) secret(ctx context.Context, name string) (word string, err error) {
+// Secret opens a credential that admins have stored. Kind NotFound.
+func (r *Replica) Secret(ctx context.Context, name string) (word string, err error) {
 	err = r.DB.View(ctx, func(tx *db.Tx) error {
 		return r.Box.Use(ctx, tx, api.CredentialPrefix+name, func(secret []byte) error {
 			word = string(secret)

@@ -18,10 +18,13 @@ import (
 type Setup struct {
 	// Generation is a digest of the rest, secrets included: what Seal makes. "": not
 	// sealed.
-	Generation string        `json:"generation"`
-	Role       site.Role     `json:"role"`
-	Site       site.Name     `json:"site"`
-	Platform   site.Platform `json:"platform,omitempty"`
+	Generation string `json:"generation"`
+	// Serial rises when something is taken away from the box, so that no later setup has
+	// the generation of an earlier one that had it not yet.
+	Serial   int64         `json:"serial,omitempty"`
+	Role     site.Role     `json:"role"`
+	Site     site.Name     `json:"site"`
+	Platform site.Platform `json:"platform,omitempty"`
 	// Endpoints are those of the site's platform that this box uses, as
 	// unix:///run/libvirt/libvirt-sock; none: the system's own.
 	Endpoints []string `json:"endpoints,omitempty"`
@@ -46,8 +49,8 @@ type Host struct {
 	Domains []HostDomain `json:"domains,omitempty"`
 }
 
-// HostDomain is a domain as far as one host has to do with it. A domain that is placed
-// on no DRVA yet has no DRVA: its VMs go on unprotected until it has.
+// HostDomain is a domain as far as one host has to do with it. A domain that no DRVA has
+// been given yet has no DRVA: its VMs go on unprotected until it has.
 type HostDomain struct {
 	Name      site.Name   `json:"name"`
 	ID        dr.DomainID `json:"id"`             // of the container: the DRVA's certificate names it
