@@ -277,7 +277,8 @@ func newFuzzTarget(t testing.TB) *fuzzTarget {
 	// As somebody who logged in, whom nothing is kept from.
 	who := auth.OfUser("admin", auth.Grant{Role: auth.Admin})
 	who.Session = true
-	s, err := build(Options{DB: d, Auth: &asker{who}, Logger: testLogger(log), Access: accessOf(t, d, "berlin", nil)})
+	acc := accessOf(t, d, "berlin", nil)
+	s, err := build(Options{DB: d, Auth: &asker{who}, Logger: testLogger(log), Access: acc, Fleet: fleetOf(t, d, acc.Box)})
 	if err != nil {
 		t.Fatal(err)
 	}

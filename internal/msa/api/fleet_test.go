@@ -9,6 +9,7 @@ import (
 	"holdfast/internal/msa/db/dbtest"
 	"holdfast/internal/msa/fleet"
 	"holdfast/internal/msa/inventory"
+	"holdfast/internal/msa/seal"
 	"holdfast/internal/msa/setup"
 )
 
@@ -26,14 +27,20 @@ func init() {
 // fleet is that of the rig's site.
 func (r *rig) fleet() *fleet.Fleet {
 	r.t.Helper()
-	f, err := fleet.New(fleet.Options{DB: r.db, Box: r.access.Box, Site: "a", Inventory: &inventory.Store{}})
+	r.boxes = fleetOf(r.t, r.db, r.access.Box)
+	return r.boxes
+}
+
+// fleetOf is the fleet of site a.
+func fleetOf(t testing.TB, d *db.DB, box *seal.Box) *fleet.Fleet {
+	t.Helper()
+	f, err := fleet.New(fleet.Options{DB: d, Box: box, Site: "a", Inventory: &inventory.Store{}})
 	if err == nil {
-		err = r.db.Tx(r.t.Context(), func(tx *db.Tx) error { return f.MakeKey(r.t.Context(), tx) })
+		err = d.Tx(t.Context(), func(tx *db.Tx) error { return f.MakeKey(t.Context(), tx) })
 	}
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
-	r.boxes = f
 	return f
 }
 

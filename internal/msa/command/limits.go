@@ -39,8 +39,9 @@ const (
 	maxPlans = 4096
 	// maxFence bounds that file, bytes: some 200 a plan.
 	maxFence = 2 << 20
-	// atOnce is how many commands of a box go on at once, and as many questions besides:
-	// a platform takes no more at once, and 16 domains' jobs keep no question waiting.
+	// atOnce is how many handlers of a box are called at once, and as many for questions
+	// besides: a platform takes no more. Who waits to look again at a job or a guest does
+	// not count.
 	atOnce = 16
 	// MaxPolls bounds the boxes whose exchanges wait at one replica.
 	MaxPolls = 1024

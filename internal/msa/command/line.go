@@ -276,8 +276,7 @@ func (l *line) begin(h *held) {
 // errOvertime is why a call of a handler is interrupted that lasts.
 var errOvertime = errs.New("command.Agent", errs.Unavailable, "", "the step did not end in time")
 
-// do calls the handler; a question that is not answered with yes, again, as long as
-// somebody waits. A panic is that command's failure.
+// do calls the handler. A panic is that command's failure.
 func (l *line) do(ctx context.Context, c *Command, h *held) (o Outcome) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -285,17 +284,13 @@ func (l *line) do(ctx context.Context, c *Command, h *held) (o Outcome) {
 			o = Fail(errs.New("command.Agent", errs.Internal, c.Step, fmt.Sprintf("panic: %v", p)))
 		}
 	}()
-	for {
-		o = l.handler.Do(ctx, c, h.call)
-		wait := c.Kind == AgentUp || c.Kind == PortUp
-		if !wait || o.Answer || o.Failure != nil || h.deadline.IsZero() || time.Until(h.deadline) < answerFor/4+askAgain {
-			return o
-		}
-		sleep(ctx, askAgain)
-		if ctx.Err() != nil {
-			return o
-		}
-	}
+	return l.handler.Do(ctx, c, h.call)
+}
+
+// asksAgain reports whether a guest that is not up is asked again, as long as somebody
+// waits for the answer.
+func (h *held) asksAgain(o *Outcome) bool {
+	return (h.c.Kind == AgentUp || h.c.Kind == PortUp) && !o.Answer && o.Failure == nil && !h.deadline.IsZero() && time.Until(h.deadline) > answerFor/4+askAgain
 }
 
 // ended takes what a handler returned, and why it was interrupted, if it was.
@@ -308,9 +303,12 @@ func (l *line) ended(h *held, o Outcome, cause error) {
 		return
 	}
 	h.cancel = nil
+	if h.asksAgain(&o) {
+		o.Again = askAgain
+	}
 	if o.Again > 0 && o.Failure == nil && !h.cancelled {
 		h.stage = sleeping
-		h.call.Memory, h.c.Memory = o.Memory, o.Memory
+		h.call.Memory, h.c.Memory = o.Memory, o.Memory // between two calls nobody else has them
 		h.timer = time.AfterFunc(max(o.Again, againLeast), func() { l.awake(h) })
 		return
 	}

@@ -172,6 +172,9 @@ func (c *commanders) await(r *Replica, what, query string, want int) {
 // carry has steps carried out by b's replicas, and returns how the run ended.
 func (c *commanders) carry(key string, steps ...runs.Step) runs.State {
 	c.t.Helper()
+	for i := range steps {
+		steps[i].Group = i + 1 // one after the other
+	}
 	var id string
 	c.tx(c.b[0], func(tx *db.Tx) (err error) {
 		id, _, err = runs.Start(c.t.Context(), tx, runs.Request{Key: key, Subject: "test", Operation: key, By: "ann", Snapshot: runs.Snapshot{Steps: steps}})
