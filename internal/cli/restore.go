@@ -75,10 +75,10 @@ Every block is checked against its hash. A disk has its final name only when it
 is whole. After Ctrl-C or a crash, the same command goes on where it stopped.
 
 --at takes: latest (newest recoverable group checkpoint), a checkpoint's number,
-TIME (newest at or before it), nearest:TIME, tag:NAME, app (guests were frozen). TIME is as in
-2026-03-01T14:03:00Z, "2026-03-01 14:03", or 14:03 for the last time it was that
-late, also "yesterday 14:03"; it is UTC unless "local" follows. What was chosen is
-said before anything is read.
+TIME (newest at or before it), nearest:TIME, tag:NAME, app (the newest for which
+guests were frozen). TIME is as in 2026-03-01T14:03:00Z, "2026-03-01 14:03", or
+14:03 for the last time it was that late, also "yesterday 14:03"; it is UTC unless
+"local" follows. What was chosen is said before anything is read.
 
 While it reads it pins the checkpoint, so that maintenance deletes nothing under
 it; where the store lets it only read, it says so and relies on the grace.`,

@@ -75,11 +75,16 @@ func TestGuests(t *testing.T) {
 		v.Agent, v.Port = nil, &plan.WaitPort{Port: 5432, Timeout: site.Span(30e9)}
 		v.Post = []plan.Callout{{Name: "hello", Run: plan.InGuest, Script: plan.Script{Command: []string{"/bin/hello", "$x"}, Env: map[string]string{"A": "b"}}}}
 	}
+	r.world.p.Callouts = append(r.world.p.Callouts, plan.Callout{Name: "late", Run: plan.InGuest, At: plan.Place{After: plan.PhaseP2}, Script: plan.Script{Command: []string{"/bin/late"}, VM: site.Ref(r.src.vms[1].Name)}})
 	r.world.v[0].Mappings.Rules = []mapping.Rule{{From: mapping.Subnet{Prefix: netip.MustParsePrefix("10.1.0.0/24")}, To: mapping.Subnet{Prefix: netip.MustParsePrefix("10.2.0.0/24")}}}
 	r.begin()
 	r.does(plan.Planned, plan.BeforeCommit)
 	for name, g := range agents {
-		if n := len(g.runs); n != 2 {
+		want := 2
+		if name == r.src.vms[1].Name {
+			want = 3 // the one of the phase
+		}
+		if len(g.runs) != want {
 			t.Fatalf("%s ran %q", name, g.runs)
 		}
 		if want := []string{"10.2.0." + name[2:] + "/24"}; !slices.Equal(g.has, want) {
@@ -89,7 +94,7 @@ func TestGuests(t *testing.T) {
 			t.Errorf("%s ran %q with %q", name, g.runs[1], g.envs[1])
 		}
 	}
-	if said := r.report(); !slices.Equal(said, []string{"said\n", "said\n"}) {
+	if said := r.report(); !slices.Equal(said, []string{"said\n", "said\n", "said\n"}) {
 		t.Errorf("the report has %q", said)
 	}
 }

@@ -102,10 +102,14 @@ func onLibvirt(t *testing.T, there *libvirttest.Site) started {
 }
 
 // TestQEMU does in a real guest under the embedded QEMU what plans do in guests.
-func TestQEMU(t *testing.T) { realGuest(t, onQEMU(t)) }
+func TestQEMU(t *testing.T) {
+	t.Parallel()
+	realGuest(t, onQEMU(t))
+}
 
 // TestLibvirt does it under a libvirt daemon, and has a recovered VM take its place there.
 func TestLibvirt(t *testing.T) {
+	t.Parallel()
 	there := libvirttest.Start(t)
 	t.Cleanup(libvirttest.Clean)
 	t.Run("guest", func(t *testing.T) { realGuest(t, onLibvirt(t, there)) })

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
 	"holdfast/internal/hypervisor/guest"
+	"holdfast/internal/msa/command"
 	"holdfast/internal/msa/mapping"
 	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/plan"
@@ -103,7 +105,7 @@ func (s *Appliance) greet(r *recovery.Run, vm dr.VMID) {
 // asked returns a run's VM to whom wants to ask its guest.
 func (s *Appliance) asked(ctx context.Context, a *operate.Act, vm *plan.VMInputs) (*recovery.Run, hypervisor.VM, hypervisor.Guest, error) {
 	const op = "rocva.guest"
-	r, err := s.look(ctx, a, a.Domain, vm.Test)
+	r, err := s.runOf(ctx, a, vm)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -119,6 +121,32 @@ func (s *Appliance) asked(ctx context.Context, a *operate.Act, vm *plan.VMInputs
 		return nil, nil, nil, errs.New(op, errs.Invalid, string(vm.Name), "its platform does not reach guests' agents").WithRemedy("set agent: 0s in the plan, and remove scripts in guests")
 	}
 	return r, v, g, nil
+}
+
+// runOf returns the plan's run that has a VM. A script at a phase is of no domain: the run
+// is found by its VM.
+func (s *Appliance) runOf(ctx context.Context, a *operate.Act, vm *plan.VMInputs) (*recovery.Run, error) {
+	if a.Domain != "" {
+		return s.look(ctx, a, a.Domain, vm.Test)
+	}
+	var found *recovery.Run
+	for _, o := range s.all() {
+		r := o.seen.Load()
+		if r == nil || filepath.Dir(filepath.Dir(r.Dir())) != s.path("r", short(a.Plan)) {
+			continue
+		}
+		rec := r.Record()
+		if over(rec.State) || (rec.Operation == recovery.Test) != vm.Test || recorded(rec, vm.VM) == nil {
+			continue
+		}
+		if found == nil || rec.Created.After(found.Record().Created) {
+			found = r
+		}
+	}
+	if found == nil {
+		return nil, errs.New("rocva.guest", errs.NotFound, string(vm.Name), "no recovery of the plan here has this VM").WithRemedy("run the recovery again")
+	}
+	return found, nil
 }
 
 // AgentUp reports whether a guest's agent answers, and has told the guest its addresses.
@@ -240,12 +268,17 @@ func (s *Appliance) tell(ctx context.Context, r *recovery.Run, vm dr.VMID, v hyp
 	return nil
 }
 
-// Script runs a script in a guest. Others are not this appliance's to run: where and as
-// whom, the machinery that gave it the step decides.
+// Script runs a script in a guest, or on this machine.
 func (s *Appliance) Script(ctx context.Context, a *operate.Act, in *plan.ScriptInputs) (runs.Result, error) {
 	const op = "rocva.Script"
+	if in.Run == plan.OnAppliance {
+		if err := a.Hold(ctx); err != nil {
+			return runs.Result{}, err
+		}
+		return runs.Result{}, command.Run(ctx, a, in)
+	}
 	if in.Run != plan.InGuest || in.VM == nil {
-		return runs.Result{}, errs.New(op, errs.Invalid, in.Name, "it is no script in a guest")
+		return runs.Result{}, errs.New(op, errs.Invalid, in.Name, "it is no script of this appliance")
 	}
 	if len(in.Command) == 0 || !strings.HasPrefix(in.Command[0], "/") && !strings.Contains(in.Command[0], ":") {
 		return runs.Result{}, errs.New(op, errs.Invalid, in.Name, "the program in the guest is not named by its whole path").WithRemedy("write /bin/sh, or C:\\Windows\\…")

@@ -77,6 +77,7 @@ func RunPlatform(t *testing.T, rig LiveRig) {
 		{"Resize", resize},
 		{"Freeze", freeze},
 		{"FreezeEndsByItself", freezeEndsByItself},
+		{"Suspend", suspend},
 		{"Verify", verify},
 		{"PowerOff", powerOff},
 		{"Close", closePlatform},

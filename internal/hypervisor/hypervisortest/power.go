@@ -52,3 +52,30 @@ func RunPower(t *testing.T, p hypervisor.Platform, name string) dr.VMID {
 	b.kind(err, errs.NotFound, "the name it had")
 	return info.Config.ID
 }
+
+// suspend halts the VM at work, and lets it go on.
+func suspend(b *liveBench) {
+	vm := b.vm()
+	s, can := vm.(hypervisor.Suspender)
+	p, on := vm.(hypervisor.Powered)
+	if !can || !on {
+		b.Fatal("the driver cannot halt its VMs, or let them go on")
+	}
+	for range 2 { // the second time without effect
+		if err := s.Suspend(b.ctx); err != nil {
+			b.Fatal(err)
+		}
+		b.until("the VM is halted", func() bool {
+			info, err := vm.Info(b.ctx)
+			return err == nil && info.Running && info.Paused
+		})
+	}
+	if err := p.PowerOn(b.ctx); err != nil {
+		b.Fatal(err)
+	}
+	b.until("the VM goes on", func() bool {
+		info, err := vm.Info(b.ctx)
+		return err == nil && info.Running && !info.Paused
+	})
+	b.goesOn()
+}
