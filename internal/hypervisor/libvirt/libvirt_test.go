@@ -71,7 +71,7 @@ func newRig(t *testing.T, opt libvirt.Options, disk libvirttest.Disk) *rig {
 		t.Fatal(err)
 	}
 	disk.Path = r.image
-	r.guest = libvirttest.Guest{Name: "ledger", Disks: []libvirttest.Disk{disk}, Serial: filepath.Join(r.site.Dir, "serial"), Agent: true}
+	r.guest = libvirttest.Guest{Name: "ledger", Disks: []libvirttest.Disk{disk}, Serial: filepath.Join(r.site.Dir, "serial")}
 	r.site.Define(r.guest)
 	opt.Socket = r.site.Socket
 	r.p = r.connect(opt)
