@@ -45,7 +45,7 @@ vms:
     priority: 1
     agent: 3m
     critical: true
-    post: [{name: who, run: guest, command: [/bin/hello, from, the, guest], timeout: 60s}]
+    post: [{name: who, run: guest, command: [/bin/sh, -c, "echo $HOLDFAST_VM says from the guest"], timeout: 60s}]
   - {vm: erp2, priority: 2, agent: 0s}
   - {vm: erp3, priority: 2, agent: 0s, after: [erp2]}
 callouts:
