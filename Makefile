@@ -33,7 +33,7 @@ TEST          := $(GO) test -vet=off -ldflags=-w
 export CGO_ENABLED = 0
 GOFLAGS_BUILD := -trimpath -ldflags=-s\ -w
 
-.PHONY: all build demo deps deps-demo emulators guest test test-kms kms-server check unit lint fmt race fuzz sim chaos recover-long runs-long bench clean help
+.PHONY: all build demo deps deps-demo emulators guest test test-kms kms-server check unit lint fmt race fuzz sim chaos recover-long sites-long runs-long bench clean help
 
 all: build
 
@@ -110,7 +110,10 @@ recover-long: deps guest ## whole recoveries over every store and platform and w
 	guest/build.sh $(BUILD)/guest postgres
 	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 60m -v -run TestKilledAnywhere ./internal/recovery
 	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 60m -v -run 'TestKilled|TestCancelled|TestFullDisk' ./test/recover
-	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 90m -v -tags recoverlong -run 'TestMatrix|TestPostgres' ./test/recover
+	HOLDFAST_RECOVER_LONG=1 $(GO) test -count=1 -timeout 90m -v -tags recoverlong -run 'TestMatrix|TestPostgres|TestKilledBesideALedger' ./test/recover
+
+sites-long: deps guest ## two sites and their managers: there, home again, and a disaster known from the store alone
+	HOLDFAST_SITES_LONG=1 $(GO) test -count=1 -timeout 60m -v ./test/sites
 
 runs-long: ## the step journal at length: N games (2000) of its model, 1000 steps one after the other
 	HOLDFAST_RUNS_GAMES=$(or $(N),2000) HOLDFAST_RUNS_SEED=$(SEED) HOLDFAST_RUNS_STEPS=1000 $(GO) test -count=1 -timeout 4h -v -run 'TestModel|TestSequence|TestKilledEverywhere' ./internal/msa/runs
