@@ -108,7 +108,7 @@ func poke(ch chan struct{}) {
 func (a *Agent) exchanges(ctx context.Context) {
 	pause := firstPause
 	var reported time.Time
-	away := false
+	away, denied := false, false
 	for ctx.Err() == nil {
 		in := Exchange{Holds: a.line.holds()}
 		a.mu.Lock()
@@ -129,16 +129,19 @@ func (a *Agent) exchanges(ctx context.Context) {
 			if away {
 				a.log.Info("the manager answers again")
 			}
-			pause, away = firstPause, false
+			pause, away, denied = firstPause, false, false
 			a.took(&r)
 			continue
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		if refused(err) { // this box is not what it was: what it does is somebody else's
+		// Denied again, this box is not what it was: what it does is somebody else's. Once
+		// may be a question that waited with a certificate which was renewed meanwhile.
+		if refused(err) && denied {
 			a.line.abandon(err)
 		}
+		denied = refused(err)
 		if !away {
 			a.log.Warn("the manager gives no commands", "err", err, "remedy", errs.RemedyOf(err))
 			away = true
