@@ -46,8 +46,8 @@ vms:
     agent: 3m
     critical: true
     post: [{name: who, run: guest, command: [/bin/sh, -c, "echo $HOLDFAST_VM says from the guest"], timeout: 60s}]
-  - {vm: erp2, priority: 2, agent: 0s}
-  - {vm: erp3, priority: 2, agent: 0s, after: [erp2]}
+  - {vm: erp2, priority: 2, agent: 0s, stop: {timeout: 5s}}   # nothing in it hears that it shall end
+  - {vm: erp3, priority: 2, agent: 0s, stop: {timeout: 5s}, after: [erp2]}
 callouts:
   - {name: go, at: {before: fence}, only: [planned, failback], run: prompt, ask: "Is everybody told?"}
   - {name: note, at: {after: p5}, run: manager, command: [/bin/echo, all, is, up]}

@@ -24,7 +24,7 @@ import (
 )
 
 // patience ends what hangs: emulated guests on a busy machine are slow.
-const patience = 2 * time.Minute
+const patience = 4 * time.Minute
 
 func TestMain(m *testing.M) {
 	rig.Main()
