@@ -72,8 +72,11 @@ func waitRun(cmd *cobra.Command, c *api.Client, id string) (api.PlanRun, error) 
 			return r, err
 		}
 		s, err := c.PlanStatus(cmd.Context(), r.Plan)
-		if err != nil || s.Run != id || !s.Running || s.State == "waiting-for-user-input" {
+		if err != nil || s.State == "waiting-for-user-input" {
 			return r, err
+		}
+		if s.Run != id || !s.Running { // it may have ended between the two questions
+			return c.PlanRun(cmd.Context(), id)
 		}
 		ended, now := 0, ""
 		for _, st := range r.Steps {

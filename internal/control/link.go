@@ -36,7 +36,7 @@ type Credentials struct {
 
 	mu    sync.Mutex
 	cert  *tls.Certificate
-	since time.Time // when the file of the certificate was written
+	since os.FileInfo // the file of the certificate
 }
 
 // current is the newest certificate in the directory. One that cannot be read leaves
@@ -46,11 +46,12 @@ func (c *Credentials) current() *tls.Certificate {
 	defer c.mu.Unlock()
 	path := filepath.Join(c.dir, certFile)
 	st, err := os.Stat(path)
-	if err != nil || st.ModTime().Equal(c.since) {
+	// A new certificate is a new file: times alone are too coarse to tell.
+	if err != nil || os.SameFile(st, c.since) && st.ModTime().Equal(c.since.ModTime()) {
 		return c.cert
 	}
 	if cert, err := tls.LoadX509KeyPair(path, filepath.Join(c.dir, keyFile)); err == nil {
-		c.cert, c.since = &cert, st.ModTime()
+		c.cert, c.since = &cert, st
 	}
 	return c.cert
 }
@@ -88,7 +89,7 @@ func LoadCredentials(dir string) (*Credentials, error) {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(c)
-	return &Credentials{pool: pool, dir: dir, cert: &cert, since: written.ModTime()}, nil
+	return &Credentials{pool: pool, dir: dir, cert: &cert, since: written}, nil
 }
 
 func (c *Credentials) config(expect Role) *tls.Config {
