@@ -177,6 +177,7 @@ func TestTwoSites(t *testing.T) {
 	if n := at.rows(); n < told {
 		t.Errorf("%d rows were acknowledged at a, b has %d", told, n)
 	}
+	w.b.whole("erp1")
 	w.b.does("erp", "commit", "recovery-complete")
 	if !long() {
 		return

@@ -16,6 +16,7 @@ import (
 
 	"holdfast/api"
 	"holdfast/internal/demo/ledger"
+	"holdfast/internal/demo/ledger/talk"
 	"holdfast/internal/hypervisor/libvirt/libvirttest"
 	"holdfast/internal/store"
 	"holdfast/internal/store/storetest/azurite"
@@ -321,7 +322,8 @@ func (g *guest) goesOn() {
 // talker is a recovered guest's serial port.
 type talker struct {
 	*world
-	console *ledger.Console
+	net.Conn
+	lines *talk.Lines
 }
 
 // attach finds the serial port of a VM that was recovered at the site.
@@ -337,33 +339,87 @@ func (s *side) attach(name string) *talker {
 	}
 	nc, err := net.Dial("unix", path)
 	must(t, err)
-	return &talker{s.world, ledger.NewConsole(nc)}
+	t.Cleanup(func() { nc.Close() })
+	return &talker{s.world, nc, talk.NewLines(nc)}
+}
+
+// ask asks until the guest answers in a word: what it is asked before it listens is lost.
+func (a *talker) ask(q talk.Request, word talk.Word) talk.Reply {
+	a.t.Helper()
+	must(a.t, a.SetDeadline(time.Now().Add(patience)))
+	stop := make(chan struct{})
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer close(stop)
+	asking.Go(func() {
+		again := time.NewTicker(2 * time.Second)
+		defer again.Stop()
+		for {
+			if _, err := fmt.Fprintf(a, "\n%s\n", q); err != nil {
+				return
+			}
+			select {
+			case <-stop:
+				return
+			case <-again.C:
+			}
+		}
+	})
+	for {
+		line, err := a.lines.Next()
+		must(a.t, err)
+		if r, ok := talk.ParseReply(line); ok && r.Word == word && (word != talk.Commit || r.N == q.N) {
+			return r
+		}
+	}
 }
 
 // rows is the highest row of the guest's ledger.
 func (a *talker) rows() uint64 {
 	a.t.Helper()
-	ctx, cancel := context.WithTimeout(a.t.Context(), patience)
-	defer cancel()
-	n, _, err := a.console.Status(ctx)
-	must(a.t, err)
-	return n
+	return a.ask(talk.Request{Verb: talk.Status}, talk.State).N
 }
 
 // put has it commit n rows, and returns the highest.
 func (a *talker) put(n int) uint64 {
 	a.t.Helper()
-	ctx, cancel := context.WithTimeout(a.t.Context(), patience)
-	defer cancel()
 	at := a.rows()
 	for range n {
 		at++
-		must(a.t, a.console.Put(ctx, at, at-1, 4<<10))
+		if _, err := fmt.Fprintf(a, "\n%s\n", talk.Request{Verb: talk.Put, N: at, Cause: at - 1, Bytes: 4 << 10}); err != nil {
+			a.t.Fatal(err)
+		}
+		for {
+			line, err := a.lines.Next()
+			must(a.t, err)
+			if r, ok := talk.ParseReply(line); ok && r.Word == talk.Commit && r.N == at {
+				break
+			} else if ok && (r.Word == talk.Err || r.Word == talk.Fatal) {
+				a.t.Fatalf("the guest says %v", r)
+			}
+		}
 	}
 	return at
 }
 
-func (a *talker) close() { a.console.Close() }
+func (a *talker) close() { a.Close() }
+
+// whole demands that a guest that was recovered at the site found its ledger whole.
+func (s *side) whole(name string) {
+	s.t.Helper()
+	logs, err := filepath.Glob(s.path(s.name + "/boxes/rocva/r/*/*/*/evidence/" + name + "-*.serial.log"))
+	must(s.t, err)
+	if len(logs) == 0 {
+		s.t.Errorf("no evidence of %s at %s", name, s.name)
+	}
+	for _, l := range logs {
+		b, err := os.ReadFile(l)
+		must(s.t, err)
+		if words := string(b); strings.Contains(words, "VERIFY") && !strings.Contains(words, " bad=0 ") {
+			s.t.Errorf("%s: the guest did not find its ledger whole:\n%s", l, words)
+		}
+	}
+}
 
 // nothing demands that the daemon knows no VM of a recovery and no network of one.
 func (s *side) nothing() {

@@ -37,6 +37,10 @@ func (c *Catalog) PlanView(ctx context.Context, tx *db.Tx, p *plan.Plan) (*plan.
 	if v.Mappings, err = mappingsOf(ctx, tx, p); err != nil {
 		return nil, err
 	}
+	back := plan.Plan{Meta: p.Meta, From: p.To, To: p.From}
+	if v.Back, err = mappingsOf(ctx, tx, &back); err != nil && !errs.Is(err, errs.Conflict) { // of several, none is the one
+		return nil, err
+	}
 	settings, err := All(ctx, tx, site.KindSettings)
 	if err != nil {
 		return nil, err

@@ -48,6 +48,9 @@ func (w configured) View(ctx context.Context, tx *db.Tx, p *plan.Plan, reversed 
 	if v.Mappings == nil && home.Mappings != nil { // nobody wrote the way back: it is that of the way there
 		v.Mappings = home.Mappings.Reverse()
 	}
+	if home.Mappings != nil { // those that the plan names
+		v.Back = home.Mappings
+	}
 	return v, nil
 }
 

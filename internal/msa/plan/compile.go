@@ -22,6 +22,7 @@ type View struct {
 	Site     *site.Site
 	Standby  []site.Ref        // hosts of the recovery site that sleep
 	Mappings *mapping.Mappings // from Protected to Recovery
+	Back     *mapping.Mappings // from Recovery to Protected; nil: Mappings, reversed
 	Settings []*site.RecoverySettings
 }
 
@@ -146,7 +147,11 @@ func (c *compiler) place(l *problem.List) {
 	var there *mapping.Resolver
 	if back {
 		there = mapping.NewResolver(m, from, to, c.v.Settings, &problem.List{})
-		m, from, to = m.Reverse(), c.v.Recovery, c.v.Protected
+		if from, to = c.v.Recovery, c.v.Protected; c.v.Back != nil {
+			m = c.v.Back
+		} else {
+			m = m.Reverse()
+		}
 	}
 	if len(c.p.TestNetworks) > 0 && c.use == mapping.Test {
 		m = c.p.withTestNetworks(m)

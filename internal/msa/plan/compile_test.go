@@ -255,3 +255,26 @@ func BenchmarkCompile1000(b *testing.B) {
 		}
 	}
 }
+
+// TestWayBack: a reprotect places VMs by the mappings of the way back, if somebody wrote
+// them; those of the way there, reversed, know no pool when they have a default one.
+func TestWayBack(t *testing.T) {
+	p, v := world(t)
+	m := *v.Mappings
+	m.Pools, m.Default.Pool = nil, "there"
+	v.Mappings = &m
+	blocked := func() bool {
+		_, l, err := plan.Compile(p, plan.Request{Operation: plan.Reprotect}, v)
+		return err != nil || l.Blocked()
+	}
+	if !blocked() {
+		t.Error("VMs have a place at the protected site that nobody named")
+	}
+	back := m.Reverse()
+	ia, _ := inventories()
+	back.Default.Pool = ia.Pools[0].Ref
+	v.Back = back
+	if blocked() {
+		t.Error("the mappings of the way back are not used")
+	}
+}
