@@ -132,7 +132,13 @@ func (s *Appliance) Placeholder(ctx context.Context, a *operate.Act, in *plan.Co
 	if err := a.Hold(ctx); err != nil {
 		return runs.Result{}, err
 	}
-	return runs.Result{}, k.PutPlaceholder(ctx, h)
+	err := k.PutPlaceholder(ctx, h)
+	if errs.Is(err, errs.Exists) || errs.Is(err, errs.Conflict) {
+		if _, lives := s.living(in.Domain); lives == nil { // the VM that moved away has the name until the old site is cleaned
+			return runs.Result{Note: "the old VM has its name until it is cleaned away: the manager puts the placeholder there afterwards"}, nil
+		}
+	}
+	return runs.Result{}, err
 }
 
 // makeWay frees a recovered VM's name and identity: its placeholder goes, and a VM of the
