@@ -268,7 +268,7 @@ func TestKilledByCommands(t *testing.T) {
 		one, legs = "25", []leg{{plan.Test, plan.TestComplete}, {plan.Cleanup, plan.Ready}, {plan.Planned, plan.BeforeCommit}, {plan.CommitRun, plan.RecoveryComplete},
 			{plan.Reprotect, plan.Ready}, {plan.Disaster, plan.BeforeCommit}, {plan.Rollback, plan.Ready}}
 	}
-	dbtest.Each(t, func(t *testing.T, url string) {
+	kills := func(t *testing.T, url string) {
 		r := newRig(t, url, storyWorld())
 		r.outlives()
 		urlA := another(t, url)
@@ -278,5 +278,10 @@ func TestKilledByCommands(t *testing.T) {
 		replicas(t, url, 2, append(env, helperPart+"=manager")...)
 		replicas(t, url, 1, append(env, helperPart+"=boxes")...)
 		r.life(legs)
-	})
+	}
+	if os.Getenv("HOLDFAST_RUNS_KILLS") == "" { // TestKilledEverywhere is on both
+		kills(t, dbtest.SQLite(t))
+		return
+	}
+	dbtest.Each(t, kills)
 }
