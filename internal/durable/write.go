@@ -269,3 +269,30 @@ func openTemp(fs FS, path string, mode Mode) (string, File, error) {
 	}
 	return "", nil, err
 }
+
+// RemoveTree removes a directory and all in it, durably; no error if it is missing.
+// What a crash leaves is less of it, and the same call goes on. Kinds: those of fs.
+func RemoveTree(fs FS, dir string) error {
+	entries, err := fs.ReadDir(dir)
+	if errs.Is(err, errs.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name)
+		if e.Dir {
+			err = RemoveTree(fs, path)
+		} else {
+			err = fs.Remove(path)
+		}
+		if err != nil && !errs.Is(err, errs.NotFound) {
+			return err
+		}
+	}
+	if err := fs.SyncDir(dir); err != nil {
+		return err
+	}
+	return Remove(fs, dir)
+}

@@ -314,7 +314,7 @@ func (r *Run) discard(ctx context.Context) error {
 		return err
 	}
 	for _, name := range []string{"disks", "vms", "protect"} {
-		if err := removeTree(r.s.fs, r.path(name)); err != nil {
+		if err := durable.RemoveTree(r.s.fs, r.path(name)); err != nil {
 			return err
 		}
 	}
@@ -330,31 +330,4 @@ func keepEvidence(vms []VMRecord) []VMRecord {
 		vms[i].State, vms[i].Serial, vms[i].Monitor = "gone", "", ""
 	}
 	return vms
-}
-
-// removeTree removes a directory and all in it, durably; no error if it is
-// missing.
-func removeTree(fs durable.FS, dir string) error {
-	entries, err := fs.ReadDir(dir)
-	if errs.Is(err, errs.NotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name)
-		if e.Dir {
-			err = removeTree(fs, path)
-		} else {
-			err = fs.Remove(path)
-		}
-		if err != nil && !errs.Is(err, errs.NotFound) {
-			return err
-		}
-	}
-	if err := fs.SyncDir(dir); err != nil {
-		return err
-	}
-	return durable.Remove(fs, dir)
 }

@@ -77,7 +77,7 @@ func (r *Run) configure(ctx context.Context, still bool) error {
 	if err := r.adopt(ctx); err != nil {
 		return err
 	}
-	if err := removeTree(r.s.fs, r.protectPath()); err != nil { // what an earlier life left unfinished
+	if err := durable.RemoveTree(r.s.fs, r.protectPath()); err != nil { // what an earlier life left unfinished
 		return err
 	}
 	for _, d := range []string{r.protectPath(), r.protectPath("s")} {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"holdfast/internal/dr"
+	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/extent"
 	"holdfast/internal/hypervisor"
@@ -111,7 +112,7 @@ func (r *Run) unwatch(ctx context.Context) error {
 	if err := r.endProcesses(ctx); err != nil {
 		return err
 	}
-	return removeTree(r.s.fs, r.protectPath())
+	return durable.RemoveTree(r.s.fs, r.protectPath())
 }
 
 // bootWatched starts every VM before its first instruction, has it watched, and
