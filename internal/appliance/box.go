@@ -2,13 +2,10 @@ package appliance
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"time"
 
-	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
 	"holdfast/internal/msa/command"
@@ -70,19 +67,9 @@ func (b *box) current() *setup.Setup {
 	return b.now
 }
 
-func (b *box) setupPath() string { return filepath.Join(b.Dir, "setup.json") }
-
 // take makes s the newest Setup, durably, before anything is done by it.
 func (b *box) take(s *setup.Setup) error {
-	const op = "appliance.Setup"
-	text, err := json.Marshal(s)
-	if err != nil {
-		return errs.E(op, errs.Internal, b.Dir, err)
-	}
-	if len(text) > maxSetup {
-		return errs.New(op, errs.Invalid, "setup", "it is larger than any box's")
-	}
-	if err := durable.WriteFile(durable.OS{}, b.setupPath(), text); err != nil {
+	if err := setup.Save(b.Dir, s); err != nil {
 		return err
 	}
 	b.mu.Lock()
@@ -94,19 +81,12 @@ func (b *box) take(s *setup.Setup) error {
 // load is the Setup of an earlier life; nil: there is none. One that cannot be read is
 // none: the manager gives another.
 func (b *box) load() *setup.Setup {
-	text, err := durable.ReadFile(durable.OS{}, b.setupPath(), maxSetup)
-	if errs.Is(err, errs.NotFound) {
-		return nil
-	}
-	var s setup.Setup
-	if err == nil {
-		err = json.Unmarshal(text, &s)
-	}
+	s, err := setup.Load(b.Dir)
 	if err != nil {
-		b.log.Warn("what the box was to be cannot be read; it waits for its manager", "path", b.setupPath(), "err", err)
+		b.log.Warn("what the box was to be cannot be read; it waits for its manager", "err", err)
 		return nil
 	}
-	return &s
+	return s
 }
 
 // is says that the box is what a Setup says.
@@ -127,10 +107,8 @@ func (b *box) tell(object string, err error) {
 	if errs.Is(err, errs.Canceled) {
 		return
 	}
-	b.problems[object] = setup.Problem{Object: object, Words: clip(err.Error()), Remedy: clip(errs.RemedyOf(err))}
+	b.problems[object] = setup.ProblemOf(object, err)
 }
-
-func clip(s string) string { return s[:min(len(s), setup.MaxText)] }
 
 // report begins a report.
 func (b *box) report() *setup.Report {

@@ -334,35 +334,11 @@ func (d *DRVA) putAside(name string) error {
 		return err
 	}
 	aside := filepath.Join(gone, name)
-	if err := removeTree(aside); err != nil {
+	if err := durable.RemoveTree(durable.OS{}, aside); err != nil {
 		return err
 	}
 	d.log.Info("a domain is not served here any more", "log", aside)
 	return errors.Join(durable.OS{}.Rename(dir, aside), durable.OS{}.SyncDir(d.unit.dir), durable.OS{}.SyncDir(gone))
-}
-
-// removeTree removes a directory with all that is in it; no effect when there is none.
-func removeTree(dir string) error {
-	fs := durable.OS{}
-	entries, err := fs.ReadDir(dir)
-	if errs.Is(err, errs.NotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name)
-		if e.Dir {
-			err = removeTree(path)
-		} else {
-			err = durable.Remove(fs, path)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return fs.Remove(dir)
 }
 
 // once looks at the process and its domains.

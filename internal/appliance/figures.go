@@ -66,7 +66,7 @@ func (s *served) report(m *setup.Domain) setup.DomainReport {
 	st := s.status
 	if st == nil {
 		if s.err != nil {
-			r.State, r.Cause, r.Remedy = setup.Failing, clip(s.err.Error()), clip(errs.RemedyOf(s.err))
+			r.State, r.Cause, r.Remedy = setup.Failing, setup.Clip(s.err.Error()), setup.Clip(errs.RemedyOf(s.err))
 		}
 		if s.err != nil && fenced(s.err) {
 			r.State, r.Remedy = setup.Fenced, "nothing, if the domain was recovered elsewhere: it is tried again, in case that is rolled back"
@@ -81,7 +81,7 @@ func (s *served) report(m *setup.Domain) setup.DomainReport {
 	}
 	r.State, r.Cause = standing(st)
 	if n := len(st.Errors); n > 0 && r.State == setup.Failing {
-		r.Cause, r.Remedy = clip(st.Errors[n-1].Error), clip(st.Errors[n-1].Remedy)
+		r.Cause, r.Remedy = setup.Clip(st.Errors[n-1].Error), setup.Clip(st.Errors[n-1].Remedy)
 	}
 	return r
 }
@@ -100,7 +100,7 @@ func standing(st *drvaStatus) (setup.State, string) {
 	fresh := st.Checkpoints.LastGroup.IsZero()
 	switch {
 	case st.Publisher.Stopped != "":
-		return setup.Fenced, clip(st.Publisher.Stopped)
+		return setup.Fenced, setup.Clip(st.Publisher.Stopped)
 	case st.State == "waiting for the store":
 		return setup.Failing, "the store cannot be reached"
 	case st.Paused != nil:
@@ -209,7 +209,7 @@ func (m *member) report(d setup.HostDomain) (r setup.DomainReport, figures []set
 	if m.seen == nil {
 		r.State = setup.Starting
 		if m.err != nil {
-			r.State, r.Cause = setup.Failing, clip(m.err.Error())
+			r.State, r.Cause = setup.Failing, setup.Clip(m.err.Error())
 		}
 	}
 	for _, vm := range d.VMs {
@@ -247,9 +247,9 @@ func vmFigures(v *setup.VMReport, domain site.Name, st *iofilter.Status) []setup
 			state = setup.Failing
 		}
 		if !there {
-			there, v.State, v.Cause, v.Remedy = true, state, clip(d.Cause), clip(d.Remedy)
+			there, v.State, v.Cause, v.Remedy = true, state, setup.Clip(d.Cause), setup.Clip(d.Remedy)
 		} else if worst(v.State, state) != v.State {
-			v.State, v.Cause, v.Remedy = state, clip(d.Cause), clip(d.Remedy)
+			v.State, v.Cause, v.Remedy = state, setup.Clip(d.Cause), setup.Clip(d.Remedy)
 		}
 		dirty, done, total = dirty+d.DirtyBytes, done+d.SyncDone, total+d.SyncTotal
 	}

@@ -183,7 +183,7 @@ func (h *Host) leave(ctx context.Context, name string) error {
 	if err := m.unit.end(ctx); err != nil {
 		return err
 	}
-	if err := removeTree(m.dir); err != nil {
+	if err := durable.RemoveTree(durable.OS{}, m.dir); err != nil {
 		return err
 	}
 	h.mu.Lock()
@@ -382,7 +382,7 @@ func (m *member) protect(ctx context.Context, vm setup.HostVM) {
 	m.wait[vm.ID] = m.wait[vm.ID].after()
 	m.unit.log.Warn("the VM is not protected", "vm", vm.Ref, "err", err, "again in", m.wait[vm.ID].pause)
 	m.mu.Lock()
-	m.vms[vm.ID] = setup.Problem{Object: m.object() + "/" + string(vm.Ref), Words: clip(err.Error()), Remedy: clip(errs.RemedyOf(err))}
+	m.vms[vm.ID] = setup.ProblemOf(m.object()+"/"+string(vm.Ref), err)
 	m.mu.Unlock()
 }
 

@@ -22,8 +22,6 @@ const (
 	deadMost  = 10 * time.Minute
 	// levelEvery is how often a DRVA is asked whether it has come level.
 	levelEvery = time.Second
-	// maxSetup bounds setup.json, bytes: 256 domains of 2,000 VMs are less.
-	maxSetup = 8 << 20
 	// maxConfig is what a process reads of its configuration, bytes.
 	maxConfig = 4 << 20
 	// defaultPool is what the logs of a DRVA share when nobody says it: half of the

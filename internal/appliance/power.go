@@ -7,7 +7,6 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
 	"holdfast/internal/msa/inventory"
-	"holdfast/internal/msa/mapping"
 	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/plan"
 	"holdfast/internal/msa/runs"
@@ -135,18 +134,7 @@ func (h *Host) Placeholder(ctx context.Context, a *operate.Act, in *plan.Configu
 	if err := a.Hold(ctx); err != nil {
 		return runs.Result{}, err
 	}
-	return runs.Result{}, keeper.PutPlaceholder(ctx, placeholder(&in.Placement))
-}
-
-// placeholder is what keeps a VM's place: the same one that the site's manager looks after.
-func placeholder(p *mapping.Placement) hypervisor.Placeholder {
-	out := hypervisor.Placeholder{ID: inventory.PlaceholderID(p.Site, p.VM), For: p.VM, Name: string(p.Name), Folder: string(p.Folder), CPUs: p.CPUs, MemoryMiB: p.MemoryMiB}
-	for _, n := range p.NICs {
-		if n.Network != "" {
-			out.NICs = append(out.NICs, dr.NIC{Network: string(n.Network)})
-		}
-	}
-	return out
+	return runs.Result{}, keeper.PutPlaceholder(ctx, inventory.PlaceholderOf(&in.Placement))
 }
 
 // Clean removes what the domain left on this host, if the host has no part in it any

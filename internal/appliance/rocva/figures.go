@@ -22,7 +22,7 @@ func (s *Appliance) standing(ctx context.Context, name site.Name, r *recovery.Ru
 	var st drva.Status
 	if err := control.CallLocal(ctx, box, "/status", nil, &st); err != nil {
 		if rec := r.Record(); rec.Hydrated && len(rec.Launched) > 0 {
-			d.State, d.Cause = setup.Failing, clip(errNoAnswer.Error()+": "+err.Error())
+			d.State, d.Cause = setup.Failing, setup.Clip(errNoAnswer.Error()+": "+err.Error())
 		} else {
 			d.Cause = "its protection begins when its disks are whole"
 		}
@@ -46,14 +46,14 @@ func (s *Appliance) standing(ctx context.Context, name site.Name, r *recovery.Ru
 	add(stats.LogQuota, object, st.Log.Quota)
 	switch {
 	case st.Publisher.Stopped != "":
-		d.State, d.Cause = setup.Fenced, clip(st.Publisher.Stopped)
+		d.State, d.Cause = setup.Fenced, setup.Clip(st.Publisher.Stopped)
 	case st.Paused != nil:
 		d.State, d.Cause = setup.Paused, "protection is paused"
 	}
 	var h iofilter.Status
 	if err := control.CallLocal(ctx, host, "/status", nil, &h); err != nil {
 		if d.State == setup.Protected {
-			d.State, d.Cause = setup.Tracking, clip(errNoAnswer.Error()+": "+err.Error())
+			d.State, d.Cause = setup.Tracking, setup.Clip(errNoAnswer.Error()+": "+err.Error())
 		}
 		return d, figures
 	}
@@ -62,7 +62,7 @@ func (s *Appliance) standing(ctx context.Context, name site.Name, r *recovery.Ru
 		tracked[disk.VMName] += disk.DirtyBytes
 		if disk.State == iofilter.Resync || disk.State == iofilter.Syncing || disk.State == iofilter.Tracking {
 			if d.State == setup.Protected {
-				d.State, d.Cause = setup.DeltaSync, clip(disk.VMName+" "+disk.Name+": "+disk.Cause)
+				d.State, d.Cause = setup.DeltaSync, setup.Clip(disk.VMName+" "+disk.Name+": "+disk.Cause)
 			}
 		}
 	}

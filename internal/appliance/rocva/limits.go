@@ -15,8 +15,6 @@ const (
 	maxName = 12
 	// maxSeeds bounds a seeds file, bytes: 2,000 VMs with many disks.
 	maxSeeds = 16 << 20
-	// maxSetup bounds a setup on disk, bytes.
-	maxSetup = 16 << 20
 	// lookEvery is how often what lives here is looked at.
 	lookEvery = 10 * time.Second
 	// agentLimit bounds one question to a guest's agent, portLimit the wait for a port.

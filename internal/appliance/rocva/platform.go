@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor"
 	"holdfast/internal/msa/inventory"
@@ -122,17 +121,10 @@ func (s *Appliance) Placeholder(ctx context.Context, a *operate.Act, in *plan.Co
 	if !ok {
 		return runs.Result{AlreadyDone: true, Note: "the platform keeps no placeholders"}, nil
 	}
-	p := &in.Placement
-	h := hypervisor.Placeholder{
-		ID: inventory.PlaceholderID(p.Site, p.VM), For: p.VM, Name: string(p.Name), Folder: string(p.Folder), CPUs: p.CPUs, MemoryMiB: p.MemoryMiB,
-	}
-	for _, n := range p.NICs {
-		h.NICs = append(h.NICs, dr.NIC{MAC: n.MAC, Network: string(n.Network)})
-	}
 	if err := a.Hold(ctx); err != nil {
 		return runs.Result{}, err
 	}
-	err := k.PutPlaceholder(ctx, h)
+	err := k.PutPlaceholder(ctx, inventory.PlaceholderOf(&in.Placement))
 	if errs.Is(err, errs.Exists) || errs.Is(err, errs.Conflict) {
 		if _, lives := s.living(in.Domain); lives == nil { // the VM that moved away has the name until the old site is cleaned
 			return runs.Result{Note: "the old VM has its name until it is cleaned away: the manager puts the placeholder there afterwards"}, nil

@@ -2,12 +2,10 @@ package rocva
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"slices"
 	"time"
 
-	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/setup"
 	"holdfast/internal/msa/site"
@@ -35,35 +33,21 @@ func (s *Appliance) Setup(ctx context.Context, u *setup.Setup) error {
 
 // take makes a setup the newest one, durably, before anything is done by it.
 func (s *Appliance) take(u *setup.Setup) error {
-	const op = "rocva.Setup"
 	if u.RocVA == nil {
-		return errs.New(op, errs.Invalid, "setup", "it is of another role")
+		return errs.New("rocva.Setup", errs.Invalid, "setup", "it is of another role")
 	}
-	b, err := json.Marshal(u)
-	if err != nil {
-		return errs.E(op, errs.Internal, "setup", err)
-	}
-	if err := durable.MkdirAll(durable.OS{}, s.opts.Dir); err != nil {
-		return err
-	}
-	return durable.WriteFile(durable.OS{}, s.path("setup.json"), b)
+	return setup.Save(s.opts.Dir, u)
 }
 
 // load is the setup of an earlier life; nil: there is none. One that cannot be read is
 // none: the manager gives another.
 func (s *Appliance) load() *setup.Setup {
-	b, err := durable.ReadFile(durable.OS{}, s.path("setup.json"), maxSetup)
-	var u setup.Setup
-	if err == nil {
-		err = json.Unmarshal(b, &u)
-	}
+	u, err := setup.Load(s.opts.Dir)
 	if err != nil {
-		if !errs.Is(err, errs.NotFound) {
-			s.log.Warn("what the appliance was to be cannot be read; it waits for its manager", "err", err)
-		}
+		s.log.Warn("what the appliance was to be cannot be read; it waits for its manager", "err", err)
 		return nil
 	}
-	return &u
+	return u
 }
 
 func (s *Appliance) apply(ctx context.Context, u *setup.Setup) error {
@@ -122,7 +106,7 @@ func (s *Appliance) Report() *setup.Report {
 	defer s.mu.Unlock()
 	r.Generation = s.is
 	if s.problem != nil && !errs.Is(s.problem, errs.Canceled) {
-		r.Problems = append(r.Problems, problem("appliance "+s.opts.Name, s.problem))
+		r.Problems = append(r.Problems, setup.ProblemOf("appliance "+s.opts.Name, s.problem))
 	}
 	for _, name := range r.Lives {
 		p := s.seen[name]
@@ -132,18 +116,12 @@ func (s *Appliance) Report() *setup.Report {
 		r.Domains = append(r.Domains, p.domain)
 		r.Figures = append(r.Figures, p.figures...)
 		if p.err != nil && len(r.Problems) < setup.MaxProblems {
-			r.Problems = append(r.Problems, problem("domain "+string(name), p.err))
+			r.Problems = append(r.Problems, setup.ProblemOf("domain "+string(name), p.err))
 		}
 	}
 	r.Figures = r.Figures[:min(len(r.Figures), setup.MaxFigures)]
 	return r
 }
-
-func problem(object string, err error) setup.Problem {
-	return setup.Problem{Object: object, Words: clip(err.Error()), Remedy: clip(errs.RemedyOf(err))}
-}
-
-func clip(s string) string { return s[:min(len(s), setup.MaxText)] }
 
 // protection is how a domain that lives here is protected.
 type protection struct {

@@ -261,7 +261,7 @@ func (e *Effects) Script(ctx context.Context, a *operate.Act, in *plan.ScriptInp
 		if err := a.Hold(ctx); err != nil {
 			return runs.Result{}, err
 		}
-		return runs.Result{}, local(ctx, a, in)
+		return runs.Result{}, Run(ctx, a, in)
 	}
 	var vm dr.VMID
 	if in.VM != nil {

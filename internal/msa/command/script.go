@@ -14,9 +14,10 @@ import (
 	"holdfast/internal/msa/plan"
 )
 
-// local runs a script with nothing of the manager's environment but PATH, in a process
-// group of its own, which ends with it.
-func local(ctx context.Context, a *operate.Act, in *plan.ScriptInputs) error {
+// Run runs a script on this machine to its end, a manager's or a box's, with nothing of
+// its environment but PATH, in a process group of its own, which ends with it. What it
+// prints goes to the act's output. Kinds: Invalid (it failed), Canceled.
+func Run(ctx context.Context, a *operate.Act, in *plan.ScriptInputs) error {
 	const op = "command.Script"
 	if len(in.Command) == 0 {
 		return errs.New(op, errs.Invalid, in.Name, "it has no command")

@@ -79,10 +79,11 @@ func Wanted(at site.Name, objects []site.Object, views map[site.Name]*site.View)
 	return list
 }
 
-// wanted is the placeholder of one VM.
-func wanted(d *site.ProtectedDomain, vm *site.VM, p mapping.Placement) PlaceRow {
+// PlaceholderOf is what keeps a VM's place where the mappings put it, whoever makes it:
+// a manager that keeps them, or a box in a plan's step.
+func PlaceholderOf(p *mapping.Placement) hypervisor.Placeholder {
 	h := hypervisor.Placeholder{
-		ID: PlaceholderID(p.Site, vm.ID), For: vm.ID, Name: string(p.Name), Folder: string(p.Folder), CPUs: p.CPUs, MemoryMiB: p.MemoryMiB,
+		ID: PlaceholderID(p.Site, p.VM), For: p.VM, Name: string(p.Name), Folder: string(p.Folder), CPUs: p.CPUs, MemoryMiB: p.MemoryMiB,
 	}
 	for _, n := range p.NICs {
 		// A card of an unmapped network would be on none: it has no place to keep.
@@ -90,8 +91,13 @@ func wanted(d *site.ProtectedDomain, vm *site.VM, p mapping.Placement) PlaceRow 
 			h.NICs = append(h.NICs, dr.NIC{Network: string(n.Network)})
 		}
 	}
+	return h
+}
+
+// wanted is the placeholder of one VM.
+func wanted(d *site.ProtectedDomain, vm *site.VM, p mapping.Placement) PlaceRow {
 	return PlaceRow{
-		Want:        h,
+		Want:        PlaceholderOf(&p),
 		Placeholder: site.Placeholder{Domain: d.Name, VM: site.Ref(vm.ID.String()), Site: p.Site, Ref: p.Name, Folder: p.Folder, Pool: p.Pool},
 	}
 }

@@ -12,4 +12,7 @@ const (
 	MaxProblems = 64
 	// MaxText bounds the words of a problem or a cause, bytes.
 	MaxText = 1024
+
+	// maxFile bounds a Setup in its file, bytes: 256 domains of 2,000 VMs are less.
+	maxFile = 8 << 20
 )
