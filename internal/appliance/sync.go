@@ -46,7 +46,7 @@ func (d *DRVA) Sync(ctx context.Context, a *operate.Act, in *plan.DomainInputs, 
 		if p == nil || p.ID < memo.Checkpoint {
 			return runs.Result{Again: levelEvery, Memory: a.Memory, Note: "its last checkpoint is being published"}, nil
 		}
-		if final && p.ID == memo.Checkpoint && p.Scope != dr.Group {
+		if final && p.Scope != dr.Group { // or a later one: the guests are off, a group one of then holds as much
 			return runs.Result{}, errs.New(op, errs.Unavailable, object, "the last checkpoint does not cover the whole domain").
 				WithRemedy("see the DRVA's status: a host is away; run it again when that is back")
 		}

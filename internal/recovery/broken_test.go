@@ -300,6 +300,31 @@ func TestSecondTry(t *testing.T) {
 	}
 }
 
+// TestFinal: a recovery of all that was written refuses a history whose last checkpoint
+// lacks a host, before the source is fenced, and does not go back to an older one; it
+// goes on once the domain is whole.
+func TestFinal(t *testing.T) {
+	w := newWorld(t)
+	s, _ := w.process(-1)
+	w.away = true
+	w.publish()
+	r, err := s.Begin(runDir, Disaster, ask(Final))
+	check(t, err)
+	if err := r.DoWith(t.Context(), Recover, ActOptions{Until: UntilForked}); !errs.Is(err, errs.Unavailable) || errs.RemedyOf(err) == "" {
+		t.Fatalf("%v, remedy %q", err, errs.RemedyOf(err))
+	}
+	w.away = false
+	last, err := w.tryPublish()
+	if err != nil {
+		t.Fatalf("the source was fenced: %v", err)
+	}
+	check(t, r.Do(t.Context(), Recover))
+	check(t, w.outcome(r.Record(), uint64(last)))
+	if _, err := w.tryPublish(); !errs.Is(err, errs.Fenced) {
+		t.Errorf("the source publishes still: %v", err)
+	}
+}
+
 // TestWrongPoint: nothing is fenced for a point that cannot be recovered.
 func TestWrongPoint(t *testing.T) {
 	for _, at := range []string{"99", "tag:none", "2001-01-01T00:00:00Z", "gibberish"} {

@@ -74,8 +74,19 @@ func (r *Run) choose(ctx context.Context) error {
 	return r.pick(h, r.Record().Request.At)
 }
 
+// Final, as Request.At, is the last checkpoint there is, and an error if that does not
+// hold the whole domain: the source is off, and it is to hold all that was written.
+const Final = "final"
+
 // pick finds a point of a history and records it.
 func (r *Run) pick(h *journal.History, spec string) error {
+	if spec == Final {
+		all := h.Checkpoints()
+		if len(all) == 0 || all[len(all)-1].Scope != dr.Group {
+			return notWhole("the history's last one")
+		}
+		spec = fmt.Sprint(uint64(all[len(all)-1].ID))
+	}
 	f, err := h.FindAt(spec, r.s.now(), time.Local)
 	if err != nil {
 		return err
@@ -88,6 +99,12 @@ func (r *Run) pick(h *journal.History, spec string) error {
 	return r.change(func(rec *Record) {
 		rec.Parent, rec.Checkpoint, rec.Chosen = h.Timeline(), &cp, f.Words
 	})
+}
+
+// notWhole is that the last checkpoint lacks something of the domain.
+func notWhole(which string) error {
+	return errs.New("recovery.choose", errs.Unavailable, which, "the last checkpoint does not cover the whole domain").
+		WithRemedy("see the source's status: a host is away; resume when it is back")
 }
 
 // label marks what a run makes in the container, so that another life of its

@@ -54,7 +54,7 @@ type Request struct {
 	URL      string            `json:"container"`
 	Access   map[string]string `json:"access,omitempty"`   // for Options.Open: where the identity is
 	Timeline string            `json:"timeline,omitempty"` // id; empty: the current one
-	At       string            `json:"at"`                 // as for journal.History.FindAt
+	At       string            `json:"at"`                 // as for journal.History.FindAt, or Final
 	VMs      []string          `json:"vms,omitempty"`      // names or ids; empty: all
 	// Groups are started one after the other, each VM by name or id; what is in
 	// none comes last, together.

@@ -74,6 +74,7 @@ type world struct {
 	disks  map[dr.CheckpointID][][]byte // content by point
 	last   dr.CheckpointID
 	now    map[dr.DiskID][]byte // at the source
+	away   bool                 // a host is: checkpoints do not cover the domain
 
 	fs   *durabletest.FS
 	rack *rack
@@ -130,6 +131,9 @@ func (w *world) tryPublish() (dr.CheckpointID, error) {
 	seq := dr.Seq(10 * w.last)
 	b.SetSeqs(seq, seq)
 	cp := dr.Checkpoint{ID: w.last, Seq: seq + 1, Time: time.Now(), Scope: dr.Group}
+	if w.away {
+		cp.Scope = dr.Partial
+	}
 	var all [][]byte
 	for _, vm := range w.vms {
 		d := vm.Disks[0].ID

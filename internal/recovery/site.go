@@ -126,8 +126,7 @@ func (r *Run) finalSync(ctx context.Context) error {
 		return err
 	}
 	if cp := r.Record().Checkpoint; cp.Scope != dr.Group {
-		return errs.New("recovery.finalSync", errs.Unavailable, brief(cp), "the last checkpoint does not cover the whole domain").
-			WithRemedy("see the source's status: a host is away; resume when it is back")
+		return notWhole(brief(cp))
 	}
 	return nil
 }

@@ -206,7 +206,7 @@ func gone(res runs.Result, err error) (runs.Result, error) {
 func spec(in *plan.PinInputs) string {
 	switch {
 	case in.Final:
-		return "latest" // the source is off, and its last checkpoint published
+		return recovery.Final
 	case in.Checkpoint > 0:
 		return fmt.Sprint(in.Checkpoint)
 	case in.Point.App:
