@@ -37,7 +37,7 @@ func everything() *hypervisor.Spec {
 			ids[2]: {Path: "/images/old.raw"}, ids[3]: {Socket: "/run/f", Export: "far"},
 		},
 		StartOptions: hypervisor.StartOptions{
-			WorkDir: "/work", Keep: true, Serial: true, SerialLog: "/work/console.log", Screen: true, Agent: true, Direct: true, ExitOnReset: true,
+			WorkDir: "/vms", Keep: true, Serial: true, SerialLog: "/vms/console.log", Screen: true, Agent: true, Direct: true, ExitOnReset: true,
 			Networks: map[string]hypervisor.Network{"production": {}, "backup": {Kind: hypervisor.Named, Name: "bubble"}},
 		},
 	}
@@ -46,7 +46,7 @@ func everything() *hypervisor.Spec {
 // TestDomain compares a description with the one on file. The file changes
 // by hand: libvirt 9.0 found it valid.
 func TestDomain(t *testing.T) {
-	text, r, err := (&domain{spec: everything(), dir: "/work/holdfast-lv-1"}).build()
+	text, r, err := (&domain{spec: everything(), dir: "/vms/holdfast-lv-1"}).build()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestDomain(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := d.Metadata.Run
-	if got == nil || got.Disks == nil || got.WorkDir != "/work" || got.Dir != r.Dir || got.State != starting || !got.Keep || !got.Screen {
+	if got == nil || got.Disks == nil || got.WorkDir != "/vms" || got.Dir != r.Dir || got.State != starting || !got.Keep || !got.Screen {
 		t.Fatalf("the metadata say %+v", got)
 	}
 	for i, want := range r.Disks {
@@ -108,10 +108,10 @@ func TestDomainRefused(t *testing.T) {
 // TestUEFI: the variable store is the run's own.
 func TestUEFI(t *testing.T) {
 	var os libvirtxml.DomainOS
-	(&domain{dir: "/work/run"}).uefi(&os, hypervisor.Firmware{Code: "/fw/CODE.fd", Vars: "/fw/VARS.fd"})
+	(&domain{dir: "/vms/run"}).uefi(&os, hypervisor.Firmware{Code: "/fw/CODE.fd", Vars: "/fw/VARS.fd"})
 	text, err := (&libvirtxml.Domain{Type: "qemu", OS: &os}).Marshal()
 	if err != nil || !strings.Contains(text, `<loader readonly="yes" type="pflash">/fw/CODE.fd</loader>`) ||
-		!strings.Contains(text, `<nvram template="/fw/VARS.fd">/work/run/uefi-vars.fd</nvram>`) {
+		!strings.Contains(text, `<nvram template="/fw/VARS.fd">/vms/run/uefi-vars.fd</nvram>`) {
 		t.Errorf("%v: %s", err, text)
 	}
 }

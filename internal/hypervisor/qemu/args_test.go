@@ -124,7 +124,7 @@ func TestTail(t *testing.T) {
 // TestKeptCommandLine: what a VM that is kept, seen and logged has besides.
 func TestKeptCommandLine(t *testing.T) {
 	spec := everything()
-	spec.Keep, spec.WorkDir, spec.Serial, spec.SerialLog, spec.Screen = true, "/work", true, "/work/console, of=web.log", true
+	spec.Keep, spec.WorkDir, spec.Serial, spec.SerialLog, spec.Screen = true, "/vms", true, "/vms/console, of=web.log", true
 	args, err := (&commandLine{spec: spec, dir: "/run/x"}).build()
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +133,7 @@ func TestKeptCommandLine(t *testing.T) {
 	for _, want := range []string{
 		"socket,id=adopt,server=on,wait=off,path=/run/x/adopt", "socket,id=monitor,server=on,wait=off,path=/run/x/monitor",
 		"mode=control,chardev=adopt", "mode=control,chardev=monitor",
-		"path=/run/x/serial,logappend=on,logfile=/work/console,, of=web.log", `{"driver":"VGA","id":"screen"}`,
+		"path=/run/x/serial,logappend=on,logfile=/vms/console,, of=web.log", `{"driver":"VGA","id":"screen"}`,
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %s in %s", want, all)
