@@ -481,7 +481,7 @@ func TestRoutes(t *testing.T) {
 		{"sync", "erp", none, "{}", "[drva-1]"}, {"final-sync", "crm", none, "{}", "[drva-2]"}, {"sync", "hr", none, "{}", "unavailable"},
 		{Running, "erp", vms[0], "{}", "[host-1]"}, {Cut, "erp", vms[1], "{}", "[host-2]"}, {Running, "erp", vms[2], "{}", "[host-1 host-2]"},
 		{"retire-vm", "erp", vms[1], "{}", "[host-2]"}, {"source-off", "erp", none, "{}", "[host-1 host-2]"}, {"clean-domain", "crm", none, "{}", "[host-2]"},
-		{"source-off", "hr", none, "{}", "unavailable"},
+		{"source-off", "hr", none, "{}", "unavailable"}, {"clean-domain", "hr", none, "{}", "[host-1 host-2 host-3]"},
 		{"fence", "erp", none, "{}", "[rocva-1]"}, {"fence", "crm", none, "{}", "[rocva-2]"}, {"disks", "erp", none, "{}", "[rocva-1]"}, {AgentUp, "crm", vms[2], "{}", "[rocva-2]"},
 		{"wake-host", "", none, "{}", "[rocva-2]"}, // a place of the plan's, by name of domain
 		{"script", "erp", none, `{"run":"guest"}`, "[rocva-1]"}, {"script", "erp", none, `{"run":"appliance","appliance":"host-3"}`, "[host-3]"},
