@@ -445,6 +445,7 @@ func TestRoutes(t *testing.T) {
 	}
 	report := func(box site.Name, rep setup.Report) {
 		t.Helper()
+		rep.Generation = "1"
 		if err := r.hear(t.Context(), box, "proof", &rep); err != nil {
 			t.Fatal(err)
 		}
@@ -503,6 +504,13 @@ func TestRoutes(t *testing.T) {
 		if got := route(kind, "erp", vms[0], "{}"); got != "[rocva-2]" {
 			t.Errorf("%s of a domain that lives in a recovery: %s", kind, got)
 		}
+	}
+	// Its agent begins anew, and has not found yet what is in it.
+	if err := r.hear(t.Context(), "rocva-2", "proof", &setup.Report{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := route("sync", "erp", none, "{}"); got != "[rocva-2]" {
+		t.Errorf("while its agent begins: %s", got)
 	}
 	// The one that has the domain is away: nobody else can do it. One that was removed has
 	// taken what it had along.

@@ -310,6 +310,7 @@ func housed(ctx context.Context, tx *db.Tx, box site.Name, r *setup.Report) erro
 		}
 		h, still := now[domain]
 		switch {
+		case !still && !r.IsUp(): // it may not have found it yet
 		case !still:
 			now[domain] = home1{told: -1}
 		case h.lives == (lives != 0) && h.vms == vms:
