@@ -101,10 +101,12 @@ func (s *side) does(plan, op string, want string) (run api.PlanRun) {
 	run, err = c.PlanRun(t.Context(), st.Run)
 	must(t, err)
 	t.Logf("%s: %s of %s: %s, %s after %.1f s", s.name, op, plan, run.Status, st.State, time.Since(began).Seconds())
-	if st.State != want || run.Status == "error" {
-		for _, step := range run.Steps {
+	for _, step := range run.Steps {
+		if st.State != want || step.Status != "success" {
 			t.Logf("  %d %s %s: %s %s", step.Step, step.Title, step.Status, step.Note, step.Output)
 		}
+	}
+	if st.State != want || run.Status == "error" {
 		t.Fatalf("%s led to %s (%s), want %s", op, st.State, st.Reason, want)
 	}
 	return run
@@ -226,7 +228,7 @@ func (w *world) lost(told uint64) {
 	w.b = fresh
 	fresh.begin("--container-key", w.path("recovery.key"))
 	fresh.do("secret", "put", "s3", "--file", w.keys[0])
-	fresh.do("scan", w.s3.String()+"/erp", "--key", w.path("recovery.key"), "--store-credentials", w.keys[0], "--import")
+	fresh.do("scan", w.s3.Child("erp").String(), "--key", w.path("recovery.key"), "--store-credentials", w.keys[0], "--import")
 	fresh.does("erp", "disaster", "before-commit")
 	at := fresh.attach("erp1")
 	if n := at.rows(); n < told {
