@@ -27,7 +27,7 @@ func TestAgain(t *testing.T) {
 	looks(againAfter[0], a, b)
 	w.repeat(began.Add(againAfter[0]), []dr.VMID{a})
 	looks(againAfter[1], a, b)
-	looks(againAfter[0]+againAfter[1]-1)
+	looks(againAfter[0] + againAfter[1] - 1)
 	looks(againAfter[0]+againAfter[1], a)
 	looks(time.Hour)
 	var many []dr.VMID
