@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -99,7 +100,9 @@ type Replica struct {
 	pairs   *pair.Monitor
 	acts    *command.Effects
 	token   string
-	key     string // public half of the site's key
+	key     string    // public half of the site's key
+	id      string    // of this replica, as long as its directory is there
+	lock    io.Closer // of the directory
 }
 
 // Open opens the database, the key and the authority, making what is missing, and
@@ -128,6 +131,12 @@ func Open(ctx context.Context, o Options) (*Replica, error) {
 func (r *Replica) open(ctx context.Context) (err error) {
 	o := &r.opts
 	if err := durable.MkdirAll(durable.OS{}, o.Data); err != nil {
+		return err
+	}
+	if r.lock, err = (durable.OS{}).Lock(filepath.Join(o.Data, "msa.lock")); err != nil {
+		return err
+	}
+	if r.id, err = replicaID(o.Data); err != nil {
 		return err
 	}
 	address := o.DB
@@ -277,10 +286,30 @@ func (r *Replica) Close() error {
 	if r.ln != nil {
 		r.ln.Close()
 	}
+	var err error
 	if r.DB != nil {
-		return r.DB.Close()
+		err = r.DB.Close()
 	}
-	return nil
+	if r.lock != nil {
+		err = errors.Join(err, r.lock.Close())
+		r.lock = nil
+	}
+	return err
+}
+
+// replicaID is what the replica of a directory is called among those of its site, made
+// when it is missing. One that was killed has at once what it kept, by its name.
+func replicaID(dir string) (string, error) {
+	path := filepath.Join(dir, "replica")
+	b, err := durable.ReadFile(durable.OS{}, path, 64)
+	if id, perr := dr.ParseUUID(strings.TrimSpace(string(b))); err == nil && perr == nil {
+		return id.String(), nil
+	}
+	if err != nil && !errs.Is(err, errs.NotFound) {
+		return "", err
+	}
+	id := dr.NewUUID().String()
+	return id, durable.WriteFile(durable.OS{}, path, []byte(id+"\n"))
 }
 
 // Run serves until ctx ends, and closes the replica. It returns the first error of a
