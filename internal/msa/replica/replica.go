@@ -298,18 +298,26 @@ func (r *Replica) Close() error {
 }
 
 // replicaID is what the replica of a directory is called among those of its site, made
-// when it is missing. One that was killed has at once what it kept, by its name.
+// when it is missing. One that was killed has at once what it kept, by its name. The
+// machine is part of it: somebody may have copied the whole directory for a second one.
 func replicaID(dir string) (string, error) {
 	path := filepath.Join(dir, "replica")
 	b, err := durable.ReadFile(durable.OS{}, path, 64)
-	if id, perr := dr.ParseUUID(strings.TrimSpace(string(b))); err == nil && perr == nil {
-		return id.String(), nil
-	}
 	if err != nil && !errs.Is(err, errs.NotFound) {
 		return "", err
 	}
-	id := dr.NewUUID().String()
-	return id, durable.WriteFile(durable.OS{}, path, []byte(id+"\n"))
+	id, perr := dr.ParseUUID(strings.TrimSpace(string(b)))
+	if err != nil || perr != nil {
+		id = dr.NewUUID()
+		if err := durable.WriteFile(durable.OS{}, path, []byte(id.String()+"\n")); err != nil {
+			return "", err
+		}
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return "", errs.E("replica.Open", errs.Internal, "this machine's name", err)
+	}
+	return id.String() + " at " + host, nil
 }
 
 // Run serves until ctx ends, and closes the replica. It returns the first error of a
