@@ -10,7 +10,7 @@ import (
 	"holdfast/internal/store"
 )
 
-// Names that package mirror goes by, besides those of package maintain.
+// Names that package copies goes by, besides those of package maintain.
 const (
 	DomainName = keyDomain
 	KeysPrefix = prefixKeys

@@ -1,4 +1,4 @@
-package mirror
+package copies
 
 import (
 	"fmt"
@@ -38,7 +38,7 @@ func script(t *testing.T, base uint64, broken variant, dst func(*world) store.St
 		return nil
 	}
 	h.after = watch
-	m := w.mirror(w.src, h, broken)
+	m := w.copier(w.src, h, broken)
 	for range 6 {
 		last = w.cp
 		if err := m.CatchUp(t.Context()); err != nil {
@@ -98,7 +98,7 @@ func TestEveryPrefixCatches(t *testing.T) {
 }
 
 // TestCrashAtEveryCall stops the copy's store at each call in turn, before it has its
-// effect or after, once for a Mirror that lives on and once for one that begins anew.
+// effect or after, once for a Copier that lives on and once for one that begins anew.
 func TestCrashAtEveryCall(t *testing.T) {
 	base := seed(t)
 	w := newWorld(t, base)
@@ -120,7 +120,7 @@ func TestCrashAtEveryCall(t *testing.T) {
 			}
 		}
 		h := &hooked{Store: st, before: kill(false), after: kill(true)}
-		m := w.mirror(w.src, h, variant{})
+		m := w.copier(w.src, h, variant{})
 		err := m.CatchUp(t.Context())
 		if (err != nil) != (k >= 0) {
 			t.Fatalf("HOLDFAST_SEED=%d: stopped at call %d: %v", base, k, err)
@@ -131,7 +131,7 @@ func TestCrashAtEveryCall(t *testing.T) {
 		}
 		if !once {
 			h.before, h.after = nil, nil
-			m = w.mirror(w.src, st, variant{})
+			m = w.copier(w.src, st, variant{})
 		}
 		w.catchUp(m)
 		if newest, bad := w.check(st, 9); bad != "" || newest != w.cp {
@@ -146,12 +146,12 @@ func TestCrashAtEveryCall(t *testing.T) {
 	t.Logf("%d calls", calls)
 }
 
-// TestResumes: a Mirror that begins anew lists the copy once and copies nothing twice.
+// TestResumes: a Copier that begins anew lists the copy once and copies nothing twice.
 func TestResumes(t *testing.T) {
 	w := newWorld(t, seed(t))
 	w.live(20, 30*time.Minute)
 	w.pass()
-	w.catchUp(w.mirror(w.src, w.dst, variant{}))
+	w.catchUp(w.copier(w.src, w.dst, variant{}))
 	w.live(5, time.Minute)
 	creates := 0
 	h := &hooked{Store: w.dst, before: func(op, key string) error {
@@ -160,7 +160,7 @@ func TestResumes(t *testing.T) {
 		}
 		return nil
 	}}
-	m := w.mirror(w.src, h, variant{})
+	m := w.copier(w.src, h, variant{})
 	w.catchUp(m)
 	metas := creates - 5
 	if metas < 0 || metas > 5 {
@@ -192,7 +192,7 @@ func TestAway(t *testing.T) {
 			}
 			return nil
 		}}
-		m := w.mirror(w.src, h, broken)
+		m := w.copier(w.src, h, broken)
 		w.catchUp(m)
 		dead = true
 		w.live(3, time.Minute)
@@ -247,7 +247,7 @@ func TestComesBack(t *testing.T) {
 	w := newWorld(t, seed(t))
 	w.live(20, 30*time.Minute)
 	w.pass()
-	m := w.mirror(w.src, w.dst, variant{})
+	m := w.copier(w.src, w.dst, variant{})
 	w.catchUp(m)
 	for range 12 {
 		w.live(10, time.Hour)

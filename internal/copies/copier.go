@@ -1,4 +1,4 @@
-package mirror
+package copies
 
 import (
 	"context"
@@ -20,13 +20,16 @@ type Options struct {
 	Interval time.Duration // between passes while it follows; 0: DefaultInterval
 	Logger   *slog.Logger  // nil: none
 	// Progress, if not nil, is told what lies behind while a pass works, from several
-	// goroutines. It must not call the Mirror.
+	// goroutines. It must not call the Copier.
 	Progress func(Behind)
+	// Changed, if not nil, is called after a pass that found the copy in another state
+	// than before, on its goroutine. It must not call the Copier.
+	Changed func(Status)
 }
 
-// Mirror keeps one copy. Methods are safe for concurrent use; passes wait for each
+// Copier keeps one copy. Methods are safe for concurrent use; passes wait for each
 // other. It owns no goroutine beyond its calls.
-type Mirror struct {
+type Copier struct {
 	src, dst *journal.Container // the same container in both stores
 	from, to store.Store
 	opts     Options
@@ -53,7 +56,7 @@ type variant struct {
 	noPlug        bool // the chain is stepped over without taking the missing number
 }
 
-// work is what a Mirror knows of the copy besides the copy: nothing is lost with it
+// work is what a Copier knows of the copy besides the copy: nothing is lost with it
 // but time.
 type work struct {
 	begun   bool
@@ -84,19 +87,19 @@ type line struct {
 	blocked string         // why a newer manifest waits; "": none does
 }
 
-// New returns a Mirror of an open container to a store, which holds a copy of it
+// New returns a Copier of an open container to a store, which holds a copy of it
 // already or nothing. Neither is asked. Kind Invalid for bad options.
-func New(src *journal.Container, dst store.Store, opts Options) (*Mirror, error) {
+func New(src *journal.Container, dst store.Store, opts Options) (*Copier, error) {
 	if opts.Interval == 0 {
 		opts.Interval = DefaultInterval
 	}
 	if opts.Interval < LeastInterval || opts.Interval > MostInterval {
-		return nil, errs.New("mirror.New", errs.Invalid, opts.Name, fmt.Sprintf("an interval of %v is not between %v and %v", opts.Interval, LeastInterval, MostInterval))
+		return nil, errs.New("copies.New", errs.Invalid, opts.Name, fmt.Sprintf("an interval of %v is not between %v and %v", opts.Interval, LeastInterval, MostInterval))
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	m := &Mirror{src: src, dst: src.At(dst), from: src.Store(), to: dst, opts: opts, log: opts.Logger.With("copy", opts.Name),
+	m := &Copier{src: src, dst: src.At(dst), from: src.Store(), to: dst, opts: opts, log: opts.Logger.With("copy", opts.Name),
 		side: sideEvery, remove: removeEvery, turn: make(chan struct{}, 1), state: Status{Name: opts.Name, State: Copying}}
 	m.turn <- struct{}{}
 	return m, nil
@@ -105,12 +108,12 @@ func New(src *journal.Container, dst store.Store, opts Options) (*Mirror, error)
 // Run makes passes until ctx ends, which is kind Canceled, or the copy turns out to
 // be somebody else's, which is kind Fenced and for good. All else is in Status: after
 // failures it tries on, ever more rarely.
-func (m *Mirror) Run(ctx context.Context) error {
+func (m *Copier) Run(ctx context.Context) error {
 	for failures := 0; ; {
 		more, err := m.Pass(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return errs.E("mirror.Run", errs.Canceled, m.opts.Name, context.Cause(ctx))
+			return errs.E("copies.Run", errs.Canceled, m.opts.Name, context.Cause(ctx))
 		case errs.Is(err, errs.Fenced):
 			return err
 		case err == nil && more:
@@ -131,7 +134,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 }
 
 // pause is the time to the next pass after a number of failures in a row.
-func (m *Mirror) pause(failures int) time.Duration {
+func (m *Copier) pause(failures int) time.Duration {
 	d := m.opts.Interval
 	for range min(failures, 10) {
 		d = min(2*d, max(mostPause, m.opts.Interval))
@@ -140,7 +143,7 @@ func (m *Mirror) pause(failures int) time.Duration {
 }
 
 // CatchUp makes passes until the copy has all that the source has. Kinds as of Pass.
-func (m *Mirror) CatchUp(ctx context.Context) error {
+func (m *Copier) CatchUp(ctx context.Context) error {
 	for {
 		if more, err := m.Pass(ctx); err != nil || !more {
 			return err
@@ -155,11 +158,11 @@ func (m *Mirror) CatchUp(ctx context.Context) error {
 // else lies in the copy's place, Corrupt for an object that is damaged in either store,
 // Canceled, or a store's. After any error the copy is as whole as before; but for
 // Fenced, Pass may be called again.
-func (m *Mirror) Pass(ctx context.Context) (more bool, err error) {
+func (m *Copier) Pass(ctx context.Context) (more bool, err error) {
 	select {
 	case <-m.turn:
 	case <-ctx.Done():
-		return false, errs.E("mirror.Pass", errs.Canceled, m.opts.Name, context.Cause(ctx))
+		return false, errs.E("copies.Pass", errs.Canceled, m.opts.Name, context.Cause(ctx))
 	}
 	defer func() { m.turn <- struct{}{} }()
 	m.mu.Lock()
@@ -170,14 +173,16 @@ func (m *Mirror) Pass(ctx context.Context) (more bool, err error) {
 	}
 	more, err = m.pass(ctx)
 	if err != nil {
-		err = errs.E("mirror.Pass", errs.Internal, m.opts.Name, err)
+		err = errs.E("copies.Pass", errs.Internal, m.opts.Name, err)
 		m.measure(ctx)
 	}
-	m.note(ctx, more, err)
+	if changed := m.note(ctx, more, err); changed && m.opts.Changed != nil {
+		m.opts.Changed(m.Status())
+	}
 	return more, err
 }
 
-func (m *Mirror) pass(ctx context.Context) (more bool, err error) {
+func (m *Copier) pass(ctx context.Context) (more bool, err error) {
 	if !m.work.begun {
 		if err := m.begin(ctx); err != nil {
 			m.work = work{}
@@ -220,8 +225,8 @@ func (m *Mirror) pass(ctx context.Context) (more bool, err error) {
 }
 
 // stop notes that the copy is somebody else's, once and for all.
-func (m *Mirror) stop(object, words string) error {
-	err := errs.New("mirror", errs.Fenced, object, words).
+func (m *Copier) stop(object, words string) error {
+	err := errs.New("copies", errs.Fenced, object, words).
 		WithRemedy("if the domain was recovered from the copy and lives there now, stop what still publishes to the first store; if that recovery was undone, name an empty place for the copy, or empty this one")
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -1,4 +1,4 @@
-package mirror
+package copies
 
 import (
 	"context"
@@ -47,7 +47,7 @@ type Status struct {
 	LastRun time.Time     `json:"last_run,omitzero"` // end of the last pass
 	Tries   int           `json:"failures,omitempty"`
 
-	// Since the Mirror was made.
+	// Since the Copier was made.
 	Copied      int   `json:"copied"` // objects
 	CopiedBytes int64 `json:"copied_bytes"`
 	Deleted     int   `json:"deleted"`        // objects
@@ -55,7 +55,7 @@ type Status struct {
 }
 
 // Status tells how the copy stands. It asks no store.
-func (m *Mirror) Status() Status {
+func (m *Copier) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.state
@@ -70,8 +70,8 @@ func (m *Mirror) Status() Status {
 	return s
 }
 
-// note keeps what a pass came to.
-func (m *Mirror) note(ctx context.Context, more bool, err error) {
+// note keeps what a pass came to; changed is true when the state is another one.
+func (m *Copier) note(ctx context.Context, more bool, err error) (changed bool) {
 	current := m.currentLine()
 	waiting := m.inTheWay()
 	m.mu.Lock()
@@ -84,14 +84,14 @@ func (m *Mirror) note(ctx context.Context, more bool, err error) {
 	}
 	if err != nil {
 		if ctx.Err() != nil {
-			return
+			return false
 		}
 		s.Tries++
-		s.State, s.Cause, s.Remedy = stateOf(err), err.Error(), errs.RemedyOf(err)
+		s.State, s.Cause, s.Remedy = StateOf(err), err.Error(), errs.RemedyOf(err)
 		if s.State != before {
 			m.log.Warn("the copy cannot be followed", "state", string(s.State), "err", err, "remedy", s.Remedy)
 		}
-		return
+		return s.State != before
 	}
 	s.Tries, s.Cause, s.Remedy = 0, "", ""
 	switch {
@@ -105,10 +105,11 @@ func (m *Mirror) note(ctx context.Context, more bool, err error) {
 	if s.State == Current && before != Current {
 		m.log.Info("the copy has all that the first store has")
 	}
+	return s.State != before
 }
 
 // currentLine is the timeline that the domain lives on; nil: not known yet.
-func (m *Mirror) currentLine() *line {
+func (m *Copier) currentLine() *line {
 	for i := len(m.work.order) - 1; i >= 0; i-- {
 		if m.work.order[i].Current {
 			return m.work.order[i]
@@ -117,8 +118,8 @@ func (m *Mirror) currentLine() *line {
 	return nil
 }
 
-// stateOf is the state that a failure makes.
-func stateOf(err error) State {
+// StateOf is the state that a failure makes.
+func StateOf(err error) State {
 	switch errs.KindOf(err) {
 	case errs.Fenced:
 		return Fenced
@@ -131,7 +132,7 @@ func stateOf(err error) State {
 }
 
 // copied counts an object that landed.
-func (m *Mirror) copied(bytes int64) {
+func (m *Copier) copied(bytes int64) {
 	m.mu.Lock()
 	m.state.Copied++
 	m.state.CopiedBytes += bytes
@@ -145,14 +146,14 @@ func (m *Mirror) copied(bytes int64) {
 }
 
 // deleted counts an object that was deleted.
-func (m *Mirror) deleted() {
+func (m *Copier) deleted() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.state.Deleted++
 }
 
 // tellBehind keeps what of a chain was seen and not copied yet.
-func (m *Mirror) tellBehind(l *line, ahead []journal.TailObject) {
+func (m *Copier) tellBehind(l *line, ahead []journal.TailObject) {
 	b := Behind{Objects: len(ahead)}
 	for i := range ahead {
 		b.Bytes += ahead[i].Size
@@ -168,7 +169,7 @@ func (m *Mirror) tellBehind(l *line, ahead []journal.TailObject) {
 // measure finds out how far the copy is behind while it cannot be followed: at least
 // so far, by one page of a list. It is for people; a source that does not answer either
 // changes nothing.
-func (m *Mirror) measure(ctx context.Context) {
+func (m *Copier) measure(ctx context.Context) {
 	l := m.currentLine()
 	if l == nil || !l.started || ctx.Err() != nil {
 		return
@@ -186,7 +187,7 @@ func (m *Mirror) measure(ctx context.Context) {
 }
 
 // setBehind keeps what is to be copied.
-func (m *Mirror) setBehind(b Behind) {
+func (m *Copier) setBehind(b Behind) {
 	m.mu.Lock()
 	m.state.Behind = b
 	m.mu.Unlock()

@@ -1,4 +1,4 @@
-package mirror
+package copies
 
 import (
 	"bytes"
@@ -24,7 +24,7 @@ type hold struct {
 }
 
 // begin finds out what lies in the copy: once, by listing all of it.
-func (m *Mirror) begin(ctx context.Context) error {
+func (m *Copier) begin(ctx context.Context) error {
 	w := &m.work
 	*w = work{lines: make(map[dr.TimelineID]*line), have: make(map[string]bool)}
 	domain, err := m.whole(ctx, m.from, journal.DomainName)
@@ -37,7 +37,7 @@ func (m *Mirror) begin(ctx context.Context) error {
 	case err != nil:
 		return err
 	case !bytes.Equal(domain, there):
-		return errs.New("mirror.begin", errs.Invalid, journal.DomainName, "another container lies in the copy's place").
+		return errs.New("copies.begin", errs.Invalid, journal.DomainName, "another container lies in the copy's place").
 			WithRemedy("give the copy an empty place of its own")
 	default:
 		w.whole = true
@@ -47,20 +47,20 @@ func (m *Mirror) begin(ctx context.Context) error {
 			return nil // looked at one by one
 		}
 		if !w.whole && !journal.KnownName(in.Key) {
-			return errs.New("mirror.begin", errs.Invalid, in.Key, "the copy's place is not empty, and what it holds is not Holdfast's").
+			return errs.New("copies.begin", errs.Invalid, in.Key, "the copy's place is not empty, and what it holds is not Holdfast's").
 				WithRemedy("give the copy an empty place of its own")
 		}
 		if w.have[in.Key] = true; len(w.have) > maxKnown {
-			return errs.New("mirror.begin", errs.Full, m.opts.Name, "the copy has too many objects to look through")
+			return errs.New("copies.begin", errs.Full, m.opts.Name, "the copy has too many objects to look through")
 		}
 		return nil
 	})
 }
 
 // lookAside brings over what changes seldom, and finds out who else is in the copy.
-// The copy is looked at first: what another Mirror brings there meanwhile is in the
+// The copy is looked at first: what another Copier brings there meanwhile is in the
 // source already.
-func (m *Mirror) lookAside(ctx context.Context) error {
+func (m *Copier) lookAside(ctx context.Context) error {
 	if err := m.sourceThere(ctx); err != nil {
 		return err
 	}
@@ -99,10 +99,10 @@ func (m *Mirror) lookAside(ctx context.Context) error {
 
 // sourceThere makes sure that the source is what it was: one that has lost everything
 // says nothing about the copy.
-func (m *Mirror) sourceThere(ctx context.Context) error {
+func (m *Copier) sourceThere(ctx context.Context) error {
 	_, err := m.from.Stat(ctx, journal.DomainName)
 	if errs.Is(err, errs.NotFound) {
-		return errs.New("mirror", errs.Unavailable, journal.DomainName, "the first store has lost its container").
+		return errs.New("copies", errs.Unavailable, journal.DomainName, "the first store has lost its container").
 			WithRemedy("the copy is left as it is: recover from it, or restore the first store")
 	}
 	return err
@@ -111,7 +111,7 @@ func (m *Mirror) sourceThere(ctx context.Context) error {
 // bringBack carries the heads and ends of test branches that were begun in the copy
 // back to the source, whose upkeep then keeps what they need. A branch that is no test
 // is a recovery.
-func (m *Mirror) bringBack(ctx context.Context, theirs, ours []journal.TimelineInfo) error {
+func (m *Copier) bringBack(ctx context.Context, theirs, ours []journal.TimelineInfo) error {
 	for _, t := range theirs {
 		i := slices.IndexFunc(ours, func(o journal.TimelineInfo) bool { return o.ID == t.ID })
 		if i < 0 && !t.Test && !m.broken.blind {
@@ -137,7 +137,7 @@ func (m *Mirror) bringBack(ctx context.Context, theirs, ours []journal.TimelineI
 
 // back carries an object from the copy to the source. What is gone meanwhile, or lies
 // there already, is as good.
-func (m *Mirror) back(ctx context.Context, key string) error {
+func (m *Copier) back(ctx context.Context, key string) error {
 	body, err := m.whole(ctx, m.to, key)
 	if errors.Is(err, errGone) || errs.Is(err, errs.Corrupt) || errs.Is(err, errs.Invalid) {
 		return nil // of no use to anybody
@@ -152,7 +152,7 @@ func (m *Mirror) back(ctx context.Context, key string) error {
 }
 
 // sort puts the timelines of the source in their order, parents first.
-func (m *Mirror) sort(ctx context.Context, ours []journal.TimelineInfo) error {
+func (m *Copier) sort(ctx context.Context, ours []journal.TimelineInfo) error {
 	w := &m.work
 	order := make([]*line, 0, len(ours)) // who goes over the old one goes on
 	for _, info := range ours {          // oldest first, and a branch is younger than its parent
@@ -180,7 +180,7 @@ func needed(all []journal.TimelineInfo, id dr.TimelineID, depth int) bool {
 }
 
 // resume finds out how far the copy has a timeline, and whether by our doing.
-func (m *Mirror) resume(ctx context.Context, l *line) error {
+func (m *Copier) resume(ctx context.Context, l *line) error {
 	if err := m.claimedUpTo(ctx, l); err != nil || l.foreign {
 		return err
 	}
@@ -205,7 +205,7 @@ func (m *Mirror) resume(ctx context.Context, l *line) error {
 // claimedUpTo finds the highest claim in the copy and looks whose it is. Claims there
 // are made in ascending order, ours only above one that is the same in both: so where
 // the highest is, all are.
-func (m *Mirror) claimedUpTo(ctx context.Context, l *line) error {
+func (m *Copier) claimedUpTo(ctx context.Context, l *line) error {
 	var keys []string
 	if err := store.Walk(ctx, m.to, journal.EpochPrefix(l.ID), func(in store.Info) error {
 		keys = append(keys, in.Key)
@@ -224,7 +224,7 @@ func (m *Mirror) claimedUpTo(ctx context.Context, l *line) error {
 
 // claimed judges a claim in the copy that the source has not: of a test's branch it is
 // the test's, of any other a recovery.
-func (m *Mirror) claimed(l *line, key string) error {
+func (m *Copier) claimed(l *line, key string) error {
 	if l.Test {
 		l.foreign = true
 		return nil
@@ -233,7 +233,7 @@ func (m *Mirror) claimed(l *line, key string) error {
 }
 
 // same reports whether an object is the same in both stores.
-func (m *Mirror) same(ctx context.Context, key string) (bool, error) {
+func (m *Copier) same(ctx context.Context, key string) (bool, error) {
 	there, err := m.whole(ctx, m.to, key)
 	if errors.Is(err, errGone) {
 		return false, nil
@@ -248,7 +248,7 @@ func (m *Mirror) same(ctx context.Context, key string) (bool, error) {
 }
 
 // look asks whether anybody claimed a timeline in the copy: one small list each.
-func (m *Mirror) look(ctx context.Context) error {
+func (m *Copier) look(ctx context.Context) error {
 	if m.broken.blind {
 		return nil
 	}
@@ -275,7 +275,7 @@ func (m *Mirror) look(ctx context.Context) error {
 }
 
 // claims brings a timeline's claims over, in ascending order.
-func (m *Mirror) claims(ctx context.Context, l *line) error {
+func (m *Copier) claims(ctx context.Context, l *line) error {
 	var keys []string
 	if err := store.Walk(ctx, m.from, journal.EpochPrefix(l.ID), func(in store.Info) error {
 		if e, ok := journal.ParseEpochName(l.ID, in.Key); ok && e > l.claimed {
@@ -302,14 +302,14 @@ func (m *Mirror) claims(ctx context.Context, l *line) error {
 
 // keys brings wrapped keys over, a rotation's end after them. What the source has no
 // more stays, and is told: a store that loses its keys must not take the copy's along.
-func (m *Mirror) keys(ctx context.Context) error {
+func (m *Copier) keys(ctx context.Context) error {
 	return m.bring(ctx, journal.KeysPrefix, func(a, b string) int {
 		return ordered(journal.KeyCompletes(a), journal.KeyCompletes(b))
 	})
 }
 
 // configs brings VMs' configurations over, and what else lies beside them.
-func (m *Mirror) configs(ctx context.Context) error {
+func (m *Copier) configs(ctx context.Context) error {
 	return m.bring(ctx, journal.MetaPrefix, func(string, string) int { return 0 })
 }
 
@@ -325,7 +325,7 @@ func ordered(a, b bool) int {
 }
 
 // bring copies what the copy lacks below a prefix.
-func (m *Mirror) bring(ctx context.Context, prefix string, order func(a, b string) int) error {
+func (m *Copier) bring(ctx context.Context, prefix string, order func(a, b string) int) error {
 	var keys []string
 	if err := store.Walk(ctx, m.from, prefix, func(in store.Info) error {
 		if !m.work.have[in.Key] {
@@ -346,7 +346,7 @@ func (m *Mirror) bring(ctx context.Context, prefix string, order func(a, b strin
 
 // pins brings pins and their releases over, both ways: a reader of the copy pins there,
 // and what it pins the source's upkeep must keep.
-func (m *Mirror) pins(ctx context.Context) error {
+func (m *Copier) pins(ctx context.Context) error {
 	releases := func(key string) bool { _, off, _ := journal.ParsePinName(key); return off }
 	theirs, err := m.dst.Pins(ctx)
 	if err != nil {
@@ -381,7 +381,7 @@ func (m *Mirror) pins(ctx context.Context) error {
 }
 
 // held finds what is held in the copy now.
-func (m *Mirror) held(ctx context.Context) error {
+func (m *Copier) held(ctx context.Context) error {
 	pins, err := m.dst.Pins(ctx)
 	if err != nil {
 		return err
@@ -408,7 +408,7 @@ func (m *Mirror) held(ctx context.Context) error {
 
 // ended brings over that a timeline is given up: before its head, where that is not
 // there yet, so that nobody takes it for the current one.
-func (m *Mirror) ended(ctx context.Context, l *line) error {
+func (m *Copier) ended(ctx context.Context, l *line) error {
 	err := m.copy(ctx, journal.DroppedName(l.ID))
 	if err == nil && l.idle {
 		if err = m.claims(ctx, l); err == nil {

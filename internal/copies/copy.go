@@ -1,4 +1,4 @@
-package mirror
+package copies
 
 import (
 	"bytes"
@@ -24,7 +24,7 @@ var errForeign = errors.New("another object lies there")
 const maxWhole = segment.MaxObjectSize
 
 // whole reads an object. errGone when it is not there.
-func (m *Mirror) whole(ctx context.Context, st store.Store, key string) ([]byte, error) {
+func (m *Copier) whole(ctx context.Context, st store.Store, key string) ([]byte, error) {
 	in, err := st.Stat(ctx, key)
 	if errs.Is(err, errs.NotFound) {
 		return nil, fmt.Errorf("%s: %w", key, errGone)
@@ -35,8 +35,8 @@ func (m *Mirror) whole(ctx context.Context, st store.Store, key string) ([]byte,
 }
 
 // sized is whole of an object whose size is known, and checks it.
-func (m *Mirror) sized(ctx context.Context, st store.Store, key string, size int64) ([]byte, error) {
-	const op = "mirror.read"
+func (m *Copier) sized(ctx context.Context, st store.Store, key string, size int64) ([]byte, error) {
+	const op = "copies.read"
 	if size > maxWhole {
 		return nil, errs.New(op, errs.Corrupt, key, "it is larger than any object")
 	}
@@ -53,7 +53,7 @@ func (m *Mirror) sized(ctx context.Context, st store.Store, key string, size int
 
 // copy copies one object. errGone when the source has it no more; kind Fenced when
 // another one lies in the copy.
-func (m *Mirror) copy(ctx context.Context, key string) error {
+func (m *Copier) copy(ctx context.Context, key string) error {
 	if m.work.have[key] {
 		return nil
 	}
@@ -68,7 +68,7 @@ func (m *Mirror) copy(ctx context.Context, key string) error {
 }
 
 // foreign makes a foreign object in the copy the end of copying.
-func (m *Mirror) foreign(key string, err error) error {
+func (m *Copier) foreign(key string, err error) error {
 	if errors.Is(err, errForeign) {
 		return m.stop(key, "the copy has another object under this name: somebody else writes the domain's history there")
 	}
@@ -77,14 +77,14 @@ func (m *Mirror) foreign(key string, err error) error {
 
 // put creates an object in the copy. The same one there is success; errForeign for
 // another.
-func (m *Mirror) put(ctx context.Context, key string, body []byte) error {
+func (m *Copier) put(ctx context.Context, key string, body []byte) error {
 	return create(ctx, m.dst, key, body)
 }
 
 // create creates an object in one of the stores. The same one there is success; for
 // what only helps, any. errForeign for another, kind Corrupt for a damaged one.
 func create(ctx context.Context, c *journal.Container, key string, body []byte) error {
-	const op = "mirror.create"
+	const op = "copies.create"
 	st := c.Store()
 	err := st.Create(ctx, key, body)
 	if !errs.Is(err, errs.Exists) || journal.IsAdvice(key) {
@@ -115,7 +115,7 @@ func create(ctx context.Context, c *journal.Container, key string, body []byte) 
 
 // copyAll copies objects in no order, several at once, until they are done, one fails
 // or stop says so. done is false when some are left.
-func (m *Mirror) copyAll(ctx context.Context, keys []string, stop func() bool) (done bool, err error) {
+func (m *Copier) copyAll(ctx context.Context, keys []string, stop func() bool) (done bool, err error) {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	did := make([]bool, len(keys))

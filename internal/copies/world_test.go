@@ -1,4 +1,4 @@
-package mirror
+package copies
 
 import (
 	"bytes"
@@ -241,9 +241,9 @@ func (w *world) pass() *maintain.Report {
 	return r
 }
 
-// mirror returns a Mirror of the world's container, which looks at everything in every
+// copier returns a Copier of the world's container, which looks at everything in every
 // pass and has its own way to the stores.
-func (w *world) mirror(src, dst store.Store, broken variant) *Mirror {
+func (w *world) copier(src, dst store.Store, broken variant) *Copier {
 	w.t.Helper()
 	m, err := New(w.c.At(src), dst, Options{Name: "copy"})
 	must(w.t, err)
@@ -251,7 +251,7 @@ func (w *world) mirror(src, dst store.Store, broken variant) *Mirror {
 	return m
 }
 
-func (w *world) catchUp(m *Mirror) {
+func (w *world) catchUp(m *Copier) {
 	w.t.Helper()
 	must(w.t, m.CatchUp(w.t.Context()))
 }

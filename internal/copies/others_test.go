@@ -1,4 +1,4 @@
-package mirror
+package copies
 
 import (
 	"context"
@@ -39,7 +39,7 @@ func TestReaders(t *testing.T) {
 		w := newWorld(t, seed(t))
 		w.live(30, 30*time.Minute)
 		w.pass()
-		m := w.mirror(w.src, w.dst, broken)
+		m := w.copier(w.src, w.dst, broken)
 		w.catchUp(m)
 		c := w.copyOf()
 		cp, h := oldest(t, c)
@@ -82,7 +82,7 @@ func TestReaders(t *testing.T) {
 func TestPinsGoBothWays(t *testing.T) {
 	w := newWorld(t, seed(t))
 	w.live(10, 30*time.Minute)
-	m := w.mirror(w.src, w.dst, variant{})
+	m := w.copier(w.src, w.dst, variant{})
 	w.catchUp(m)
 	c := w.copyOf()
 	cp, _ := oldest(t, c)
@@ -123,7 +123,7 @@ func TestBranches(t *testing.T) {
 	w := newWorld(t, seed(t))
 	w.live(30, 30*time.Minute)
 	w.pass()
-	m := w.mirror(w.src, w.dst, variant{})
+	m := w.copier(w.src, w.dst, variant{})
 	w.catchUp(m)
 	c := w.copyOf()
 	cp, _ := oldest(t, c)
@@ -172,7 +172,7 @@ func TestBranches(t *testing.T) {
 }
 
 // TestRecoveredFromTheCopy: whoever takes the copy over, or begins a timeline there, has
-// it for himself; the Mirror says so, writes and deletes nothing any more, and so does one
+// it for himself; the Copier says so, writes and deletes nothing any more, and so does one
 // that begins anew. One that does not look mixes both histories up.
 func TestRecoveredFromTheCopy(t *testing.T) {
 	for name, recover := range map[string]func(w *world){
@@ -196,13 +196,13 @@ func TestRecoveredFromTheCopy(t *testing.T) {
 			w := newWorld(t, seed(t))
 			w.live(20, 30*time.Minute)
 			w.pass()
-			m := w.mirror(w.src, w.dst, variant{})
+			m := w.copier(w.src, w.dst, variant{})
 			w.catchUp(m)
 			recover(w)
 			w.live(20, 3*time.Hour)
 			w.pass()
 			before := list(t, w.dst)
-			for _, m := range []*Mirror{m, w.mirror(w.src, w.dst, variant{}), m} {
+			for _, m := range []*Copier{m, w.copier(w.src, w.dst, variant{}), m} {
 				if err := m.CatchUp(t.Context()); !errs.Is(err, errs.Fenced) || errs.RemedyOf(err) == "" {
 					t.Fatalf("it goes on: %v", err)
 				}
@@ -224,7 +224,7 @@ func TestRecoveredFromTheCopy(t *testing.T) {
 	w := newWorld(t, seed(t))
 	w.live(20, 30*time.Minute)
 	w.pass()
-	m := w.mirror(w.src, w.dst, variant{blind: true})
+	m := w.copier(w.src, w.dst, variant{blind: true})
 	w.catchUp(m)
 	if _, err := w.copyOf().Fork(t.Context(), journal.ForkOptions{Checkpoint: w.cp, Label: "recovery"}); err != nil {
 		t.Fatal(err)
@@ -238,14 +238,14 @@ func TestRecoveredFromTheCopy(t *testing.T) {
 }
 
 // TestFenceAtTheVeryMoment: somebody takes the copy over between any two calls of a
-// Mirror. Whatever landed, the one history there is his.
+// Copier. Whatever landed, the one history there is his.
 func TestFenceAtTheVeryMoment(t *testing.T) {
 	base := seed(t)
 	for k := 0; ; k++ {
 		w := newWorld(t, base)
 		w.live(4, time.Minute)
 		h := &hooked{Store: w.dst}
-		m := w.mirror(w.src, h, variant{})
+		m := w.copier(w.src, h, variant{})
 		w.catchUp(m)
 		w.live(20, time.Minute)
 		var turn sync.Mutex
@@ -300,15 +300,15 @@ func list(t *testing.T, st store.Store) string {
 	return b.String()
 }
 
-// TestSeveralMirrors of one copy are as good as one.
-func TestSeveralMirrors(t *testing.T) {
+// TestSeveralCopiers of one copy are as good as one.
+func TestSeveralCopiers(t *testing.T) {
 	w := newWorld(t, seed(t))
-	a, b := w.mirror(w.src, w.dst, variant{}), w.mirror(w.src, w.dst, variant{})
+	a, b := w.copier(w.src, w.dst, variant{}), w.copier(w.src, w.dst, variant{})
 	for range 6 {
 		w.live(10, 2*time.Hour)
 		w.pass()
 		done := make(chan error, 2)
-		for _, m := range []*Mirror{a, b} {
+		for _, m := range []*Copier{a, b} {
 			go func() { done <- m.CatchUp(context.WithoutCancel(t.Context())) }()
 		}
 		must(t, <-done)
@@ -324,7 +324,7 @@ func TestSeveralMirrors(t *testing.T) {
 func TestKeys(t *testing.T) {
 	w := newWorld(t, seed(t))
 	w.live(5, time.Minute)
-	m := w.mirror(w.src, w.dst, variant{})
+	m := w.copier(w.src, w.dst, variant{})
 	w.catchUp(m)
 	other, err := journal.NewRecoveryKey()
 	must(t, err)
@@ -345,7 +345,7 @@ func TestKeys(t *testing.T) {
 		}
 		return nil
 	}}
-	w.catchUp(w.mirror(w.src, h, variant{}))
+	w.catchUp(w.copier(w.src, h, variant{}))
 	if _, err := journal.Open(t.Context(), w.dst, other.Identity()); err != nil {
 		t.Errorf("the removed recipient: %v", err)
 	}
@@ -363,7 +363,7 @@ func TestPlaces(t *testing.T) {
 	must(t, foreign.Create(t.Context(), "photos/holiday.jpg", []byte("x")))
 	for name, st := range map[string]store.Store{"another container": other, "something else": foreign} {
 		before := list(t, st)
-		m := w.mirror(w.src, st, variant{})
+		m := w.copier(w.src, st, variant{})
 		if err := m.CatchUp(t.Context()); !errs.Is(err, errs.Invalid) || errs.RemedyOf(err) == "" {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -380,7 +380,7 @@ func TestSourceLost(t *testing.T) {
 		w := newWorld(t, seed(t))
 		w.live(30, 30*time.Minute)
 		w.pass()
-		m := w.mirror(w.src, w.dst, variant{})
+		m := w.copier(w.src, w.dst, variant{})
 		w.catchUp(m)
 		w.clock.advance(100 * time.Hour)
 		must(t, w.dst.Create(t.Context(), "meta/settings/0000000000000001", []byte("x"))) // the copy's clock shows
@@ -399,7 +399,7 @@ func TestLocked(t *testing.T) {
 	w := newWorld(t, seed(t))
 	w.live(30, 30*time.Minute)
 	w.pass()
-	m := w.mirror(w.src, w.dst, variant{})
+	m := w.copier(w.src, w.dst, variant{})
 	w.catchUp(m)
 	must(t, store.Walk(t.Context(), w.dst, "", func(in store.Info) error {
 		return w.dst.ExtendLock(t.Context(), in.Key, store.Lock{Mode: store.LockCompliance, Until: w.clock.Wall().Add(1000 * time.Hour)})
@@ -429,7 +429,7 @@ func TestLocked(t *testing.T) {
 func TestDamage(t *testing.T) {
 	w := newWorld(t, seed(t))
 	w.live(5, time.Minute)
-	m := w.mirror(w.src, w.dst, variant{})
+	m := w.copier(w.src, w.dst, variant{})
 	w.catchUp(m)
 	at := m.work.lines[w.line].at.Next
 	w.live(1, time.Minute)

@@ -1,11 +1,11 @@
-// Package mirror keeps a copy of a container in another store: the same objects
+// Package copies keeps a copy of a container in another store: the same objects
 // under the same names, byte for byte, opened by the same keys. It exists for the
 // day on which the first store is gone.
 //
 // # Nouns
 //
 // The source is the store that the domain is published to, the copy the other one.
-// A [Mirror] makes passes; each brings the copy nearer to the source. A line is a
+// A [Copier] makes passes; each brings the copy nearer to the source. A line is a
 // timeline as far as the copy has it: up to which place of its chain, and which
 // manifest.
 //
@@ -32,7 +32,7 @@
 //
 // Whoever recovers a domain from the copy claims an epoch there, and begins a timeline.
 // A pass looks for both before it writes: a claim or a timeline in the copy that the
-// source has not, or another object under a name of ours, is kind Fenced. The Mirror
+// source has not, or another object under a name of ours, is kind Fenced. The Copier
 // stops for good and says so. Nothing is ever overwritten, and histories are not merged.
 //
 // Readers of the copy may pin checkpoints there and begin test branches. Pins, their
@@ -50,5 +50,5 @@
 // manifests still name it. Wrapped keys and claims are never deleted here. What a lock
 // holds stays until the lock has run out.
 //
-// Publishing never waits for any of this. Several Mirrors may work on one copy.
-package mirror
+// Publishing never waits for any of this. Several Copiers may work on one copy.
+package copies

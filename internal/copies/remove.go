@@ -1,4 +1,4 @@
-package mirror
+package copies
 
 import (
 	"context"
@@ -22,7 +22,7 @@ type survey struct {
 
 // deleteDue deletes from the copy what the upkeep has freed at the source and nobody
 // in the copy needs.
-func (m *Mirror) deleteDue(ctx context.Context) error {
+func (m *Copier) deleteDue(ctx context.Context) error {
 	if err := m.lookAside(ctx); err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (m *Mirror) deleteDue(ctx context.Context) error {
 
 // inTheWay says why nothing of the copy may be deleted; "": it may. Whoever holds a
 // checkpoint that the copy's manifest has not reads by an older one.
-func (m *Mirror) inTheWay() string {
+func (m *Copier) inTheWay() string {
 	for _, h := range m.work.holds {
 		l := m.work.lines[h.timeline]
 		switch {
@@ -69,7 +69,7 @@ func (l *line) newestPoint() (id dr.CheckpointID) {
 
 // survey lists both stores, the copy first: what lies in both, or came to the source
 // later, stays.
-func (m *Mirror) survey(ctx context.Context, s *survey) error {
+func (m *Copier) survey(ctx context.Context, s *survey) error {
 	known := make(map[string]bool)
 	if err := store.Walk(ctx, m.to, "", func(in store.Info) error {
 		s.there[in.Key] = in
@@ -78,7 +78,7 @@ func (m *Mirror) survey(ctx context.Context, s *survey) error {
 			known[in.Key] = true
 		}
 		if len(s.there) > maxKnown {
-			return errs.New("mirror.remove", errs.Full, m.opts.Name, "the copy has too many objects to look through")
+			return errs.New("copies.remove", errs.Full, m.opts.Name, "the copy has too many objects to look through")
 		}
 		return nil
 	}); err != nil {
@@ -109,7 +109,7 @@ func (m *Mirror) survey(ctx context.Context, s *survey) error {
 
 // surveyLine notes what a timeline's manifests in the copy refer to: those younger than
 // the grace, and the newest that is not.
-func (m *Mirror) surveyLine(ctx context.Context, s *survey, t dr.TimelineID) error {
+func (m *Copier) surveyLine(ctx context.Context, s *survey, t dr.TimelineID) error {
 	infos, err := m.dst.ListManifests(ctx, t)
 	if err != nil {
 		return err
@@ -140,7 +140,7 @@ func (m *Mirror) surveyLine(ctx context.Context, s *survey, t dr.TimelineID) err
 }
 
 // due reports whether an object that the source has no more may be deleted.
-func (m *Mirror) due(s *survey, key string, in store.Info) bool {
+func (m *Copier) due(s *survey, key string, in store.Info) bool {
 	if m.broken.eager {
 		return !strings.HasPrefix(key, journal.KeysPrefix)
 	}
@@ -170,7 +170,7 @@ func (m *Mirror) due(s *survey, key string, in store.Info) bool {
 // the grace: before that, who reads by what came before may still be at it. Branches of
 // tests hold theirs by their own manifests, and what these wrote before they had any is
 // not in the source and not ours to judge.
-func (m *Mirror) ripe(s *survey) bool {
+func (m *Copier) ripe(s *survey) bool {
 	for _, l := range m.work.order {
 		if !l.idle && (l.foreign || l.gen > 0 && s.oldest[l.ID] == nil) {
 			return false
@@ -193,7 +193,7 @@ func (s *survey) dueOf(l *line, key string) bool {
 }
 
 // deleteAll deletes objects. What a lock holds, or the store refuses, stays.
-func (m *Mirror) deleteAll(ctx context.Context, keys []string) error {
+func (m *Copier) deleteAll(ctx context.Context, keys []string) error {
 	held := 0
 	var failed error
 	for i, err := range store.DeleteAll(ctx, m.to, keys) {

@@ -1,4 +1,4 @@
-package mirror
+package copies
 
 import (
 	"context"
@@ -51,7 +51,7 @@ func pointOf(t *journal.TailObject) *dr.Checkpoint {
 }
 
 // follow brings one timeline nearer to the source's.
-func (m *Mirror) follow(ctx context.Context, l *line) (more bool, err error) {
+func (m *Copier) follow(ctx context.Context, l *line) (more bool, err error) {
 	if l.foreign || l.idle {
 		return false, nil
 	}
@@ -79,7 +79,7 @@ func (m *Mirror) follow(ctx context.Context, l *line) (more bool, err error) {
 }
 
 // tail brings over what lies behind the place where the copy's chain ends.
-func (m *Mirror) tail(ctx context.Context, l *line) (more bool, err error) {
+func (m *Copier) tail(ctx context.Context, l *line) (more bool, err error) {
 	var ahead []journal.TailObject
 	more, err = m.src.Tail(ctx, l.ID, l.at, tailAhead, func(t journal.TailObject) error {
 		t.Small, t.Body = nil, nil // read again: what was kept of it is unverified
@@ -143,7 +143,7 @@ func together(objects []journal.TailObject) int {
 }
 
 // group copies some journal objects, and before them what they rest on.
-func (m *Mirror) group(ctx context.Context, l *line, objects []journal.TailObject) error {
+func (m *Copier) group(ctx context.Context, l *line, objects []journal.TailObject) error {
 	if objects[0].After.Epoch > l.claimed {
 		if err := m.keys(ctx); err != nil {
 			return err
@@ -195,7 +195,7 @@ func (m *Mirror) group(ctx context.Context, l *line, objects []journal.TailObjec
 
 // manifest brings the newest manifest over, after what it names; more is true when it
 // is on the way.
-func (m *Mirror) manifest(ctx context.Context, l *line) (more bool, err error) {
+func (m *Copier) manifest(ctx context.Context, l *line) (more bool, err error) {
 	if now := time.Now(); l.started && !l.gone && now.Sub(l.looked) < m.side && !now.Before(l.looked) {
 		return false, nil
 	}
@@ -255,14 +255,14 @@ func (m *Mirror) manifest(ctx context.Context, l *line) (more bool, err error) {
 
 // damaged is what is wrong when the source's chain breaks off and no manifest steps
 // over it.
-func (m *Mirror) damaged(l *line) error {
-	return errs.New("mirror.tail", errs.Corrupt, journal.ObjectName(objectID(l, &journal.TailObject{Number: l.at.Next})), "the first store's history is damaged here, and the copy ends before it").
+func (m *Copier) damaged(l *line) error {
+	return errs.New("copies.tail", errs.Corrupt, journal.ObjectName(objectID(l, &journal.TailObject{Number: l.at.Next})), "the first store's history is damaged here, and the copy ends before it").
 		WithRemedy("run fsck on the first store")
 }
 
 // manifestItself copies a manifest whose objects are there, if it still is the newest
 // and the copy's readers can do with it.
-func (m *Mirror) manifestItself(ctx context.Context, l *line, man *journal.Manifest) (more bool, err error) {
+func (m *Copier) manifestItself(ctx context.Context, l *line, man *journal.Manifest) (more bool, err error) {
 	if more, err := m.superseded(ctx, l, man, nil); err != nil || more {
 		return more, err
 	}
@@ -288,7 +288,7 @@ func (m *Mirror) manifestItself(ctx context.Context, l *line, man *journal.Manif
 
 // superseded reports whether the source has a newer manifest meanwhile: what man names
 // may be gone then. With gone, and man still the newest, the source is damaged.
-func (m *Mirror) superseded(ctx context.Context, l *line, man *journal.Manifest, gone error) (bool, error) {
+func (m *Copier) superseded(ctx context.Context, l *line, man *journal.Manifest, gone error) (bool, error) {
 	newest, ok, err := m.src.ReadManifest(ctx, l.ID)
 	switch {
 	case err != nil:
@@ -296,7 +296,7 @@ func (m *Mirror) superseded(ctx context.Context, l *line, man *journal.Manifest,
 	case ok && newest.Generation > man.Generation:
 		return true, nil
 	case gone != nil:
-		return false, errs.E("mirror.manifest", errs.Corrupt, journal.ManifestName(l.ID, man.Generation), fmt.Errorf("the first store lacks what its newest manifest names: %w", gone)).
+		return false, errs.E("copies.manifest", errs.Corrupt, journal.ManifestName(l.ID, man.Generation), fmt.Errorf("the first store lacks what its newest manifest names: %w", gone)).
 			WithRemedy("run fsck on the first store")
 	}
 	return false, nil
@@ -304,7 +304,7 @@ func (m *Mirror) superseded(ctx context.Context, l *line, man *journal.Manifest,
 
 // missing are the names that a manifest's readers read and the copy has not: data
 // before index.
-func (m *Mirror) missing(man *journal.Manifest) (out []string, b Behind) {
+func (m *Copier) missing(man *journal.Manifest) (out []string, b Behind) {
 	lacks := func(key string, size int64) {
 		if !m.work.have[key] {
 			out = append(out, key)
@@ -326,7 +326,7 @@ func (m *Mirror) missing(man *journal.Manifest) (out []string, b Behind) {
 
 // forgets says which checkpoint held in the copy a manifest has not, though the copy
 // has it; "": none.
-func (m *Mirror) forgets(l *line, man *journal.Manifest) string {
+func (m *Copier) forgets(l *line, man *journal.Manifest) string {
 	if m.broken.blind {
 		return ""
 	}
@@ -347,7 +347,7 @@ func (m *Mirror) forgets(l *line, man *journal.Manifest) string {
 // plug takes the first missing number of the copy's chain, so that nobody can fence
 // there while the chain is stepped over. It is the timeline's head under a wrong name:
 // no journal object, and the same whoever makes it.
-func (m *Mirror) plug(ctx context.Context, l *line) error {
+func (m *Copier) plug(ctx context.Context, l *line) error {
 	body, err := m.whole(ctx, m.from, journal.HeadName(l.ID))
 	if err != nil {
 		return err
