@@ -39,7 +39,7 @@ func newCopyCommand() *cobra.Command {
 		Short: "Copy a container to another store, or bring a copy up to date",
 		Long:  copyLong,
 		Example: `  holdfast copy file:///srv/dr/erp s3://dr-copy/erp?region=eu-central-1 --key recovery.key
-  holdfast copy s3://old/erp azblob://contoso/dr/erp --key recovery.key --store-credentials old.env --copy-credentials new.env`,
+  holdfast copy s3://old/erp azblob://contoso/backup/erp --key recovery.key --store-credentials old.env --copy-credentials new.env`,
 		Args: exactArgs("SOURCE", "COPY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runCopy(cmd, args[0], args[1], &id, to, bandwidth)
