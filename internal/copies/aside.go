@@ -81,7 +81,13 @@ func (m *Copier) lookAside(ctx context.Context) error {
 	if err := m.sort(ctx, ours); err != nil {
 		return err
 	}
+	if err := m.look(ctx); err != nil {
+		return err
+	}
 	if err := m.keys(ctx); err != nil {
+		return err
+	}
+	if err := m.configs(ctx); err != nil {
 		return err
 	}
 	if err := m.pins(ctx); err != nil {
