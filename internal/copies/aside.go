@@ -72,11 +72,14 @@ func (m *Copier) lookAside(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.bringBack(ctx, theirs, ours); err != nil {
+	brought, err := m.bringBack(ctx, theirs, ours)
+	if err != nil {
 		return err
 	}
-	if ours, err = m.src.Timelines(ctx); err != nil {
-		return err
+	if brought {
+		if ours, err = m.src.Timelines(ctx); err != nil {
+			return err
+		}
 	}
 	if err := m.sort(ctx, ours); err != nil {
 		return err
@@ -116,12 +119,12 @@ func (m *Copier) sourceThere(ctx context.Context) error {
 
 // bringBack carries the heads and ends of test branches that were begun in the copy
 // back to the source, whose upkeep then keeps what they need. A branch that is no test
-// is a recovery.
-func (m *Copier) bringBack(ctx context.Context, theirs, ours []journal.TimelineInfo) error {
+// is a recovery. brought is true when the source has more than before.
+func (m *Copier) bringBack(ctx context.Context, theirs, ours []journal.TimelineInfo) (brought bool, err error) {
 	for _, t := range theirs {
 		i := slices.IndexFunc(ours, func(o journal.TimelineInfo) bool { return o.ID == t.ID })
 		if i < 0 && !t.Test && !m.broken.blind {
-			return m.stop("timeline "+t.ID.String(), fmt.Sprintf("the domain was recovered from the copy: a timeline that the first store does not have was begun there at %s by %s",
+			return false, m.stop("timeline "+t.ID.String(), fmt.Sprintf("the domain was recovered from the copy: a timeline that the first store does not have was begun there at %s by %s",
 				t.Created.UTC().Format(time.RFC3339), t.By))
 		}
 		if !t.Test {
@@ -129,16 +132,18 @@ func (m *Copier) bringBack(ctx context.Context, theirs, ours []journal.TimelineI
 		}
 		if i < 0 && t.Dropped == nil {
 			if err := m.back(ctx, journal.HeadName(t.ID)); err != nil {
-				return err
+				return false, err
 			}
+			brought = true
 		}
 		if i >= 0 && t.Dropped != nil && ours[i].Dropped == nil {
 			if err := m.back(ctx, journal.DroppedName(t.ID)); err != nil {
-				return err
+				return false, err
 			}
+			brought = true
 		}
 	}
-	return nil
+	return brought, nil
 }
 
 // back carries an object from the copy to the source. What is gone meanwhile, or lies

@@ -176,7 +176,11 @@ func (m *Copier) Pass(ctx context.Context) (more bool, err error) {
 		err = errs.E("copies.Pass", errs.Internal, m.opts.Name, err)
 		m.measure(ctx)
 	}
-	if changed := m.note(ctx, more, err); changed && m.opts.Changed != nil {
+	state := StateOf(err)
+	if state == Away && m.answers(ctx) {
+		state = Lagging // it is the first store that is away, which others tell
+	}
+	if changed := m.note(ctx, more, err, state); changed && m.opts.Changed != nil {
 		m.opts.Changed(m.Status())
 	}
 	return more, err

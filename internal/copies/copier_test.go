@@ -3,6 +3,7 @@ package copies
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -78,6 +79,62 @@ func TestEveryPrefix(t *testing.T) {
 	}); fault != "" {
 		t.Fatalf("in a directory: %s", fault)
 	}
+}
+
+// TestUpkeepMeanwhile is TestEveryPrefix while the source is published to, thinned,
+// packed and freed between any two calls of the Copier.
+func TestUpkeepMeanwhile(t *testing.T) {
+	base := seed(t)
+	w := newWorld(t, base)
+	w.live(40, 20*time.Minute)
+	w.pass()
+	var turn sync.Mutex // the world is one goroutine's
+	calls, deleted, fault := 0, 0, ""
+	src := &hooked{Store: w.src, before: func(string, string) error {
+		turn.Lock()
+		defer turn.Unlock()
+		if calls++; calls > 1500 {
+			return nil // it comes to an end
+		}
+		switch {
+		case calls%97 == 0:
+			deleted += w.pass().Deleted
+		case calls%301 == 0:
+			w.takeOver()
+		case calls%11 == 0:
+			w.live(1, 25*time.Minute)
+		}
+		return nil
+	}}
+	dst := &hooked{Store: w.dst, after: func(op, key string) error {
+		turn.Lock()
+		defer turn.Unlock()
+		if op != "create" || fault != "" {
+			return nil
+		}
+		if _, bad := w.check(w.dst, 15); bad != "" {
+			fault = fmt.Sprintf("after %s: %s", key, bad)
+		}
+		return nil
+	}}
+	m := w.copier(src, dst, variant{})
+	for done := false; !done; {
+		w.catchUp(m)
+		turn.Lock()
+		done = calls > 1500
+		turn.Unlock()
+	}
+	w.catchUp(m)
+	if fault != "" {
+		t.Fatalf("HOLDFAST_SEED=%d: %s", base, fault)
+	}
+	if newest, bad := w.check(w.dst, 0); bad != "" || newest != w.cp {
+		t.Fatalf("HOLDFAST_SEED=%d: checkpoint #%d of %d: %s", base, newest, w.cp, bad)
+	}
+	if deleted == 0 {
+		t.Error("the upkeep has freed nothing: too little happened")
+	}
+	t.Logf("%d checkpoints, %d objects freed at the source, %d in the copy", w.cp, deleted, m.Status().Deleted)
 }
 
 // TestEveryPrefixCatches: the same test of ways to copy that break a rule.
@@ -239,6 +296,33 @@ func TestAway(t *testing.T) {
 		if s := m.Status(); s.State != Fenced {
 			t.Errorf("after somebody claimed the copy: %+v", s)
 		}
+	}
+}
+
+// TestFirstStoreAway: that the first store is away is not said of the copy's.
+func TestFirstStoreAway(t *testing.T) {
+	w := newWorld(t, seed(t))
+	w.live(3, time.Minute)
+	dead := false
+	src := &hooked{Store: w.src, before: func(string, string) error {
+		if dead {
+			return errDead
+		}
+		return nil
+	}}
+	m := w.copier(src, w.dst, variant{})
+	w.catchUp(m)
+	dead = true
+	if _, err := m.Pass(t.Context()); !errs.Is(err, errs.Unavailable) {
+		t.Fatal(err)
+	}
+	if s := m.Status(); s.State != Lagging || s.Cause == "" || s.Lag != 0 {
+		t.Errorf("%+v", s)
+	}
+	dead = false
+	w.catchUp(m)
+	if s := m.Status(); s.State != Current || s.Cause != "" {
+		t.Errorf("%+v", s)
 	}
 }
 

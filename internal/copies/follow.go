@@ -219,7 +219,7 @@ func (m *Copier) manifest(ctx context.Context, l *line) (more bool, err error) {
 	case man.Generation <= l.gen && l.started:
 		return false, nil
 	case l.started && man.Anchor.Number > l.at.Number && !l.gone:
-		return true, nil // the chain first
+		return false, nil // the chain first: it comes there with the next pass
 	}
 	if err := m.keys(ctx); err != nil {
 		return false, err

@@ -17,7 +17,7 @@ const (
 	Copying State = "copying" // nothing can be recovered from it yet
 	Lagging State = "behind"  // it lacks something of the source, and catches up
 	Current State = "current" // it has all that the source has
-	Away    State = "away"    // one of the stores does not answer
+	Away    State = "away"    // its store does not answer
 	Full    State = "full"    // the copy's store has no room
 	Failing State = "error"   // something else is in the way
 	Fenced  State = "fenced"  // it is somebody else's now: for good
@@ -70,8 +70,14 @@ func (m *Copier) Status() Status {
 	return s
 }
 
-// note keeps what a pass came to; changed is true when the state is another one.
-func (m *Copier) note(ctx context.Context, more bool, err error) (changed bool) {
+// answers reports whether the copy's store does.
+func (m *Copier) answers(ctx context.Context) bool {
+	_, err := m.to.Stat(ctx, journal.DomainName)
+	return err == nil || errs.Is(err, errs.NotFound)
+}
+
+// note keeps what a pass came to, and what state a failure makes; changed is true when the state is another one.
+func (m *Copier) note(ctx context.Context, more bool, err error, state State) (changed bool) {
 	current := m.currentLine()
 	waiting := m.inTheWay()
 	m.mu.Lock()
@@ -87,7 +93,7 @@ func (m *Copier) note(ctx context.Context, more bool, err error) (changed bool) 
 			return false
 		}
 		s.Tries++
-		s.State, s.Cause, s.Remedy = StateOf(err), err.Error(), errs.RemedyOf(err)
+		s.State, s.Cause, s.Remedy = state, err.Error(), errs.RemedyOf(err)
 		if s.State != before {
 			m.log.Warn("the copy cannot be followed", "state", string(s.State), "err", err, "remedy", s.Remedy)
 		}

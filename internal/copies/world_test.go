@@ -82,6 +82,11 @@ func (h *hooked) ReadRange(ctx context.Context, key string, p []byte, off int64)
 	return n, nil
 }
 
+func (h *hooked) Stat(ctx context.Context, key string) (in store.Info, err error) {
+	err = h.do("stat", key, func() error { in, err = h.Store.Stat(ctx, key); return err })
+	return in, err
+}
+
 func (h *hooked) List(ctx context.Context, prefix, after string, limit int) (page []store.Info, err error) {
 	err = h.do("list", prefix, func() error { page, err = h.Store.List(ctx, prefix, after, limit); return err })
 	return page, err
@@ -222,6 +227,7 @@ func (w *world) publish() {
 	must(w.t, err)
 	must(w.t, q.Wait(w.t.Context()))
 	w.truths = append(w.truths, truth{w.line, cp, maps.Clone(w.head)})
+	w.seq++ // the checkpoint's own
 }
 
 // live lets time pass in n steps of d with a checkpoint each.
