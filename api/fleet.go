@@ -41,7 +41,7 @@ type DomainStatus struct {
 type DomainStore struct {
 	Store  Name       `json:"store"`
 	Copy   bool       `json:"copy,omitempty" doc:"It gets a copy; missing: the domain is published to it"`
-	State  string     `json:"state" doc:"copying, behind, current, away, full, error or fenced"`
+	State  string     `json:"state,omitempty" doc:"copying, behind, current, away, full, error or fenced; missing: nobody tells"`
 	Cause  string     `json:"cause,omitempty"`
 	Remedy string     `json:"remedy,omitempty"`
 	Newest *time.Time `json:"newest,omitempty" doc:"The newest recovery point there; missing: none is known"`

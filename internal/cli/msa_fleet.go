@@ -83,7 +83,7 @@ func printDomainStatus(w io.Writer, d *api.DomainStatus) {
 			if s.Newest != nil {
 				newest = timeOf(*s.Newest)
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", s.Store, s.State, newest, orDash(zeroless(s.Lag.String())), orDash(s.Cause))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", s.Store, orDash(s.State), newest, orDash(zeroless(s.Lag.String())), orDash(s.Cause))
 		}
 	}
 	fmt.Fprintln(w, "\nVM\tHOST\tSTATE\tCAUSE")

@@ -42,6 +42,15 @@ func (m *Copier) begin(ctx context.Context) error {
 	default:
 		w.whole = true
 	}
+	if err := m.known(ctx); err != nil || w.whole {
+		return err
+	}
+	return journal.Probe(ctx, m.to) // a store that takes a name twice keeps no fence
+}
+
+// known lists what lies in the copy.
+func (m *Copier) known(ctx context.Context) error {
+	w := &m.work
 	return store.Walk(ctx, m.to, "", func(in store.Info) error {
 		if strings.Contains(in.Key, "/epoch/") {
 			return nil // looked at one by one

@@ -373,6 +373,29 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
+// twice is a store that takes a name again.
+type twice struct{ store.Store }
+
+func (s twice) Create(ctx context.Context, key string, body []byte) error {
+	if err := s.Delete(ctx, key); err != nil {
+		return err
+	}
+	return s.Store.Create(ctx, key, body)
+}
+
+// TestStoresAreTried: a store that would keep no fence gets no copy.
+func TestStoresAreTried(t *testing.T) {
+	w := newWorld(t, seed(t))
+	w.live(3, time.Minute)
+	m := w.copier(w.src, twice{w.dst}, variant{})
+	if err := m.CatchUp(t.Context()); !errs.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "create-once") {
+		t.Errorf("%v", err)
+	}
+	if s := m.Status(); s.State != Failing || strings.Contains(list(t, w.dst), "keys/") {
+		t.Errorf("%+v: %s", s, list(t, w.dst))
+	}
+}
+
 // TestSourceLost: a source that has lost everything, or something, takes nothing of the
 // copy along.
 func TestSourceLost(t *testing.T) {

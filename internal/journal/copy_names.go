@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"errors"
 	"strings"
 
@@ -42,6 +43,11 @@ func IsAdvice(key string) bool {
 	rest, ok := strings.CutPrefix(key, prefixMeta)
 	return ok && (strings.HasPrefix(rest, "settings/") || strings.Contains(rest, "/boot/"))
 }
+
+// Probe tries the properties of a store that a container rests on, as Create does. What
+// it writes, below probe/, it deletes again if the store lets it. Kind Invalid, with
+// the name of the property, for a store that lacks one.
+func Probe(ctx context.Context, st store.Store) error { return probe(ctx, st) }
 
 func checkDocument(key, magic string, body []byte, v any) error {
 	err := parseDocument(magic, body, v)

@@ -140,7 +140,10 @@ func (s *standing) protection(d *site.ProtectedDomain, r *setup.DomainReport, ou
 // makes two lives of the domain.
 func (s *standing) storesOf(d *site.ProtectedDomain, r *setup.DomainReport, out *v1.DomainStatus) {
 	for i, name := range d.Stores {
-		x := v1.DomainStore{Store: name, Copy: i > 0, State: string(setup.CopyMaking)}
+		x := v1.DomainStore{Store: name, Copy: i > 0}
+		if i == 0 || r != nil {
+			x.State = string(setup.CopyMaking)
+		}
 		if i == 0 {
 			x.Newest = out.Newest
 			if p := s.places[d.Name]; p != nil && p.id != "" {
