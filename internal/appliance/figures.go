@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"holdfast/internal/copies"
 	"holdfast/internal/drva"
 	"holdfast/internal/errs"
 	"holdfast/internal/iofilter"
@@ -81,28 +80,11 @@ func (s *served) report(m *setup.Domain) setup.DomainReport {
 		r.Points = int64(st.Maintenance.Kept)
 	}
 	r.State, r.Cause = standing(st)
-	r.Copies = copiesOf(m, st)
+	r.Copies = setup.CopyReports(m.Copies, st.Copies)
 	if n := len(st.Errors); n > 0 && r.State == setup.Failing {
 		r.Cause, r.Remedy = setup.Clip(st.Errors[n-1].Error), setup.Clip(st.Errors[n-1].Remedy)
 	}
 	return r
-}
-
-// copiesOf is how a domain's copies stand: of those that the process has already.
-func copiesOf(m *setup.Domain, st *drvaStatus) (out []setup.CopyReport) {
-	for _, c := range m.Copies {
-		i := slices.IndexFunc(st.Copies, func(s copies.Status) bool { return s.Name == c.Container })
-		if i < 0 {
-			continue
-		}
-		s := &st.Copies[i]
-		x := setup.CopyReport{Store: c.Store, State: setup.CopyState(s.State), Cause: setup.Clip(s.Cause), Remedy: setup.Clip(s.Remedy), Lag: max(0, s.Lag.Milliseconds())}
-		if !s.Newest.IsZero() {
-			x.Newest = s.Newest.UnixMilli()
-		}
-		out = append(out, x)
-	}
-	return out
 }
 
 // fenced reports whether a process that does not answer has ended because another one

@@ -10,6 +10,7 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
 	"holdfast/internal/msa/setup"
+	"holdfast/internal/recovery"
 )
 
 // copyCredentials is the name of a file of a domain's access: KEY=VALUE lines for the
@@ -21,6 +22,9 @@ type reads struct {
 	url    string
 	access map[string]string
 	warn   string // of what people must know; "": nothing
+	// copies are to be kept once the domain lives here: those of the first store. A
+	// recovery from one of them decides nothing about the others.
+	copies []recovery.ProtectCopy
 }
 
 // reads finds the container of a domain that can be opened: in the first store; where
@@ -28,6 +32,9 @@ type reads struct {
 // planned one ends at a checkpoint that was just published, which is in the first store.
 func (s *Appliance) reads(ctx context.Context, open opener, d *setup.Domain, planned bool) reads {
 	first := reads{url: d.Container, access: s.access(d)}
+	for i := range d.Copies {
+		first.copies = append(first.copies, recovery.ProtectCopy{Container: d.Copies[i].Container, Credentials: s.copyAccess(d, i)[credentialsFile]})
+	}
 	if planned || len(d.Copies) == 0 {
 		return first
 	}

@@ -2,6 +2,7 @@ package rocva_test
 
 import (
 	"bytes"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -12,6 +13,7 @@ import (
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/plan"
+	"holdfast/internal/recovery"
 	"holdfast/internal/store/mem"
 )
 
@@ -80,6 +82,17 @@ func TestFromACopy(t *testing.T) {
 	}
 	if of(r.src.st) != 1 || of(st) != 2 {
 		t.Errorf("%d timelines in the first store, %d in the copy", of(r.src.st), of(st))
+	}
+	list, err := recovery.New(recovery.Options{Provider: r.at["b"].prov}).List(t.Context(), filepath.Join(r.at["b"].dir, "r", "p", "erp"))
+	check(t, err)
+	for _, run := range list {
+		want := 2 // of the first store: where it was read, its copies are kept on
+		if run.Record.Request.URL == "mem://second" {
+			want = 0
+		}
+		if got := run.Record.Request.Protect.Copies; len(got) != want {
+			t.Errorf("the run that reads %s keeps copies %+v", run.Record.Request.URL, got)
+		}
 	}
 	r.does(plan.CommitRun, plan.RecoveryComplete)
 	if _, err := r.src.Checkpoint(t.Context(), ""); err != nil {

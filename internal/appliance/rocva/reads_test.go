@@ -32,7 +32,7 @@ func TestReads(t *testing.T) {
 		asked = 0
 		x := *d
 		x.Copies = c.copies
-		if from := s.reads(t.Context(), open, &x, c.planned); from.url != d.Container || from.warn != "" || asked != c.asked {
+		if from := s.reads(t.Context(), open, &x, c.planned); from.url != d.Container || from.warn != "" || asked != c.asked || len(from.copies) != len(c.copies) {
 			t.Errorf("%s: %+v after %d tries", name, from, asked)
 		}
 	}

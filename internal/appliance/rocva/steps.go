@@ -37,6 +37,7 @@ func (s *Appliance) choose(ctx context.Context, a *operate.Act, in *plan.PinInpu
 		}
 		if d, err := s.domain(in.Domain); err == nil {
 			from := s.reads(ctx, p.Open, d, in.Final)
+			q.Protect.Copies = from.copies
 			if q.URL, q.Access = from.url, from.access; from.warn != "" {
 				a.Warn(from.warn)
 			}

@@ -2,7 +2,9 @@ package setup
 
 import (
 	"fmt"
+	"slices"
 
+	"holdfast/internal/copies"
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/site"
@@ -102,6 +104,23 @@ type CopyReport struct {
 	Remedy string    `json:"remedy,omitempty"`
 	Newest int64     `json:"newest,omitempty"` // UTC milliseconds of its newest recovery point; 0: none
 	Lag    int64     `json:"lag,omitempty"`    // milliseconds that this is older than the first store's
+}
+
+// CopyReports is what a DRVA tells of copies, by store: of those that it has already.
+func CopyReports(list []Copy, told []copies.Status) (out []CopyReport) {
+	for _, c := range list {
+		i := slices.IndexFunc(told, func(s copies.Status) bool { return s.Name == c.Container })
+		if i < 0 {
+			continue
+		}
+		s := &told[i]
+		x := CopyReport{Store: c.Store, State: CopyState(s.State), Cause: Clip(s.Cause), Remedy: Clip(s.Remedy), Lag: max(0, s.Lag.Milliseconds())}
+		if !s.Newest.IsZero() {
+			x.Newest = s.Newest.UnixMilli()
+		}
+		out = append(out, x)
+	}
+	return out
 }
 
 // VMReport is a VM as its host component sees it.
