@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -65,9 +66,24 @@ func (h *harm) comes(r *api.PlanRun) bool {
 	}
 	if h.who != "appliance" {
 		of.msa.Kill()
+		began := time.Now()
 		of.start()
+		of.sees(began)
 	}
 	return true
+}
+
+// sees waits until the manager has looked at its site since some moment: before, what
+// it knows is what the one before it knew.
+func (s *side) sees(since time.Time) {
+	c := s.client()
+	defer c.Close()
+	s.until(s.name+"'s manager has looked at its site", func() bool {
+		list, err := c.Inventories(s.t.Context())
+		return err == nil && slices.ContainsFunc(list, func(i api.InventoryState) bool {
+			return string(i.Site) == s.name && i.Seen != nil && i.Seen.After(since)
+		})
+	})
 }
 
 // killAgent kills the agent of one of the site's boxes; its manager starts it again.
