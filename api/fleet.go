@@ -17,23 +17,35 @@ type SiteKey struct {
 
 // DomainStatus is how the protection of a domain stands.
 type DomainStatus struct {
-	Domain   Name       `json:"domain"`
-	Folder   Ref        `json:"folder,omitempty"`
-	At       Name       `json:"at,omitempty" doc:"The site that protects it now; missing: none does"`
-	State    string     `json:"state" doc:"created, configuring, initial-sync, protected, paused-user, paused-system, backpressure, tracking, delta-sync, disconnected or error"`
-	Cause    string     `json:"cause,omitempty" doc:"Why it is not protected"`
-	Remedy   string     `json:"remedy,omitempty"`
-	Failover string     `json:"failover" doc:"Where its recovery stands"`
-	Reversed bool       `json:"reversed,omitempty" doc:"It is protected against its home direction"`
-	Box      Name       `json:"appliance,omitempty" doc:"The appliance that has it"`
-	Leaving  bool       `json:"leaving,omitempty" doc:"It is about to be another appliance's"`
-	URL      string     `json:"container,omitempty"`
-	ID       string     `json:"container_id,omitempty"`
-	Newest   *time.Time `json:"newest,omitempty" doc:"The newest recovery point; missing: none is known"`
-	Points   int64      `json:"points,omitempty" doc:"How many recovery points there are, as far as it is told"`
-	RPO      site.Span  `json:"rpo,omitempty" doc:"How old the newest recovery point is"`
-	Target   site.Span  `json:"rpo_target,omitempty"`
-	VMs      []VMStatus `json:"vms,omitempty"`
+	Domain   Name          `json:"domain"`
+	Folder   Ref           `json:"folder,omitempty"`
+	At       Name          `json:"at,omitempty" doc:"The site that protects it now; missing: none does"`
+	State    string        `json:"state" doc:"created, configuring, initial-sync, protected, paused-user, paused-system, backpressure, tracking, delta-sync, disconnected or error"`
+	Cause    string        `json:"cause,omitempty" doc:"Why it is not protected"`
+	Remedy   string        `json:"remedy,omitempty"`
+	Failover string        `json:"failover" doc:"Where its recovery stands"`
+	Reversed bool          `json:"reversed,omitempty" doc:"It is protected against its home direction"`
+	Box      Name          `json:"appliance,omitempty" doc:"The appliance that has it"`
+	Leaving  bool          `json:"leaving,omitempty" doc:"It is about to be another appliance's"`
+	URL      string        `json:"container,omitempty"`
+	ID       string        `json:"container_id,omitempty"`
+	Newest   *time.Time    `json:"newest,omitempty" doc:"The newest recovery point; missing: none is known"`
+	Points   int64         `json:"points,omitempty" doc:"How many recovery points there are, as far as it is told"`
+	RPO      site.Span     `json:"rpo,omitempty" doc:"How old the newest recovery point is"`
+	Target   site.Span     `json:"rpo_target,omitempty"`
+	VMs      []VMStatus    `json:"vms,omitempty"`
+	Stores   []DomainStore `json:"stores,omitempty" doc:"Its stores, the one it is published to first"`
+}
+
+// DomainStore is how a store of a domain stands.
+type DomainStore struct {
+	Store  Name       `json:"store"`
+	Copy   bool       `json:"copy,omitempty" doc:"It gets a copy; missing: the domain is published to it"`
+	State  string     `json:"state,omitempty" doc:"copying, behind, current, away, full, error or fenced; missing: nobody tells"`
+	Cause  string     `json:"cause,omitempty"`
+	Remedy string     `json:"remedy,omitempty"`
+	Newest *time.Time `json:"newest,omitempty" doc:"The newest recovery point there; missing: none is known"`
+	Lag    site.Span  `json:"lag,omitempty" doc:"How much older that is than in the first store"`
 }
 
 // VMStatus is how the protection of a VM stands.

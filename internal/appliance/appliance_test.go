@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"holdfast/internal/control"
+	"holdfast/internal/copies"
 	"holdfast/internal/dr"
 	"holdfast/internal/drva"
 	"holdfast/internal/durable"
@@ -541,6 +543,57 @@ func TestAdmitted(t *testing.T) {
 	if b, err := json.Marshal(rep); err != nil || strings.Contains(string(b), "SECRET") {
 		t.Errorf("%s, %v", b, err)
 	}
+}
+
+// TestCopiesOfADomain: the process is told of a domain's copies, with the credentials of
+// each in a file of its own, and what it tells of them is reported by store.
+func TestCopiesOfADomain(t *testing.T) {
+	r := newDRVARig(t)
+	s := *r.current()
+	m := s.DRVA.Domains[0]
+	m.Copies = []setup.Copy{{Store: "azure", Container: "azblob://contoso/backup/erp", Credentials: "AZURE_STORAGE_KEY=SECRET\n"}, {Store: "disk", Container: "file:///srv/dr/erp"}}
+	s.DRVA = &setup.DRVA{Listen: s.DRVA.Listen, Domains: []setup.Domain{m}}
+	check(t, s.Seal())
+	check(t, r.Setup(t.Context(), &s))
+	text, err := os.ReadFile(r.unit.config)
+	check(t, err)
+	var f drvaFile
+	check(t, json.Unmarshal(text, &f))
+	c := f.Domains[0].Copies
+	if len(c) != 2 || c[0].Container != "azblob://contoso/backup/erp" || c[1] != (copyFile{Container: "file:///srv/dr/erp"}) || strings.Contains(string(text), "SECRET") {
+		t.Fatalf("%s", text)
+	}
+	if b, err := os.ReadFile(c[0].Credentials); err != nil || string(b) != "AZURE_STORAGE_KEY=SECRET\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+	newest := time.Now().Truncate(time.Millisecond)
+	r.is(func(st *drvaStatus) {
+		st.Copies = []copies.Status{{Name: "file:///srv/dr/erp", State: copies.Current, Newest: newest, Lag: 3 * time.Second}, {Name: "file:///another", State: copies.Away}}
+	})
+	r.once(t.Context())
+	rep := r.Report()
+	want := setup.CopyReport{Store: "disk", State: setup.CopyCurrent, Newest: newest.UnixMilli(), Lag: 3000}
+	if got := rep.Domains[0].Copies; len(got) != 1 || got[0] != want {
+		t.Errorf("%+v", got)
+	}
+	for ours, theirs := range map[setup.CopyState]copies.State{setup.CopyMaking: copies.Copying, setup.CopyBehind: copies.Lagging, setup.CopyCurrent: copies.Current,
+		setup.CopyAway: copies.Away, setup.CopyFull: copies.Full, setup.CopyFailing: copies.Failing, setup.CopyFenced: copies.Fenced} {
+		if string(ours) != string(theirs) {
+			t.Errorf("%q and %q are not one state", ours, theirs)
+		}
+	}
+	// A domain that leaves takes no secret of its stores along.
+	s.DRVA = &setup.DRVA{Listen: s.DRVA.Listen}
+	check(t, s.Seal())
+	check(t, r.Setup(t.Context(), &s))
+	check(t, filepath.WalkDir(r.unit.dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			if b, err := os.ReadFile(path); err == nil && strings.Contains(string(b), "SECRET") {
+				t.Errorf("%s has a secret", path)
+			}
+		}
+		return nil
+	}))
 }
 
 // TestStates: what a DRVA answers, or its last words, in a manager's words.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/control"
+	"holdfast/internal/copies"
 	"holdfast/internal/drva"
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
@@ -31,6 +32,7 @@ type drvaStatus struct {
 		meter.Counts
 	} `json:"store"`
 	Maintenance *maintain.Status `json:"maintenance,omitempty"`
+	Copies      []copies.Status  `json:"copies,omitempty"` // as the configuration has them
 }
 
 // DRVA is an appliance that serves domains: one process for all of them. Make it with
@@ -165,7 +167,16 @@ func (d *DRVA) writeDomain(m *setup.Domain) error {
 	if err := durable.MkdirAll(durable.OS{}, dir); err != nil {
 		return err
 	}
-	return errors.Join(writeIfOther(filepath.Join(dir, "key"), m.Identity+"\n"), writeIfOther(filepath.Join(dir, "credentials"), m.Credentials))
+	failed := []error{writeIfOther(filepath.Join(dir, "key"), m.Identity+"\n"), writeIfOther(filepath.Join(dir, "credentials"), m.Credentials)}
+	for i := range m.Copies {
+		failed = append(failed, writeIfOther(copyCredentials(dir, i), m.Copies[i].Credentials))
+	}
+	return errors.Join(failed...)
+}
+
+// copyCredentials is where the credentials of a domain's copy are.
+func copyCredentials(dir string, i int) string {
+	return filepath.Join(dir, "copy"+strconv.Itoa(i+1)+".credentials")
 }
 
 // writeIfOther has a file of mode 0600 hold a text.
@@ -203,6 +214,13 @@ type domainFile struct {
 	Priority    string `json:"priority,omitempty"`
 	Compression string `json:"compression,omitempty"`
 	Status      string `json:"status"`
+
+	Copies []copyFile `json:"copies,omitempty"`
+}
+
+type copyFile struct {
+	Container   string `json:"container"`
+	Credentials string `json:"credentials,omitempty"`
 }
 
 // config is the process's configuration.
@@ -247,6 +265,13 @@ func (d *DRVA) domainConfig(m *setup.Domain) domainFile {
 		if r.AlarmOnly {
 			f.Limit += " alarm"
 		}
+	}
+	for i := range m.Copies {
+		c := copyFile{Container: m.Copies[i].Container}
+		if m.Copies[i].Credentials != "" {
+			c.Credentials = copyCredentials(dir, i)
+		}
+		f.Copies = append(f.Copies, c)
 	}
 	f.TagTime = span(t.Retention.TagFor)
 	if t.Lock != "" && t.Retention.Lock > 0 {
@@ -325,8 +350,11 @@ func (d *DRVA) sweep(s *setup.Setup) error {
 // putAside keeps the newest log a domain left, without its secrets.
 func (d *DRVA) putAside(name string) error {
 	dir := filepath.Join(d.unit.dir, name)
-	err := errors.Join(durable.Remove(durable.OS{}, filepath.Join(dir, "key")), durable.Remove(durable.OS{}, filepath.Join(dir, "credentials")))
-	if err != nil {
+	failed := []error{durable.Remove(durable.OS{}, filepath.Join(dir, "key")), durable.Remove(durable.OS{}, filepath.Join(dir, "credentials"))}
+	for i := range site.MaxStores - 1 {
+		failed = append(failed, durable.Remove(durable.OS{}, copyCredentials(dir, i)))
+	}
+	if err := errors.Join(failed...); err != nil {
 		return err
 	}
 	gone := filepath.Join(d.unit.dir, "gone")

@@ -80,6 +80,7 @@ func (s *served) report(m *setup.Domain) setup.DomainReport {
 		r.Points = int64(st.Maintenance.Kept)
 	}
 	r.State, r.Cause = standing(st)
+	r.Copies = setup.CopyReports(m.Copies, st.Copies)
 	if n := len(st.Errors); n > 0 && r.State == setup.Failing {
 		r.Cause, r.Remedy = setup.Clip(st.Errors[n-1].Error), setup.Clip(st.Errors[n-1].Remedy)
 	}

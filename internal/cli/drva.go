@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/control"
+	"holdfast/internal/copies"
 	"holdfast/internal/dr"
 	"holdfast/internal/drva"
 	"holdfast/internal/errs"
@@ -59,6 +60,14 @@ type domainConfig struct {
 	Compression   string `json:"compression,omitempty"`    // fastest, default, better, none
 	Throttle      *bool  `json:"throttle,omitempty"`       // false: never slow guests down
 	ThrottleDelay string `json:"throttle-delay,omitempty"` // most for one write
+
+	Copies []copyConfig `json:"copies,omitempty"` // further stores
+}
+
+// copyConfig is a store that gets a copy of the domain's container.
+type copyConfig struct {
+	Container string `json:"container"`             // URL; made if it is missing
+	Access    string `json:"credentials,omitempty"` // as that of the domain
 }
 
 // defaultQuota is the replication log's size when the configuration is silent:
@@ -73,6 +82,8 @@ type drvaStatus struct {
 	DataKey keyStatus   `json:"data_key"`
 	// Maintenance of the history; absent when it is done elsewhere.
 	Maintenance *upkeepStatus `json:"maintenance,omitempty"`
+	// Copies are the container's in other stores, in the configuration's order.
+	Copies []copies.Status `json:"copies,omitempty"`
 }
 
 // storeStatus is what a DRVA asked of its store since it was started, and what
@@ -143,6 +154,13 @@ events when it is not. app-interval ("1h") cuts application-consistent checkpoin
 on schedule. compression is fastest (default), default, better or none. While the
 log fills up, guests' writes are kept back, by throttle-delay (20ms) each at most;
 "throttle": false leaves them alone.
+
+copies are further stores that get a copy of the container, at most 3, as
+[{"container": "s3://dr-copy/erp", "credentials": "/etc/holdfast/copy.env"}]: the
+same objects under the same names, which the same keys open, some 15 s behind. A
+copy is made if it is missing. Publishing never waits for it; its traffic counts
+within bandwidth, where the first store goes before. A copy that somebody has
+recovered from is not touched any more: the status says so, and events.
 
 One process serves several domains with "domains": a list of such blocks, each
 with container, key, log, status and what else is its own, and beside it listen,

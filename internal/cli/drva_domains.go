@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"time"
 
@@ -60,7 +61,7 @@ func (cfg *drvaConfig) each() ([]*domainConfig, error) {
 		return []*domainConfig{&d}, nil
 	}
 	switch {
-	case cfg.domainConfig != domainConfig{}:
+	case !reflect.ValueOf(cfg.domainConfig).IsZero():
 		return bad("domains", "settings of one domain stand beside the list of domains", "move them into the list")
 	case len(cfg.Domains) > control.MaxNames:
 		return bad("domains", fmt.Sprintf("%d domains are more than one process serves", len(cfg.Domains)), "use a second appliance")
@@ -159,16 +160,23 @@ func (p *parts) appliance(ctx context.Context, d *domainConfig) (*appliance, err
 	if err != nil {
 		return nil, err
 	}
+	list, err := d.copiers()
+	if err != nil {
+		return nil, err
+	}
 	limiter := limit.NewLimiter(schedule)
 	weight := int(config.Priority)
-	st, err := openStack(ctx, d.Container, stackOptions{limiter: limiter, logger: p.log, later: true, access: credentials,
+	st, err := openStack(ctx, d.Container, stackOptions{limiter: limiter, first: firstWeight, logger: p.log, later: true, access: credentials,
 		shared: p.total, weight: weight, requests: p.puts.Join(weight)})
 	if err != nil {
 		return nil, err
 	}
 	config.Host, config.Shared, config.Logger = p.host, p.shared, p.log
 	p.front.Expect()
-	return &appliance{cfg: d, identity: identity, stack: st, limiter: limiter, log: p.log, front: p.front, names: p.names, config: config}, nil
+	for _, c := range list {
+		c.limiter, c.shared, c.log = limiter, p.total, p.log
+	}
+	return &appliance{cfg: d, copies: list, identity: identity, stack: st, limiter: limiter, log: p.log, front: p.front, names: p.names, config: config}, nil
 }
 
 // serve runs the front and all domains. A domain that cannot go on, because

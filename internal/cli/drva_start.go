@@ -105,6 +105,7 @@ type appliance struct {
 	limiter  *limit.Limiter
 	log      *slog.Logger
 	address  net.Addr
+	copies   []*copier
 
 	mu     sync.Mutex // guards all below
 	server *drva.Server
@@ -141,6 +142,9 @@ func (a *appliance) run(ctx context.Context) error {
 	a.mu.Unlock()
 	a.front.Add(s)
 	main := keys.beside(s.Run)
+	for _, k := range a.copies {
+		main = k.beside(main, c, s.Tell)
+	}
 	if up != nil {
 		main = up.beside(main)
 	}
@@ -217,6 +221,9 @@ func (a *appliance) status(ctx context.Context) drvaStatus {
 	v.Status, v.DataKey = s.Status(), a.keys.status() // set with the server, once
 	if up != nil {
 		v.Maintenance = up.status(ctx)
+	}
+	for _, c := range a.copies {
+		v.Copies = append(v.Copies, c.status())
 	}
 	return v
 }

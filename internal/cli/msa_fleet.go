@@ -75,6 +75,17 @@ func printDomainStatus(w io.Writer, d *api.DomainStatus) {
 	if d.Target != 0 {
 		fmt.Fprintf(w, "promised\t%s\n", d.Target)
 	}
+	if len(d.Stores) > 1 {
+		fmt.Fprintln(w, "\nSTORE\tSTATE\tNEWEST\tLAG\tCAUSE")
+		for i := range d.Stores {
+			s := &d.Stores[i]
+			newest := "-"
+			if s.Newest != nil {
+				newest = timeOf(*s.Newest)
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", s.Store, orDash(s.State), newest, orDash(zeroless(s.Lag.String())), orDash(s.Cause))
+		}
+	}
 	fmt.Fprintln(w, "\nVM\tHOST\tSTATE\tCAUSE")
 	for i := range d.VMs {
 		vm := &d.VMs[i]

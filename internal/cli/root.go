@@ -110,7 +110,7 @@ At the source:      key new, store verify, domain create, cert, drva, iofilter, 
 While it runs:      protect, unprotect, events, pause, resume, sync, bandwidth, checkpoint
 From the store:     checkpoints, inspect, fsck, restore, mount, rocva
 A whole recovery:   recover test, planned, disaster, failback, clone
-The history:        retention, gc, pin, tag, timeline
+The history:        retention, gc, copy, pin, tag, timeline
 A site's manager:   msa, login, get, describe, apply, diff, export, draft, delete, task, watch, plan, run
 Who may what there: user, token, approval, secret, audit
 Its boxes, peers:   appliance, enrol, pair, site-key, domain list, domain status
@@ -129,7 +129,7 @@ not answer, 6 damage, 7 denied, 8 no room, 130 interrupted.`,
 		newDRVACommand(), newIOFilterCommand(), newSeedCommand(), newStatusCommand(), newEventsCommand(),
 		newPauseCommand(), newResumeCommand(), newSyncCommand(), newProtectCommand(), newUnprotectCommand(), newResizeCommand(), newWatchdogCommand(), newBandwidthCommand(), newCheckpointCommand(),
 		newCheckpointsCommand(), newInspectCommand(), newFsckCommand(), newRestoreCommand(), newMountCommand(), newRocVACommand(), newRecoverCommand(),
-		newRetentionCommand(), newGCCommand(), newPinCommand(), newTagCommand(), newTimelineCommand(),
+		newRetentionCommand(), newGCCommand(), newCopyCommand(), newPinCommand(), newTagCommand(), newTimelineCommand(),
 		newMSACommand(), newLoginCommand(), newLogoutCommand(), newLoginsCommand(),
 		newGetCommand(), newDescribeCommand(), newDeleteCommand(), newApplyCommand(), newDiffCommand(), newExportCommand(), newDraftCommand(),
 		newTaskCommand(), newWatchCommand(), newManCommand(), newPlanCommand(), newRunCommand(),

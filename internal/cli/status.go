@@ -98,6 +98,9 @@ func printDRVA(w io.Writer, s *drvaStatus) {
 	fmt.Fprintf(w, "store\t%d requests, %d failed, %s up, %s down, allowed now %s up, %s down\n", t.Requests(), t.Failed,
 		sizeOf(int64(t.BytesIn)), sizeOf(int64(t.BytesOut)), t.Up, t.Down)
 	printDataKey(w, &s.DataKey)
+	for i := range s.Copies {
+		printCopy(w, &s.Copies[i])
+	}
 	for _, h := range s.Hosts {
 		fmt.Fprintf(w, "host %s\t%s\t%s\n", h.Name, h.State, h.Ack)
 	}

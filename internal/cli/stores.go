@@ -32,6 +32,7 @@ type stack struct {
 type stackOptions struct {
 	create  bool           // make the place first, where the store has places to make
 	limiter *limit.Limiter // nil: no limit
+	first   int            // weight among the stores of the limiter; 0: 1
 	logger  *slog.Logger   // told of repeats; nil: nobody
 	later   bool           // do not ask whether the store is there: the caller does, with check
 	elapsed time.Duration  // how long a failing call is repeated; zero: package retry's default
@@ -76,7 +77,7 @@ func openStack(ctx context.Context, rawURL string, opts stackOptions) (*stack, e
 		inner = limit.NewShare(inner, opts.shared, opts.weight, opts.requests)
 	}
 	if opts.limiter != nil {
-		inner = limit.New(inner, opts.limiter)
+		inner = limit.NewShare(inner, opts.limiter, opts.first, nil)
 	}
 	s.store = retry.New(inner, retry.Options{Logger: opts.logger, Elapsed: opts.elapsed})
 	return s, nil

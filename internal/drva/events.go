@@ -73,6 +73,10 @@ func (s *Server) Events(after uint64) Events {
 	return s.ring.after(after)
 }
 
+// Tell keeps an event of what runs beside the server, as the domain's others; Seq is
+// given, and Time where there is none. Cheap.
+func (s *Server) Tell(e Event) { s.emit(e) }
+
 // emit keeps an event and tells the log of it.
 func (s *Server) emit(e Event) {
 	if e.Time.IsZero() {

@@ -109,6 +109,9 @@ func (r *Run) configure(ctx context.Context, still bool) error {
 	if rec.Request.Protect.Interval != "" {
 		cfg["interval"] = rec.Request.Protect.Interval
 	}
+	if len(rec.Request.Protect.Copies) > 0 {
+		cfg["copies"] = rec.Request.Protect.Copies
+	}
 	for k, v := range r.s.opts.Site.Identity(rec.Request.Access) {
 		cfg[k] = v
 	}

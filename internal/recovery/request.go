@@ -90,6 +90,15 @@ type Request struct {
 type ProtectRequest struct {
 	Quota    int64  `json:"quota,omitempty"`    // of the log, bytes; 0: 4 GiB
 	Interval string `json:"interval,omitempty"` // between checkpoints; empty: the DRVA's default
+	// Copies are further stores that get a copy of the container, as the DRVA's
+	// configuration has them.
+	Copies []ProtectCopy `json:"copies,omitempty"`
+}
+
+// ProtectCopy is one of them.
+type ProtectCopy struct {
+	Container   string `json:"container"`             // URL
+	Credentials string `json:"credentials,omitempty"` // file; empty: the process's own
 }
 
 // check reports what makes no sense whatever the container holds.

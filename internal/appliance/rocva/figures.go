@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"holdfast/internal/control"
+	"holdfast/internal/copies"
 	"holdfast/internal/drva"
 	"holdfast/internal/iofilter"
 	"holdfast/internal/msa/setup"
@@ -19,7 +20,10 @@ func (s *Appliance) standing(ctx context.Context, name site.Name, r *recovery.Ru
 	ctx, cancel := context.WithTimeout(ctx, agentLimit)
 	defer cancel()
 	box, host := r.Sockets()
-	var st drva.Status
+	var st struct {
+		drva.Status
+		Copies []copies.Status `json:"copies"`
+	}
 	if err := control.CallLocal(ctx, box, "/status", nil, &st); err != nil {
 		if rec := r.Record(); rec.Hydrated && len(rec.Launched) > 0 {
 			d.State, d.Cause = setup.Failing, setup.Clip(errNoAnswer.Error()+": "+err.Error())
@@ -27,6 +31,9 @@ func (s *Appliance) standing(ctx context.Context, name site.Name, r *recovery.Ru
 			d.Cause = "its protection begins when its disks are whole"
 		}
 		return d, nil
+	}
+	if m, err := s.domain(name); err == nil {
+		d.Copies = setup.CopyReports(m.Copies, st.Copies)
 	}
 	object := "domain " + string(name)
 	add := func(m stats.Metric, object string, v int64) {

@@ -20,6 +20,8 @@ const (
 	// agentLimit bounds one question to a guest's agent, portLimit the wait for a port.
 	agentLimit = 10 * time.Second
 	portLimit  = 2 * time.Second
+	// openLimit bounds how long a domain's store is tried before a copy is.
+	openLimit = time.Minute
 	// scriptLimit bounds a guest's script of which the plan sets no time.
 	scriptLimit = 30 * time.Minute
 	// greetLimit is how long a guest may take to start until it can be told its addresses,

@@ -24,7 +24,11 @@ func (s *Appliance) writeAccess(d *setup.Domain) error {
 	if err := durable.MkdirAll(durable.OS{}, dir); err != nil {
 		return err
 	}
-	for name, text := range map[string]string{keyFile: d.Identity, credentialsFile: d.Credentials} {
+	files := map[string]string{keyFile: d.Identity, credentialsFile: d.Credentials}
+	for i := range d.Copies {
+		files[copyCredentials(i)] = d.Copies[i].Credentials
+	}
+	for name, text := range files {
 		path := dir + "/" + name
 		if have, err := durable.ReadFile(durable.OS{}, path, maxSeeds); err == nil && string(have) == text {
 			continue

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -373,6 +376,9 @@ type rig struct {
 	world *world
 	prot  *protectors // nil: what is recovered is not protected
 	stop  func()
+
+	lost   atomic.Bool           // the first store does not answer
+	copies map[string]*mem.Store // further ones by address
 }
 
 func newRig(t testing.TB) *rig {
@@ -442,7 +448,13 @@ func (r *rig) start() {
 // appliance makes one that knows what it is to be.
 func (r *rig) appliance(name site.Name, p *place) *rocva.Appliance {
 	r.t.Helper()
-	open := func(ctx context.Context, _ string, _ map[string]string) (*journal.Container, error) {
+	open := func(ctx context.Context, url string, _ map[string]string) (*journal.Container, error) {
+		if st := r.copies[url]; st != nil {
+			return journal.Open(ctx, st, r.src.id)
+		}
+		if r.lost.Load() {
+			return nil, errs.New("test.store", errs.Unavailable, url, "nobody answers")
+		}
 		return journal.Open(ctx, r.src.st, r.src.id)
 	}
 	o := recovery.Options{Provider: p.prov, Open: open}
@@ -455,10 +467,18 @@ func (r *rig) appliance(name site.Name, p *place) *rocva.Appliance {
 	}})
 	check(r.t, err)
 	check(r.t, box.Setup(r.t.Context(), &setup.Setup{Generation: "g", Role: site.RocVA, Site: name, Platform: site.QEMU, RocVA: &setup.RocVA{
-		Domains:  []setup.Domain{{Name: "erp", ID: r.src.c.Domain().ID, Container: "mem://erp", Identity: "unused", Mode: r.mode}},
+		Domains:  []setup.Domain{{Name: "erp", ID: r.src.c.Domain().ID, Container: "mem://erp", Identity: "unused", Mode: r.mode, Copies: r.further()}},
 		Networks: []site.Network{{Ref: map[site.Name]site.Ref{"a": "lan", "b": "lan-b"}[name]}},
 	}}))
 	return box
+}
+
+// further are the domain's further stores.
+func (r *rig) further() (out []setup.Copy) {
+	for _, url := range slices.Sorted(maps.Keys(r.copies)) {
+		out = append(out, setup.Copy{Store: site.Name(strings.TrimPrefix(url, "mem://")), Container: url})
+	}
+	return out
 }
 
 // restart ends the processes and begins others; VMs go on.

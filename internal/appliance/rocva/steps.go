@@ -35,6 +35,13 @@ func (s *Appliance) choose(ctx context.Context, a *operate.Act, in *plan.PinInpu
 		if err != nil {
 			return nil, err
 		}
+		if d, err := s.domain(in.Domain); err == nil {
+			from := s.reads(ctx, p.Open, d, in.Final)
+			q.Protect.Copies = from.copies
+			if q.URL, q.Access = from.url, from.access; from.warn != "" {
+				a.Warn(from.warn)
+			}
+		}
 		q.At, q.By, q.Note = spec(in), "plan "+string(a.Plan), a.Run
 		for _, id := range in.VMs {
 			q.VMs = append(q.VMs, id.String())

@@ -48,6 +48,7 @@ const (
 	HistoryFull     Code = "history-full"
 	StoreAway       Code = "store-away"
 	StoreSlow       Code = "store-slow"
+	CopyBehind      Code = "copy-behind"
 	UpkeepStuck     Code = "upkeep-stuck"
 	ApplianceAway   Code = "appliance-away"
 	ApplianceOld    Code = "appliance-old"
@@ -109,6 +110,7 @@ var protectionCodes = []Definition{
 	{HistoryFull, Warning, true, "domain", "the history has reached its size limit", "raise the limit, keep less, or let it be shortened"},
 	{StoreAway, Error, true, "store", "a store does not answer", "see the store; points wait in the log, and are published when it is back"},
 	{StoreSlow, Warning, true, "store", "the store takes long to put objects", "see the line and the store's own metrics"},
+	{CopyBehind, Warning, true, "domain", "the copy of a domain in one of its further stores is not kept", "see the domain's status, which says of each store why"},
 	{UpkeepStuck, Warning, true, "domain", "history has not been thinned for a day: it costs more than it should", "see `holdfast gc status`; the credentials may lack the right to delete"},
 	{ApplianceAway, Error, true, "appliance", "an appliance has not reported", "see its host and its service; a new one takes over with `holdfast appliance replace`"},
 	{ApplianceOld, Warning, true, "appliance", "an appliance runs another release than the manager", "upgrade it"},

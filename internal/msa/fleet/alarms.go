@@ -21,7 +21,7 @@ import (
 
 // judged are the alarms that are this package's to raise and to clear.
 var judged = []alarm.Code{
-	alarm.ApplianceAway, alarm.ApplianceOld, alarm.CertificateEnds, alarm.PeerAway, alarm.NotProtected, alarm.Unconfigured, alarm.StoreAway, alarm.SplitBrain,
+	alarm.ApplianceAway, alarm.ApplianceOld, alarm.CertificateEnds, alarm.PeerAway, alarm.NotProtected, alarm.Unconfigured, alarm.StoreAway, alarm.SplitBrain, alarm.CopyBehind,
 }
 
 const (
@@ -137,6 +137,7 @@ func (f *Fleet) judgeDomain(ctx context.Context, tx *db.Tx, s *standing, d *site
 	if p.kind == errs.Unavailable.String() || p.kind == errs.Transient.String() {
 		h.add(alarm.StoreAway, "store "+string(d.Stores[0]), p.words)
 	}
+	f.judgeCopies(s, d, h)
 	view, err := f.Inventory.View(ctx, tx, d.From)
 	if err != nil {
 		return err
@@ -179,6 +180,25 @@ func (f *Fleet) judgeDomain(ctx context.Context, tx *db.Tx, s *standing, d *site
 		}
 	}
 	return nil
+}
+
+// judgeCopies says what is wrong with the copies of a domain's container.
+func (f *Fleet) judgeCopies(s *standing, d *site.ProtectedDomain, h held) {
+	box, r := s.reporter(f.Site, d)
+	if r == nil || s.enrols[box].Health == enrol.Silent {
+		return
+	}
+	for i := range r.Copies {
+		switch c := &r.Copies[i]; c.State {
+		case setup.CopyAway:
+			h.add(alarm.StoreAway, "store "+string(c.Store), c.Cause)
+		case setup.CopyFull, setup.CopyFailing:
+			h.add(alarm.CopyBehind, "domain "+string(d.Name), "store "+string(c.Store)+": "+c.Cause)
+		case setup.CopyFenced:
+			h.add(alarm.SplitBrain, "domain "+string(d.Name), "it was recovered from its copy in store "+string(c.Store))
+		case setup.CopyMaking, setup.CopyBehind, setup.CopyCurrent:
+		}
+	}
 }
 
 // running counts the VMs of a domain that run.

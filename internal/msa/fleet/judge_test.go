@@ -17,6 +17,7 @@ import (
 	"holdfast/internal/msa/command"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
+	"holdfast/internal/msa/fleet"
 	"holdfast/internal/msa/pair"
 	"holdfast/internal/msa/plan"
 	"holdfast/internal/msa/setup"
@@ -97,6 +98,65 @@ func TestAlarms(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// TestCopies: a DRVA and the recovery appliances are told of a domain's further stores,
+// each with what opens it; how each stands is in the domain's status, and an alarm of what
+// is wrong with it.
+func TestCopies(t *testing.T) {
+	r := newRig(t, dbtest.SQLite(t), "a", newClouds(), "")
+	r.furnish()
+	r.put(&site.Store{Meta: meta("azure"), URL: "azblob://contoso/backup", Credential: "azure"}, &site.Store{Meta: meta("disk"), URL: "file:///srv/dr"})
+	d := &site.ProtectedDomain{Meta: meta("erp"), From: "a", To: "b", VMs: []site.Ref{"db", "web"}, Stores: []site.Name{"s3", "azure", "disk"}, Mode: site.Failover,
+		Retention: site.Retention{Schedule: []site.Slot{{For: site.Span(24 * time.Hour)}}}}
+	r.put(d)
+	r.tx(func(ctx context.Context, tx *db.Tx) error {
+		return r.box.Put(ctx, tx, fleet.CredentialPrefix+"azure", []byte("AZURE_STORAGE_KEY=key\n"), "test")
+	})
+	r.enrol("drva-1", site.DRVA, "")
+	r.enrol("roc-a", site.RocVA, "")
+	r.settle()
+	want := []setup.Copy{{Store: "azure", Container: "azblob://contoso/backup/erp", Credentials: "AZURE_STORAGE_KEY=key\n"}, {Store: "disk", Container: "file:///srv/dr/erp"}}
+	for _, got := range [][]setup.Domain{r.setup("drva-1").DRVA.Domains, r.setup("roc-a").RocVA.Domains} {
+		for _, x := range got {
+			if x.Name == "erp" && !slices.Equal(x.Copies, want) || x.Name != "erp" && len(x.Copies) > 0 {
+				t.Errorf("%s: %+v", x.Name, x.Copies)
+			}
+		}
+	}
+	r.exec(`UPDATE fleet_domains SET placed_at = 1`)
+	r.exec(`UPDATE inventory_vms SET running = 0, doc = replace(doc, '"running":true', '"running":false')`)
+	r.exec(`UPDATE inventory_sites SET generation = generation + 1`)
+	stands := func(when string, azure, disk setup.CopyReport, domain, first string, alarms ...string) {
+		t.Helper()
+		azure.Store, disk.Store = "azure", "disk"
+		r.hear("drva-1", &setup.Report{Started: 1, Domains: []setup.DomainReport{{Name: "erp", State: setup.Protected, Newest: time.Now().UnixMilli(), Copies: []setup.CopyReport{azure, disk}}}})
+		r.wantAlarms(when, alarms...)
+		var st v1.DomainStatus
+		r.tx(func(ctx context.Context, tx *db.Tx) (err error) { st, err = r.f.Status(ctx, tx, "erp"); return err })
+		if st.State != domain || len(st.Stores) != 3 || st.Stores[0].State != first || st.Stores[1].State != string(azure.State) || st.Stores[2].State != string(disk.State) || st.Stores[0].Copy || !st.Stores[1].Copy {
+			t.Errorf("%s: %+v", when, st)
+		}
+		if azure.Newest > 0 && (st.Stores[1].Newest == nil || st.Stores[1].Newest.UnixMilli() != azure.Newest || st.Stores[1].Lag.D() != time.Duration(azure.Lag)*time.Millisecond) {
+			t.Errorf("%s: %+v", when, st.Stores[1])
+		}
+	}
+	stands("at first", setup.CopyReport{State: setup.CopyCurrent, Newest: 5000, Lag: 2000}, setup.CopyReport{State: setup.CopyMaking}, "protected", "current")
+	stands("one is away, one full", setup.CopyReport{State: setup.CopyAway, Cause: "nobody answers"}, setup.CopyReport{State: setup.CopyFull}, "protected", "current", "copy-behind domain erp", "store-away store azure")
+	stands("one was recovered from", setup.CopyReport{State: setup.CopyFenced, Remedy: "stop one"}, setup.CopyReport{State: setup.CopyBehind}, "error", "current", "split-brain domain erp")
+	stands("all is well", setup.CopyReport{State: setup.CopyCurrent}, setup.CopyReport{State: setup.CopyCurrent}, "protected", "current")
+	p := &plan.Plan{}
+	p.Domains = []site.Name{"erp"}
+	r.hear("drva-1", &setup.Report{Started: 1, Domains: []setup.DomainReport{{Name: "erp", State: setup.Protected, Copies: []setup.CopyReport{{Store: "azure", State: setup.CopyAway}}}}})
+	var facts plan.Facts
+	r.tx(func(ctx context.Context, tx *db.Tx) error { return r.f.Facts(ctx, tx, p, &facts) })
+	if !facts.StoresUp["s3"] || facts.StoresUp["azure"] || !facts.StoresUp["disk"] {
+		t.Errorf("stores that answer: %v", facts.StoresUp)
+	}
+	many := &setup.Report{Domains: []setup.DomainReport{{Copies: make([]setup.CopyReport, site.MaxStores)}}}
+	if err := many.Check(); !errs.Is(err, errs.Invalid) {
+		t.Errorf("more copies than there are stores: %v", err)
+	}
 }
 
 const enrolSilent = time.Minute

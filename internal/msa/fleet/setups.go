@@ -127,13 +127,27 @@ func (m *maker) domain(d *site.ProtectedDomain, p *place) (*setup.Domain, error)
 	out := &setup.Domain{Name: d.Name, ID: id, Container: p.url, Identity: identity, Suspended: d.Suspended, Mode: d.Mode, Settings: settingsOf(d)}
 	if _, st, err := m.s.container(d); err == nil {
 		out.Settings.Lock = st.Lock
-		if a, err := m.credentials(m.ctx, m.tx, string(st.Credential)); err == nil {
-			out.Credentials = a.Text()
-		} else if !errs.Is(err, errs.NotFound) && !errs.Is(err, errs.Invalid) {
+		if out.Credentials, err = m.opens(st); err != nil {
 			return nil, err
 		}
 	}
+	for _, c := range m.s.copies(d) {
+		x := setup.Copy{Store: c.store.Name, Container: c.url}
+		if x.Credentials, err = m.opens(c.store); err != nil {
+			return nil, err
+		}
+		out.Copies = append(out.Copies, x)
+	}
 	return out, nil
+}
+
+// opens is what opens a store, "" where it is not known.
+func (m *maker) opens(st *site.Store) (string, error) {
+	a, err := m.credentials(m.ctx, m.tx, string(st.Credential))
+	if err == nil || errs.Is(err, errs.NotFound) || errs.Is(err, errs.Invalid) {
+		return a.Text(), nil
+	}
+	return "", err
 }
 
 func settingsOf(d *site.ProtectedDomain) setup.Settings {

@@ -143,6 +143,27 @@ func (s *standing) container(d *site.ProtectedDomain) (string, *site.Store, erro
 	return url, st, err
 }
 
+// further is where a copy of a domain's container is.
+type further struct {
+	store *site.Store
+	url   string
+}
+
+// copies are those of a domain's container, in the order of its stores. One that is not
+// configured, or has no address, is not there.
+func (s *standing) copies(d *site.ProtectedDomain) (out []further) {
+	for i, name := range d.Stores {
+		st := s.stores[name]
+		if i == 0 || st == nil {
+			continue
+		}
+		if url, err := ContainerURL(st, d.Name); err == nil {
+			out = append(out, further{st, url})
+		}
+	}
+	return out
+}
+
 // ContainerURL is where the container of a domain is in a store. Kind Invalid.
 func ContainerURL(st *site.Store, domain site.Name) (string, error) {
 	u, err := store.ParseURL(st.URL)

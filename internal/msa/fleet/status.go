@@ -69,6 +69,7 @@ func (f *Fleet) status(ctx context.Context, tx *db.Tx, s *standing, d *site.Prot
 		}
 		s.protection(d, report, &out)
 	}
+	s.storesOf(d, report, &out)
 	var err error
 	out.VMs, err = f.vms(ctx, tx, s, d)
 	if err == nil {
@@ -132,6 +133,37 @@ func (s *standing) protection(d *site.ProtectedDomain, r *setup.DomainReport, ou
 		say(plan.ErrorState, cmp.Or(r.Cause, "somebody else publishes the domain"), cmp.Or(r.Remedy, "see whether it was recovered elsewhere"))
 	default:
 		say(plan.Replication(r.State), r.Cause, r.Remedy)
+	}
+}
+
+// storesOf says how each store of a domain stands. A copy that somebody recovered from
+// makes two lives of the domain.
+func (s *standing) storesOf(d *site.ProtectedDomain, r *setup.DomainReport, out *v1.DomainStatus) {
+	for i, name := range d.Stores {
+		x := v1.DomainStore{Store: name, Copy: i > 0}
+		if i == 0 || r != nil {
+			x.State = string(setup.CopyMaking)
+		}
+		if i == 0 {
+			x.Newest = out.Newest
+			if p := s.places[d.Name]; p != nil && p.id != "" {
+				x.State = string(setup.CopyCurrent)
+				if p.kind == errs.Unavailable.String() || p.kind == errs.Transient.String() {
+					x.State, x.Cause, x.Remedy = string(setup.CopyAway), p.words, p.remedy
+				}
+			}
+		}
+		if c := r.Copy(name); i > 0 && c != nil {
+			x.State, x.Cause, x.Remedy, x.Lag = string(c.State), c.Cause, c.Remedy, site.Span(time.Duration(c.Lag)*time.Millisecond)
+			if c.Newest > 0 {
+				newest := db.Time(c.Newest).UTC()
+				x.Newest = &newest
+			}
+			if c.State == setup.CopyFenced {
+				out.State, out.Cause, out.Remedy = string(plan.ErrorState), "it was recovered from its copy in store "+string(name)+", and is published to store "+string(d.Stores[0])+" as well", c.Remedy
+			}
+		}
+		out.Stores = append(out.Stores, x)
 	}
 }
 
@@ -231,6 +263,9 @@ func (f *Fleet) Facts(ctx context.Context, tx *db.Tx, p *plan.Plan, out *plan.Fa
 		out.StoresUp[name] = true
 		for _, d := range s.domains {
 			if place := s.places[d.Name]; place != nil && len(d.Stores) > 0 && d.Stores[0] == st.Name && place.kind == errs.Unavailable.String() {
+				out.StoresUp[name] = false
+			}
+			if _, r := s.reporter(f.Site, d); r.Copy(name) != nil && r.Copy(name).State == setup.CopyAway {
 				out.StoresUp[name] = false
 			}
 		}

@@ -155,20 +155,20 @@ type Journals struct {
 	Open func(ctx context.Context, d *site.ProtectedDomain, store site.Name) (*journal.Container, error)
 }
 
-// Put stores a document at each of the domain's stores; that one fails does not keep
-// the others from having it.
+// Put stores a document in the container of the domain, which is in its first store: its
+// copies get it from there.
 func (j Journals) Put(ctx context.Context, d *site.ProtectedDomain, document []byte) error {
-	var failed error
-	for _, s := range d.Stores {
-		c, err := j.Open(ctx, d, s)
-		if err == nil {
-			_, err = c.PutSettings(ctx, document, time.Now())
-		}
-		if err != nil {
-			failed = errors.Join(failed, errs.E("scan.Put", errs.Internal, string(d.Name)+" at "+string(s), err))
-		}
+	if len(d.Stores) == 0 {
+		return nil // its check refuses it
 	}
-	return failed
+	c, err := j.Open(ctx, d, d.Stores[0])
+	if err == nil {
+		_, err = c.PutSettings(ctx, document, time.Now())
+	}
+	if err != nil {
+		return errs.E("scan.Put", errs.Internal, string(d.Name)+" at "+string(d.Stores[0]), err)
+	}
+	return nil
 }
 
 // Read returns the document in a container. Kinds: NotFound (no manager has stored

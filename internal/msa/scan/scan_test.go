@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"holdfast/internal/copies"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
 	"holdfast/internal/msa/alarm"
@@ -146,6 +148,21 @@ func TestStoreIsEnough(t *testing.T) {
 		first := read("db")
 		if err := p.Once(t.Context()); err != nil || !read("db").At.Equal(first.At) {
 			t.Errorf("what did not change was stored again: %v", err)
+		}
+		// A copy of the container in another store says the same.
+		second := mem.New()
+		keeper, err := copies.New(open("db"), second, copies.Options{Name: "second"})
+		if err == nil {
+			err = keeper.CatchUp(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if there, err := scan.Read(t.Context(), open("db").At(second)); err != nil || !reflect.DeepEqual(there, first) {
+			t.Errorf("in the copy: %+v, %v", there, err)
+		}
+		if first, err = scan.Read(t.Context(), open("db").At(second)); err != nil {
+			t.Fatal(err)
 		}
 		b := newManager(t, dbtest.SQLite(t))
 		load := func(docs ...*scan.Document) (out *scan.Imported) {

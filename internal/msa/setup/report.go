@@ -2,7 +2,9 @@ package setup
 
 import (
 	"fmt"
+	"slices"
 
+	"holdfast/internal/copies"
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/site"
@@ -61,6 +63,64 @@ type DomainReport struct {
 	Newest int64      `json:"newest,omitempty"` // UTC milliseconds of the newest recovery point; 0: none, or not told
 	Points int64      `json:"points,omitempty"` // recovery points there are; 0: none, or not told
 	VMs    []VMReport `json:"vms,omitempty"`
+	// Copies are the container's in further stores, as the DRVA keeps them.
+	Copies []CopyReport `json:"copies,omitempty"`
+}
+
+// CopyState is how a copy of a container stands; names are those of package copies, and
+// stable.
+type CopyState string
+
+// The states of copies.
+const (
+	CopyMaking  CopyState = "copying"
+	CopyBehind  CopyState = "behind"
+	CopyCurrent CopyState = "current"
+	CopyAway    CopyState = "away"
+	CopyFull    CopyState = "full"
+	CopyFailing CopyState = "error"
+	// CopyFenced: the domain was recovered from it, or taken over there.
+	CopyFenced CopyState = "fenced"
+)
+
+// Copy is what is told of a domain's copy in a store; nil: nothing. r may be nil.
+func (r *DomainReport) Copy(store site.Name) *CopyReport {
+	if r == nil {
+		return nil
+	}
+	for i := range r.Copies {
+		if r.Copies[i].Store == store {
+			return &r.Copies[i]
+		}
+	}
+	return nil
+}
+
+// CopyReport is how a copy of a domain's container stands.
+type CopyReport struct {
+	Store  site.Name `json:"store"`
+	State  CopyState `json:"state"`
+	Cause  string    `json:"cause,omitempty"`
+	Remedy string    `json:"remedy,omitempty"`
+	Newest int64     `json:"newest,omitempty"` // UTC milliseconds of its newest recovery point; 0: none
+	Lag    int64     `json:"lag,omitempty"`    // milliseconds that this is older than the first store's
+}
+
+// CopyReports is what a DRVA tells of copies, by store: of those that it has already.
+func CopyReports(list []Copy, told []copies.Status) (out []CopyReport) {
+	for _, c := range list {
+		i := slices.IndexFunc(told, func(s copies.Status) bool { return s.Name == c.Container })
+		if i < 0 {
+			continue
+		}
+		s := &told[i]
+		x := CopyReport{Store: c.Store, State: CopyState(s.State), Cause: Clip(s.Cause), Remedy: Clip(s.Remedy), Lag: max(0, s.Lag.Milliseconds())}
+		if !s.Newest.IsZero() {
+			x.Newest = s.Newest.UnixMilli()
+		}
+		out = append(out, x)
+	}
+	return out
 }
 
 // VMReport is a VM as its host component sees it.
@@ -89,16 +149,17 @@ func (r *Report) IsUp() bool { return r.Generation != "" }
 
 // Check refuses a report that is larger than any box's. Kind Invalid.
 func (r *Report) Check() error {
-	vms := 0
+	vms, copies := 0, 0
 	for i := range r.Domains {
 		vms += len(r.Domains[i].VMs)
+		copies = max(copies, len(r.Domains[i].Copies))
 	}
 	for _, b := range []struct {
 		what    string
 		n, most int
 	}{
 		{"figures", len(r.Figures), MaxFigures}, {"domains", len(r.Domains), MaxDomains}, {"VMs", vms, MaxVMs},
-		{"problems", len(r.Problems), MaxProblems}, {"recovered domains", len(r.Lives), MaxDomains}, {"bytes of a generation", len(r.Generation), 64},
+		{"problems", len(r.Problems), MaxProblems}, {"copies of one domain", copies, site.MaxStores - 1}, {"recovered domains", len(r.Lives), MaxDomains}, {"bytes of a generation", len(r.Generation), 64},
 	} {
 		if b.n > b.most {
 			return errs.New("setup.Check", errs.Invalid, "report", fmt.Sprintf("it has %d %s, at most %d are taken", b.n, b.what, b.most)).WithRemedy("tell less")

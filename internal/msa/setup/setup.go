@@ -88,6 +88,16 @@ type Domain struct {
 	Suspended bool      `json:"suspended,omitempty"`
 	Mode      site.Mode `json:"mode,omitempty"`
 	Settings  Settings  `json:"settings"`
+	// Copies are the container's in the domain's further stores, in their order: a DRVA
+	// keeps them, a recovery appliance reads them where the first store is away.
+	Copies []Copy `json:"copies,omitempty"`
+}
+
+// Copy is a copy of a domain's container in another store.
+type Copy struct {
+	Store       site.Name `json:"store"`
+	Container   string    `json:"container"`             // URL
+	Credentials string    `json:"credentials,omitempty"` // as the domain's
 }
 
 // Settings are those of a domain's pipeline, as ProtectedDomain has them: zero values
