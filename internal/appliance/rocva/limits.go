@@ -17,6 +17,13 @@ const (
 	maxSeeds = 16 << 20
 	// lookEvery is how often what lives here is looked at.
 	lookEvery = 10 * time.Second
+	// maxAgain is how often a VM is started again that ends again and again, and
+	// againAfter the pause before the first time, each later one twice as long: it
+	// outlasts the shutdown of a host, and a store that is away for minutes. One that
+	// then runs for steadyAfter begins anew.
+	maxAgain    = 5
+	againAfter  = 5 * time.Second
+	steadyAfter = 10 * time.Minute
 	// agentLimit bounds one question to a guest's agent, portLimit the wait for a port.
 	agentLimit = 10 * time.Second
 	portLimit  = 2 * time.Second
@@ -26,7 +33,8 @@ const (
 	// and greetEvery how often its agent is asked.
 	greetLimit = 30 * time.Minute
 	greetEvery = 2 * time.Second
-	// moveEvery is how often a standby looks whether the domain goes on elsewhere.
+	// moveEvery is how often a standby looks whether the domain goes on elsewhere, and a VM
+	// that is down because it does is looked at.
 	moveEvery = time.Minute
 	// standbyRetry is the pause before a standby is tried again that could not be
 	// opened.

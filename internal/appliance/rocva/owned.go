@@ -27,6 +27,9 @@ type owned struct {
 
 	seen  atomic.Pointer[recovery.Run] // as run, for who only looks
 	stuck atomic.Bool                  // nobody looks after it, because of an error: it is tried again
+
+	falling sync.Mutex
+	falls   falls // guarded by falling: VMs that ended though nobody wanted it
 }
 
 // job is an action that lasts longer than a call.

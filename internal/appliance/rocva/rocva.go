@@ -52,6 +52,7 @@ type Appliance struct {
 	opts  Options
 	log   *slog.Logger
 	began int64 // UTC milliseconds
+	now   func() time.Time
 
 	applying sync.Mutex // one Setup at a time
 	parts    atomic.Pointer[Parts]
@@ -78,7 +79,7 @@ func New(o Options) (*Appliance, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Appliance{opts: o, log: o.Logger, began: time.Now().UnixMilli(), runs: map[string]*owned{}, standbys: map[site.Name]*warmth{},
+	return &Appliance{opts: o, log: o.Logger, began: time.Now().UnixMilli(), now: time.Now, runs: map[string]*owned{}, standbys: map[site.Name]*warmth{},
 		seen: map[site.Name]*protection{}, greeted: map[dr.VMID]hypervisor.VM{}}, nil
 }
 
@@ -175,7 +176,9 @@ func (s *Appliance) reopen(ctx context.Context, parent string) error {
 		}
 		o := &owned{}
 		o.have(r)
-		if oerr := goOn(ctx, r); oerr != nil {
+		if oerr := goOn(ctx, r); errors.Is(oerr, recovery.ErrMovedOn) {
+			err = errors.Join(err, oerr) // its VMs stay off
+		} else if oerr != nil {
 			o.stuck.Store(true) // it is tried again
 			err = errors.Join(err, oerr)
 		}
@@ -191,11 +194,15 @@ func (s *Appliance) reopen(ctx context.Context, parent string) error {
 }
 
 // goOn has the VMs of a run go on that an earlier process left: their disks are served
-// again. What of it is under way is gone on with by its step.
+// again, and those are started that ended with their host, if they still are the domain.
+// What of it is under way is gone on with by its step.
 func goOn(ctx context.Context, r *recovery.Run) error {
 	rec := r.Record()
 	switch {
 	case !rec.State.Active():
+		if err := r.Ours(ctx); err != nil {
+			return err
+		}
 		return r.Resume(ctx, "")
 	case rec.Action == recovery.Recover && r.Building():
 		return r.DoWith(ctx, recovery.Recover, recovery.ActOptions{Until: recovery.UntilHydrated})

@@ -371,7 +371,8 @@ type rig struct {
 	at    map[site.Name]*place
 	mode  site.Mode
 	world *world
-	prot  *protectors // nil: what is recovered is not protected
+	prot  *protectors      // nil: what is recovered is not protected
+	now   func() time.Time // of the appliances; nil: the system's
 	stop  func()
 }
 
@@ -449,6 +450,9 @@ func (r *rig) appliance(name site.Name, p *place) *rocva.Appliance {
 		return &rocva.Parts{Service: recovery.New(o), Open: open, Site: there, Close: there.Close}, nil
 	}})
 	check(r.t, err)
+	if r.now != nil {
+		box.SetNow(r.now)
+	}
 	check(r.t, box.Setup(r.t.Context(), &setup.Setup{Generation: "g", Role: site.RocVA, Site: name, Platform: site.QEMU, RocVA: &setup.RocVA{
 		Domains:  []setup.Domain{{Name: "erp", ID: r.src.c.Domain().ID, Container: "mem://erp", Identity: "unused", Mode: r.mode}},
 		Networks: []site.Network{{Ref: map[site.Name]site.Ref{"a": "lan", "b": "lan-b"}[name]}},

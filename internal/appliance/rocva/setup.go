@@ -9,6 +9,7 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/setup"
 	"holdfast/internal/msa/site"
+	"holdfast/internal/recovery"
 )
 
 // Setup makes the appliance what a setup says: it writes what opens the containers, and
@@ -131,7 +132,7 @@ type protection struct {
 }
 
 // mind looks after the domains that live here: what protects them is started again when it
-// has ended. Their VMs are not: who ended one may have meant it.
+// has ended, and VMs are that ended though nobody wanted it.
 func (s *Appliance) mind(ctx context.Context) {
 	for _, o := range s.all() {
 		if o.stuck.Load() && o.mu.TryLock() {
@@ -156,6 +157,8 @@ func (s *Appliance) mind(ctx context.Context) {
 			o.mu.Unlock()
 		}
 		if r != nil {
+			s.again(ctx, o, r)
+			p.err = errors.Join(p.err, o.troubles(r, s.now()))
 			p.domain, p.figures = s.standing(ctx, name, r)
 		}
 		seen[name] = p
@@ -173,7 +176,7 @@ func (s *Appliance) unstick(ctx context.Context, o *owned) {
 	o.still()
 	o.stuck.Store(false)
 	if err := goOn(ctx, o.run); err != nil {
-		o.stuck.Store(true)
+		o.stuck.Store(!errors.Is(err, recovery.ErrMovedOn))
 		s.log.Warn("a recovery cannot be gone on with", "run", o.run.Dir(), "err", err, "remedy", errs.RemedyOf(err))
 	}
 	s.attend(o)
