@@ -117,7 +117,7 @@ func (o *owned) tried(vm dr.VMID, err error, now time.Time) {
 		f.up = now
 	case f.moved:
 		f.due, f.why = now.Add(moveEvery), err
-	case errors.Is(err, recovery.ErrUntold): // no try
+	case errors.Is(err, recovery.ErrUntold), errors.Is(err, errTurn): // no try
 		f.due, f.why = now.Add(againAfter), err
 	default:
 		f.tries++
@@ -172,6 +172,9 @@ func (s *Appliance) again(ctx context.Context, o *owned, r *recovery.Run) {
 			return
 		}
 		o.tried(v.VM, err, s.now())
+		if errors.Is(err, errTurn) {
+			continue
+		}
 		if err != nil {
 			s.log.Warn("a VM that ended is down", "vm", v.Name, "why", v.Reason, "err", err, "remedy", errs.RemedyOf(err))
 			continue

@@ -7,8 +7,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
+	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor/fake"
 	"holdfast/internal/msa/mapping"
 	"holdfast/internal/msa/plan"
@@ -96,5 +98,34 @@ func TestGuests(t *testing.T) {
 	}
 	if said := r.report(); !slices.Equal(said, []string{"said\n", "said\n", "said\n"}) {
 		t.Errorf("the report has %q", said)
+	}
+}
+
+// TestTurns has VMs start one after the other where the site wants so, whatever the plan
+// says, also when the appliance's process is replaced between.
+func TestTurns(t *testing.T) {
+	r := newRig(t)
+	r.most = 1
+	var up atomic.Bool
+	for _, vm := range r.src.vms {
+		r.at["b"].prov.Behave(vm.ID, fake.Behaviour{Agent: func(string, any) (any, error) {
+			if !up.Load() {
+				return nil, errs.New("guest", errs.Unavailable, vm.Name, "it boots still")
+			}
+			return struct{}{}, nil
+		}})
+	}
+	r.begin()
+	id := r.asks(plan.Planned)
+	for i := range 2 {
+		r.awaitAttempt(id, "/power-on", 2*i+2)
+		if n := r.up("1"); n != 1 {
+			t.Fatalf("%d VMs were started", n)
+		}
+		r.restart()
+	}
+	up.Store(true)
+	if s := r.awaitEnd(plan.Planned); s.State != plan.BeforeCommit || r.up("1") != 2 {
+		t.Fatalf("it led to %s with %d VMs\n%s", s.State, r.up("1"), r.dump(id))
 	}
 }

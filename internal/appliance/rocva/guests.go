@@ -77,7 +77,7 @@ func (s *Appliance) greet(r *recovery.Run, vm dr.VMID) {
 		return
 	}
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), greetLimit)
+		ctx, cancel := context.WithTimeout(s.life, greetLimit)
 		defer cancel()
 		tick := time.NewTicker(greetEvery)
 		defer tick.Stop()
@@ -94,7 +94,9 @@ func (s *Appliance) greet(r *recovery.Run, vm dr.VMID) {
 			}
 			select {
 			case <-ctx.Done():
-				s.log.Warn("a guest was not told its addresses", "vm", vm, "err", err)
+				if s.life.Err() == nil {
+					s.log.Warn("a guest was not told its addresses", "vm", vm, "err", err)
+				}
 				return
 			case <-tick.C:
 			}

@@ -24,6 +24,13 @@ const (
 	maxAgain    = 5
 	againAfter  = 5 * time.Second
 	steadyAfter = 10 * time.Minute
+	// bootLimit is how long a VM counts as starting whose guest's agent does not answer:
+	// what reads most of its disk is over by then. bootEvery is how often it is asked.
+	bootLimit = time.Minute
+	bootEvery = 2 * time.Second
+	// askAgain is how long who waits for its turn to start a VM may be silent: the slowest
+	// asks every lookEvery.
+	askAgain = 3 * lookEvery
 	// agentLimit bounds one question to a guest's agent, portLimit the wait for a port.
 	agentLimit = 10 * time.Second
 	portLimit  = 2 * time.Second

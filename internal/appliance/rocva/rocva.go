@@ -54,6 +54,10 @@ type Appliance struct {
 	began int64 // UTC milliseconds
 	now   func() time.Time
 
+	life  context.Context    // ends with the appliance
+	end   context.CancelFunc // ends it
+	boots *boots
+
 	applying sync.Mutex // one Setup at a time
 	parts    atomic.Pointer[Parts]
 
@@ -79,7 +83,8 @@ func New(o Options) (*Appliance, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Appliance{opts: o, log: o.Logger, began: time.Now().UnixMilli(), now: time.Now, runs: map[string]*owned{}, standbys: map[site.Name]*warmth{},
+	life, end := context.WithCancel(context.Background())
+	return &Appliance{life: life, end: end, boots: &boots{up: map[boot]bool{}}, opts: o, log: o.Logger, began: time.Now().UnixMilli(), now: time.Now, runs: map[string]*owned{}, standbys: map[site.Name]*warmth{},
 		seen: map[site.Name]*protection{}, greeted: map[dr.VMID]hypervisor.VM{}}, nil
 }
 
@@ -187,6 +192,7 @@ func (s *Appliance) reopen(ctx context.Context, parent string) error {
 		s.mu.Unlock()
 		s.attend(o)
 		for _, v := range r.Record().VMs {
+			s.recall(ctx, r, &v)
 			s.greet(r, v.Source)
 		}
 	}
@@ -212,6 +218,7 @@ func goOn(ctx context.Context, r *recovery.Run) error {
 
 // close gives all runs and standbys up; VMs go on.
 func (s *Appliance) close() error {
+	s.end()
 	s.mu.Lock()
 	kept := s.standbys
 	s.standbys = map[site.Name]*warmth{}

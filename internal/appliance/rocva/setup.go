@@ -61,11 +61,13 @@ func (s *Appliance) apply(ctx context.Context, u *setup.Setup) error {
 	before := s.told
 	s.told = *u
 	s.mu.Unlock()
+	s.boots.bound(u.RocVA.MaxBoots)
 	if s.parts.Load() == nil {
 		p, err := s.opts.Begin(ctx, u.Platform, u.Endpoints)
 		if err != nil {
 			return err
 		}
+		p.Service.TakeTurns(s.turn)
 		s.parts.Store(p)
 		if err := s.open(ctx); err != nil {
 			s.log.Warn("not all recoveries go on", "err", err, "remedy", errs.RemedyOf(err))
@@ -175,7 +177,10 @@ func (s *Appliance) unstick(ctx context.Context, o *owned) {
 	}
 	o.still()
 	o.stuck.Store(false)
-	if err := goOn(ctx, o.run); err != nil {
+	if err := goOn(ctx, o.run); errors.Is(err, errTurn) {
+		o.stuck.Store(true)
+		s.log.Info("a recovery's VMs wait for their turn to start", "run", o.run.Dir())
+	} else if err != nil {
 		o.stuck.Store(!errors.Is(err, recovery.ErrMovedOn))
 		s.log.Warn("a recovery cannot be gone on with", "run", o.run.Dir(), "err", err, "remedy", errs.RemedyOf(err))
 	}

@@ -174,7 +174,7 @@ func (s *Appliance) StartSource(ctx context.Context, a *operate.Act, vm *plan.VM
 		if err := o.run.KeepDown(vm.VM, false); err != nil {
 			return err
 		}
-		return o.run.Resume(ctx, "")
+		return s.inTurn(&res, o.run.Resume(ctx, ""))
 	})
 	return res, err
 }

@@ -173,7 +173,7 @@ func (s *Appliance) PowerOn(ctx context.Context, a *operate.Act, vm *plan.VMInpu
 			}
 		}
 		if err := o.run.StartVM(ctx, vm.VM); err != nil {
-			return err
+			return s.inTurn(&res, err)
 		}
 		s.greet(o.run, vm.VM)
 		return nil
