@@ -138,7 +138,7 @@ func (s *Appliance) runOf(ctx context.Context, a *operate.Act, vm *plan.VMInputs
 			continue
 		}
 		rec := r.Record()
-		if over(rec.State) || (rec.Operation == recovery.Test) != vm.Test || recorded(rec, vm.VM) == nil {
+		if !asks(a, rec) || over(rec.State) || (rec.Operation == recovery.Test) != vm.Test || recorded(rec, vm.VM) == nil {
 			continue
 		}
 		if found == nil || rec.Created.After(found.Record().Created) {

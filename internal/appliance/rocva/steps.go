@@ -35,7 +35,7 @@ func (s *Appliance) choose(ctx context.Context, a *operate.Act, in *plan.PinInpu
 		if err != nil {
 			return nil, err
 		}
-		q.At, q.By, q.Note = spec(in), "plan "+string(a.Plan), a.Run
+		q.At, q.By, q.Note, q.Origin = spec(in), "plan "+string(a.Plan), a.Run, a.Origin
 		for _, id := range in.VMs {
 			q.VMs = append(q.VMs, id.String())
 		}
