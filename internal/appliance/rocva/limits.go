@@ -43,6 +43,8 @@ const (
 	// moveEvery is how often a standby looks whether the domain goes on elsewhere, and a VM
 	// that is down because it does is looked at.
 	moveEvery = time.Minute
+	// copyBlock is how much of an image is copied at once, bytes.
+	copyBlock = 1 << 20
 	// standbyRetry is the pause before a standby is tried again that could not be
 	// opened.
 	standbyRetry = 30 * time.Second

@@ -58,6 +58,7 @@ type Appliance struct {
 	end   context.CancelFunc // ends it
 	boots *boots
 
+	seeding  sync.Mutex // held while seeds are taken, made or deleted
 	applying sync.Mutex // one Setup at a time
 	parts    atomic.Pointer[Parts]
 

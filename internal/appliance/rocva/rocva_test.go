@@ -372,6 +372,7 @@ type rig struct {
 	at    map[site.Name]*place
 	mode  site.Mode
 	most  int // VMs that start at once at a site
+	given []site.DiskSeed
 	world *world
 	prot  *protectors      // nil: what is recovered is not protected
 	now   func() time.Time // of the appliances; nil: the system's
@@ -456,7 +457,7 @@ func (r *rig) appliance(name site.Name, p *place) *rocva.Appliance {
 		box.SetNow(r.now)
 	}
 	check(r.t, box.Setup(r.t.Context(), &setup.Setup{Generation: "g", Role: site.RocVA, Site: name, Platform: site.QEMU, RocVA: &setup.RocVA{
-		Domains:  []setup.Domain{{Name: "erp", ID: r.src.c.Domain().ID, Container: "mem://erp", Identity: "unused", Mode: r.mode}},
+		Domains:  []setup.Domain{{Name: "erp", ID: r.src.c.Domain().ID, Container: "mem://erp", Identity: "unused", Mode: r.mode, Preseed: r.given}},
 		Networks: []site.Network{{Ref: map[site.Name]site.Ref{"a": "lan", "b": "lan-b"}[name]}}, MaxBoots: r.most,
 	}}))
 	return box

@@ -87,6 +87,14 @@ func (s *Appliance) build(ctx context.Context, a *operate.Act, r *recovery.Run, 
 	if dir := s.standby(ctx, in.Domain, r.Record()); dir != "" {
 		return r.Build(recovery.Warm, dir, nil)
 	}
+	if err := s.plant(s.life, a, r.Record()); err != nil {
+		a.Warn("the images that are given for its disks cannot be used: " + err.Error())
+	}
+	lock, err := s.lockSeeds() // until the run notes which it takes
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	old, err := s.reap(ctx, r.Record(), s.records())
 	if err != nil {
 		a.Warn("the old disks cannot be used, they are built anew: " + err.Error())

@@ -88,6 +88,8 @@ type Domain struct {
 	Suspended bool      `json:"suspended,omitempty"`
 	Mode      site.Mode `json:"mode,omitempty"`
 	Settings  Settings  `json:"settings"`
+	// Preseed are images at the recovery appliance, to whom alone they are told.
+	Preseed []site.DiskSeed `json:"preseed,omitempty"`
 }
 
 // Settings are those of a domain's pipeline, as ProtectedDomain has them: zero values
