@@ -40,6 +40,11 @@ const (
 	// and greetEvery how often its agent is asked.
 	greetLimit = 30 * time.Minute
 	greetEvery = 2 * time.Second
+	// settleFor is how long after it was told its addresses in a boot a guest is looked at
+	// whether it has them still: its own configuration may come later than its agent.
+	settleFor = 2 * time.Minute
+	// regreetLimit bounds a look at the guests of one recovery.
+	regreetLimit = time.Minute
 	// moveEvery is how often a standby looks whether the domain goes on elsewhere, and a VM
 	// that is down because it does is looked at.
 	moveEvery = time.Minute

@@ -29,6 +29,8 @@ type owned struct {
 	seen  atomic.Pointer[recovery.Run] // as run, for who only looks
 	stuck atomic.Bool                  // nobody looks after it, because of an error: it is tried again
 
+	regreeting atomic.Bool // its guests are looked at
+
 	falling sync.Mutex
 	falls   falls // guarded by falling: VMs that ended though nobody wanted it
 }

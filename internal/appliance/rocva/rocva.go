@@ -70,8 +70,8 @@ type Appliance struct {
 	standbys map[site.Name]*warmth     // guarded by mu
 	seen     map[site.Name]*protection // guarded by mu: of domains that live here
 
-	telling sync.Mutex                // held while a guest is told its addresses
-	greeted map[dr.VMID]hypervisor.VM // guarded by telling: VMs whose guests were told
+	telling sync.Mutex           // held while a guest is told its addresses
+	greeted map[dr.VMID]greeting // guarded by telling: VMs whose guests were told
 }
 
 var _ operate.Effects = (*Appliance)(nil)
@@ -86,7 +86,7 @@ func New(o Options) (*Appliance, error) {
 	}
 	life, end := context.WithCancel(context.Background())
 	return &Appliance{life: life, end: end, boots: &boots{up: map[boot]bool{}}, opts: o, log: o.Logger, began: time.Now().UnixMilli(), now: time.Now, runs: map[string]*owned{}, standbys: map[site.Name]*warmth{},
-		seen: map[site.Name]*protection{}, greeted: map[dr.VMID]hypervisor.VM{}}, nil
+		seen: map[site.Name]*protection{}, greeted: map[dr.VMID]greeting{}}, nil
 }
 
 // ready returns what the appliance works with. Kind Unavailable: it was not told its

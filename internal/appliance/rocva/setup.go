@@ -141,6 +141,9 @@ func (s *Appliance) mind(ctx context.Context) {
 			s.unstick(ctx, o)
 			o.mu.Unlock()
 		}
+		if r := o.seen.Load(); r != nil {
+			s.regreet(o, r)
+		}
 	}
 	seen := map[site.Name]*protection{}
 	for _, name := range s.Lives() {
