@@ -59,8 +59,8 @@ func TestWarm(t *testing.T) {
 // TestWarmOnImages builds a standby's disks and a recovery's onto images that were given for
 // them, whatever they hold.
 func TestWarmOnImages(t *testing.T) {
-	for _, mode := range []site.Mode{site.Continuous, site.Failover} {
-		t.Run(string(mode), func(t *testing.T) {
+	for name, mode := range map[string]site.Mode{"standby": site.Continuous, "recovery": site.Failover} {
+		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			r.mode = mode
 			for i, vm := range r.src.vms {
