@@ -221,6 +221,7 @@ func goOn(ctx context.Context, r *recovery.Run) error {
 func (s *Appliance) close() error {
 	s.end()
 	s.mu.Lock()
+	s.is = "" // from now on it does not tell what is in it, but gives it up
 	kept := s.standbys
 	s.standbys = map[site.Name]*warmth{}
 	s.mu.Unlock()
