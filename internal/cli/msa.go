@@ -8,6 +8,7 @@ import (
 
 	"holdfast/internal/control"
 	"holdfast/internal/durable"
+	"holdfast/internal/journal"
 	"holdfast/internal/msa/api"
 	"holdfast/internal/msa/inventory"
 	"holdfast/internal/msa/replica"
@@ -21,6 +22,7 @@ const dataDefault = "/var/lib/holdfast/msa"
 func newMSACommand() *cobra.Command {
 	var o replica.Options
 	var name, passphrase, dbFile, containerKey, appliances string
+	var phrases, services []string
 	cmd := &cobra.Command{
 		Use:   "msa",
 		Short: "Run a site's manager",
@@ -63,6 +65,9 @@ database, and take over from one that is dead. Each needs a copy of seal.key.`,
 			if o.ContainerKey, err = readKeyText(containerKey); err != nil {
 				return err
 			}
+			if o.Openers, err = openers(phrases, services); err != nil {
+				return err
+			}
 			o.OpenStore = openManagedStore
 			o.Platform = func(s *site.Site) (inventory.Provider, error) { return openInventory(s, log) }
 			trials := &storeTrials{}
@@ -84,9 +89,30 @@ database, and take over from one that is dead. Each needs a copy of seal.key.`,
 	f.StringSliceVar(&o.Names, "name", nil, "host name or address by which the manager is reached (repeatable; default: the host's name)")
 	f.StringVar(&o.Authority, "ca", "", "directory of an authority made by holdfast cert init, to become the site's")
 	f.StringVar(&containerKey, "container-key", "", "file with a recovery key that opens containers which the site's own key does not yet: those of a lost site, say")
+	f.StringArrayVar(&phrases, "container-passphrase-file", nil, "file of mode 0600 whose first line is a passphrase that opens containers: the site's own key is added to them (repeatable)")
+	f.StringArrayVar(&services, "container-kms", nil, "address of a key service's key that opens containers, as holdfast init --kms takes it: the site's own key is added to them (repeatable)")
 	f.StringVar(&appliances, "appliances", "", "directory of boxes that it runs on this machine by itself, once the site is configured: a DRVA, a host component, a recovery appliance")
 	f.StringVar(&passphrase, "passphrase", "", "file of mode 0600 with the passphrase of seal.key")
 	return cmd
+}
+
+// openers are what opens containers besides age keys.
+func openers(phrases, services []string) (list []journal.Identity, err error) {
+	for _, path := range phrases {
+		word, err := readPassphrase(path)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, journal.PassphraseIdentity(word))
+	}
+	for _, address := range services {
+		c, err := openKeyService(address)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, journal.KeyServiceIdentity(c))
+	}
+	return list, nil
 }
 
 func runMSA(cmd *cobra.Command, o replica.Options, trials *storeTrials) error {

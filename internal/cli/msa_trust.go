@@ -129,7 +129,7 @@ func newPairConfirm() *cobra.Command {
 }
 
 func newApplianceCommand() *cobra.Command {
-	return group("appliance", "Enrol and look after boxes: DRVAs, host components, recovery appliances; run one", newApplianceJoin(), newApplianceRun(), newApplianceStatus(), newBoxList(), newBoxInvite(),
+	return group("appliance", "Enrol and look after boxes: DRVAs, host components, recovery appliances; run one", newApplianceJoin(), newApplianceRun(), newApplianceStatus(), newApplianceSeeds(), newBoxList(), newBoxInvite(),
 		managed("revoke", "Have a box's certificate count no more at the manager", []string{"NAME"}, func(cmd *cobra.Command, args []string, c *api.Client) error {
 			return c.Call(cmd.Context(), http.MethodPost, "/enrolments/"+url.PathEscape(args[0])+"/revoke", nil, nil, nil)
 		}),

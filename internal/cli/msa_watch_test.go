@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -152,5 +153,47 @@ func TestEndpoints(t *testing.T) {
 		if p != nil {
 			p.Close()
 		}
+	}
+}
+
+// TestPassphraseContainer: a container that was made by the command line, for a passphrase
+// alone, is taken by a manager that is given that: the site's own key is added, and what
+// the manager knows is stored and read by the passphrase again.
+func TestPassphraseContainer(t *testing.T) {
+	phrase := filepath.Join(t.TempDir(), "phrase.txt")
+	if err := os.WriteFile(phrase, []byte("correct horse battery\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lent, err := openers([]string{phrase}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newManagerRig(t, withFake, func(o *replica.Options) { o.OpenStore, o.Openers = openManagedStore, lent })
+	store := "file://" + m.path("store")
+	must(t, "domain", "create", store+"/erp", "--quick", "--name", "erp", "--passphrase-file", phrase)
+	files := strings.Replace(siteFiles, "file:///srv/west", store, 1) + "---\n" + strings.Replace(erpFile, "[db, web]", "[vm-00001]", 1)
+	m.want(exitOK, "apply", "-f", m.file("all.yaml", strings.Replace(files, "platform: fake", "platform: fake\nendpoints: ['fake:///5']", 1)))
+	m.until("site-a  5", "inventory", "sites")
+	p := &scan.Publisher{DB: m.r.DB, Store: m.r.Store, To: m.r.Fleet, Site: "site-a", Release: Version}
+	for end := time.Now().Add(2 * time.Minute); ; <-time.After(20 * time.Millisecond) { // between questions; the answer decides
+		if err := p.Once(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if run(t.Context(), []string{"scan", store + "/erp", "--passphrase-file", phrase}, io.Discard, io.Discard) == exitOK {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("nothing is stored in the container")
+		}
+	}
+	key, _ := m.want(exitOK, "site-key")
+	if out, _ := m.want(exitOK, "key", "list", store+"/erp", "--passphrase-file", phrase, "-o", "json"); !strings.Contains(out, strings.TrimSpace(key)) {
+		t.Errorf("the site's key %s does not open it: %s", key, out)
+	}
+	if _, err := openers([]string{filepath.Join(t.TempDir(), "none")}, nil); !errs.Is(err, errs.NotFound) {
+		t.Errorf("a passphrase that is not there: %v", err)
+	}
+	if _, err := openers(nil, []string{"nowhere://x"}); err == nil {
+		t.Error("a key service that is none is taken")
 	}
 }

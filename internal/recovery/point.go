@@ -333,21 +333,12 @@ func (r *Run) superseded(ctx context.Context) error {
 	if !rec.Committed {
 		return nil
 	}
-	c, err := r.open(ctx)
-	if err != nil {
-		return err
+	current, err := r.isCurrent(ctx)
+	if err == nil && current {
+		err = errs.New("recovery.Cleanup", errs.Conflict, r.dir, "these VMs are the domain "+rec.Name+": nothing newer exists").
+			WithRemedy("move the domain elsewhere first (failback), then repeat")
 	}
-	all, err := c.Timelines(ctx)
-	if err != nil {
-		return err
-	}
-	for _, t := range all {
-		if t.Current && t.ID == rec.Fork {
-			return errs.New("recovery.Cleanup", errs.Conflict, r.dir, "these VMs are the domain "+rec.Name+": nothing newer exists").
-				WithRemedy("move the domain elsewhere first (failback), then repeat")
-		}
-	}
-	return nil
+	return err
 }
 
 // brief names a run's point for people.

@@ -84,6 +84,8 @@ type Request struct {
 	By    string `json:"by,omitempty"`
 	Note  string `json:"note,omitempty"`
 	Label string `json:"label,omitempty"` // what who asks calls the domain
+	// Origin tells apart who asks: two may have the same names for what they recover.
+	Origin string `json:"origin,omitempty"`
 }
 
 // ProtectRequest says how the VMs are protected at the recovery site.
@@ -118,7 +120,7 @@ func (q *Request) check() error {
 		return fmt.Errorf("automatic decision %q is neither commit nor rollback", q.Auto)
 	case (q.Auto == Wait) != (q.After == 0) || q.After < 0:
 		return fmt.Errorf("an automatic decision, and nothing else, needs a time after which it is taken")
-	case len(q.By) > maxText || len(q.Note) > maxText || len(q.Label) > maxText || q.Evidence < 0 || q.Rate < 0 || q.Protect.Quota < 0:
+	case len(q.By) > maxText || len(q.Note) > maxText || len(q.Label) > maxText || len(q.Origin) > maxText || q.Evidence < 0 || q.Rate < 0 || q.Protect.Quota < 0:
 		return fmt.Errorf("a text is longer than %d bytes, or a number negative", maxText)
 	}
 	for id, path := range q.Onto {

@@ -58,7 +58,16 @@ type Service struct {
 	fs   durable.FS
 	log  *slog.Logger
 	now  func() time.Time
+	turn Turn // nil: VMs start as runs want it
 }
+
+// Turn says whether a VM of a run may be started now, and is told what came of it: the VM,
+// or nil when it did not start. An error, which Do and others return as it is, leaves the
+// VM as it was: it may be started later. It is for concurrent use.
+type Turn func(run dr.UUID, vm dr.VMID) (started func(hypervisor.VM), err error)
+
+// TakeTurns has all runs ask before they start a VM. Before the service is used.
+func (s *Service) TakeTurns(t Turn) { s.turn = t }
 
 // New returns a service.
 func New(opts Options) *Service {

@@ -158,9 +158,18 @@ func (r *Run) bootOne(ctx context.Context, v *VMRecord, paused bool) error {
 	}
 	var err error
 	if vm == nil {
+		started := func(hypervisor.VM) {}
+		if r.s.turn != nil {
+			if started, err = r.s.turn(r.Record().ID, v.Config.ID); err != nil {
+				return err
+			}
+		}
 		spec := r.spec(v)
 		spec.Paused = paused
-		vm, err = r.s.opts.Provider.Start(ctx, spec)
+		if vm, err = r.s.opts.Provider.Start(ctx, spec); err != nil {
+			vm = nil
+		}
+		started(vm)
 	} else if !paused && vm.Status().State == hypervisor.Paused {
 		err = vm.Resume(ctx) // a start that a crash cut off, or a disk that was away
 	}

@@ -7,8 +7,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
+	"holdfast/internal/appliance/rocva"
+	"holdfast/internal/errs"
 	"holdfast/internal/hypervisor/fake"
 	"holdfast/internal/msa/mapping"
 	"holdfast/internal/msa/plan"
@@ -24,6 +27,21 @@ type agentOf struct {
 	envs   [][]string
 	has    []string // addresses
 	status int      // of scripts
+	boot   string
+}
+
+// boots has the guest start again with what it has of its own.
+func (g *agentOf) boots(boot, address string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.boot, g.has = boot, []string{address}
+}
+
+// is reports whether the guest has just this address.
+func (g *agentOf) is(address string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Equal(g.has, []string{address})
 }
 
 func (g *agentOf) answer(command string, args any) (any, error) {
@@ -50,8 +68,14 @@ func (g *agentOf) answer(command string, args any) (any, error) {
 	case "guest-exec-status":
 		return map[string]any{"exited": true, "exitcode": g.status, "out-data": base64.StdEncoding.EncodeToString([]byte("said\n"))}, nil
 	case "guest-file-open":
+		if strings.HasSuffix(args.(map[string]any)["path"].(string), "boot_id") {
+			return 2, nil
+		}
 		return 1, nil
 	case "guest-file-read":
+		if args.(map[string]any)["handle"].(int64) == 2 {
+			return map[string]any{"eof": true, "buf-b64": base64.StdEncoding.EncodeToString([]byte(g.boot + "\n"))}, nil
+		}
 		return map[string]any{"eof": true, "buf-b64": base64.StdEncoding.EncodeToString([]byte(
 			"  sl  local_address rem_address   st\n   0: 00000000:1538 00000000:0000 0A 0\n"))}, nil
 	case "guest-file-close":
@@ -96,5 +120,75 @@ func TestGuests(t *testing.T) {
 	}
 	if said := r.report(); !slices.Equal(said, []string{"said\n", "said\n", "said\n"}) {
 		t.Errorf("the report has %q", said)
+	}
+}
+
+// TestGuestBootsAgain: a guest has the addresses of its own configuration when it has booted
+// again: it is told those of the plan again, also when its configuration comes late. What
+// it changes in the same boot is left alone.
+func TestGuestBootsAgain(t *testing.T) {
+	r := newRig(t)
+	clock := &later{}
+	r.now = clock.now
+	const own, told = "10.1.0.9/24", "10.2.0.1/24"
+	vm := r.src.vms[0]
+	g := &agentOf{mac: vm.NICs[0].MAC, has: []string{own}, boot: "1"}
+	r.at["b"].prov.Behave(vm.ID, fake.Behaviour{Agent: g.answer})
+	r.world.p.VMs[0].Agent = nil // it is waited for
+	r.world.v[0].Mappings.Rules = []mapping.Rule{{From: mapping.Subnet{Prefix: netip.MustParsePrefix("10.1.0.0/24")}, To: mapping.Subnet{Prefix: netip.MustParsePrefix("10.2.0.0/24")}}}
+	r.begin()
+	r.does(plan.Test, plan.TestComplete)
+	look := func() {
+		t.Helper()
+		r.at["b"].box.Mind(t.Context())
+		r.await(r.at["b"].box.Regreeted, func() string { return "the guests are looked at still" })
+	}
+	if look(); !g.is(told) {
+		t.Fatalf("the guest has %v", g.has)
+	}
+	g.boots("1", own) // its own configuration came after its agent
+	if look(); !g.is(told) {
+		t.Fatalf("a guest whose configuration came late has %v", g.has)
+	}
+	clock.forward(rocva.SettleFor)
+	g.boots("1", own) // somebody in the guest
+	if look(); !g.is(own) {
+		t.Fatalf("what a guest changed was changed back: %v", g.has)
+	}
+	for _, boot := range []string{"2", "3"} {
+		g.boots(boot, own)
+		if look(); !g.is(told) {
+			t.Fatalf("after boot %s the guest has %v", boot, g.has)
+		}
+		clock.forward(rocva.SettleFor)
+	}
+}
+
+// TestTurns has VMs start one after the other where the site wants so, whatever the plan
+// says, also when the appliance's process is replaced between.
+func TestTurns(t *testing.T) {
+	r := newRig(t)
+	r.most = 1
+	var up atomic.Bool
+	for _, vm := range r.src.vms {
+		r.at["b"].prov.Behave(vm.ID, fake.Behaviour{Agent: func(string, any) (any, error) {
+			if !up.Load() {
+				return nil, errs.New("guest", errs.Unavailable, vm.Name, "it boots still")
+			}
+			return struct{}{}, nil
+		}})
+	}
+	r.begin()
+	id := r.asks(plan.Planned)
+	for i := range 2 {
+		r.awaitAttempt(id, "/power-on", 2*i+2)
+		if n := r.up("1"); n != 1 {
+			t.Fatalf("%d VMs were started", n)
+		}
+		r.restart()
+	}
+	up.Store(true)
+	if s := r.awaitEnd(plan.Planned); s.State != plan.BeforeCommit || r.up("1") != 2 {
+		t.Fatalf("it led to %s with %d VMs\n%s", s.State, r.up("1"), r.dump(id))
 	}
 }

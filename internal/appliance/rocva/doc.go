@@ -6,7 +6,7 @@
 //
 //	DIR/setup.json         the newest setup, so that the appliance comes up without its manager
 //	DIR/access/DOMAIN/     key and credentials of the domain's container, of the newest setup; 0600
-//	DIR/r/PLAN/DOMAIN/N    a recovery; N counts. Long names are cut: sockets lie below
+//	DIR/r/PLAN/DOMAIN/N    a recovery; N counts, over all sites that have a plan of that name. Long names are cut: sockets lie below
 //	DIR/r/PLAN/DOMAIN/testN  a test
 //	DIR/warm/DOMAIN/HISTORY/  the standby of a domain that is continuous
 //	DIR/seeds/DOMAIN.json  where disks are that held the domain before

@@ -104,7 +104,46 @@ func onLibvirt(t *testing.T, there *libvirttest.Site) started {
 // TestQEMU does in a real guest under the embedded QEMU what plans do in guests.
 func TestQEMU(t *testing.T) {
 	t.Parallel()
-	realGuest(t, onQEMU(t))
+	s := onQEMU(t)
+	realGuest(t, s)
+	bootsAgain(t, s.vm)
+}
+
+// bootsAgain resets a guest that was told addresses: its agent tells that it is another
+// boot, in which it does not have them.
+func bootsAgain(t *testing.T, vm hypervisor.VM) {
+	t.Helper()
+	g := vm.(hypervisor.Guest)
+	before, err := guest.Boot(t.Context(), g)
+	if err != nil || len(before) != 36 {
+		t.Fatalf("the guest's boot is %q, %v", before, err)
+	}
+	if again, err := guest.Boot(t.Context(), g); err != nil || again != before {
+		t.Fatalf("the guest's boot is %q, and then %q, %v", before, again, err)
+	}
+	must(t, vm.(*qemu.VM).Execute(t.Context(), "system_reset", nil, nil))
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	for {
+		now, err := guest.Boot(ctx, g)
+		if err == nil && now != before {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("the guest does not tell that it booted again: %q, %v", now, err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	has, err := guest.Interfaces(t.Context(), g)
+	must(t, err)
+	for _, i := range has {
+		for _, p := range i.Addresses {
+			if !p.Addr().IsLinkLocalUnicast() {
+				t.Errorf("the guest has %v still", p)
+			}
+		}
+	}
 }
 
 // TestLibvirt does it under a libvirt daemon, and has a recovered VM take its place there.

@@ -77,7 +77,7 @@ func (s *Appliance) greet(r *recovery.Run, vm dr.VMID) {
 		return
 	}
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), greetLimit)
+		ctx, cancel := context.WithTimeout(s.life, greetLimit)
 		defer cancel()
 		tick := time.NewTicker(greetEvery)
 		defer tick.Stop()
@@ -94,7 +94,9 @@ func (s *Appliance) greet(r *recovery.Run, vm dr.VMID) {
 			}
 			select {
 			case <-ctx.Done():
-				s.log.Warn("a guest was not told its addresses", "vm", vm, "err", err)
+				if s.life.Err() == nil {
+					s.log.Warn("a guest was not told its addresses", "vm", vm, "err", err)
+				}
 				return
 			case <-tick.C:
 			}
@@ -136,7 +138,7 @@ func (s *Appliance) runOf(ctx context.Context, a *operate.Act, vm *plan.VMInputs
 			continue
 		}
 		rec := r.Record()
-		if over(rec.State) || (rec.Operation == recovery.Test) != vm.Test || recorded(rec, vm.VM) == nil {
+		if !asks(a, rec) || over(rec.State) || (rec.Operation == recovery.Test) != vm.Test || recorded(rec, vm.VM) == nil {
 			continue
 		}
 		if found == nil || rec.Created.After(found.Record().Created) {
@@ -232,7 +234,16 @@ func (s *Appliance) reachable(ctx context.Context, r *recovery.Run, vm dr.VMID, 
 	return out, err
 }
 
-// tell tells a guest its addresses, unless it has them. Its agent answers.
+// greeting is when a guest was told its addresses: in which run of its VM, and in which
+// boot of that. A guest that boots again has those of its own configuration.
+type greeting struct {
+	vm   hypervisor.VM
+	boot string // "": the guest does not tell
+	at   time.Time
+}
+
+// tell tells a guest its addresses, unless it was told in this boot and had time to settle.
+// What it changes afterwards is its own affair. Its agent answers.
 func (s *Appliance) tell(ctx context.Context, r *recovery.Run, vm dr.VMID, v hypervisor.VM) error {
 	cards, err := toldOf(r, vm)
 	if err != nil || len(cards) == 0 {
@@ -240,12 +251,18 @@ func (s *Appliance) tell(ctx context.Context, r *recovery.Run, vm dr.VMID, v hyp
 	}
 	s.telling.Lock()
 	defer s.telling.Unlock()
-	if s.greeted[v.ID()] == v {
-		return nil
-	}
 	g, ok := v.(hypervisor.Guest)
 	if !ok {
 		return unable("reach guests' agents")
+	}
+	boot, err := guest.Boot(ctx, g)
+	if err != nil {
+		return err
+	}
+	was, known := s.greeted[v.ID()]
+	known = known && was.vm == v && was.boot == boot
+	if known && s.now().Sub(was.at) >= settleFor {
+		return nil
 	}
 	has, err := guest.Interfaces(ctx, g)
 	if err != nil {
@@ -264,8 +281,55 @@ func (s *Appliance) tell(ctx context.Context, r *recovery.Run, vm dr.VMID, v hyp
 			return err
 		}
 	}
-	s.greeted[v.ID()] = v
+	if !known {
+		s.greeted[v.ID()] = greeting{v, boot, s.now()}
+	}
 	return nil
+}
+
+// regreet has guests told their addresses again that have booted again since, or whose own
+// configuration came after. It does not wait.
+func (s *Appliance) regreet(o *owned, r *recovery.Run) {
+	rec := r.Record()
+	if over(rec.State) || !o.regreeting.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer o.regreeting.Store(false)
+		ctx, cancel := context.WithTimeout(s.life, regreetLimit)
+		defer cancel()
+		for i := range rec.VMs {
+			if ctx.Err() != nil {
+				return
+			}
+			if err := s.regreetOne(ctx, r, rec.VMs[i].Source); err != nil {
+				s.log.Warn("a guest that booted again was not told its addresses", "vm", rec.VMs[i].Config.Name, "err", err, "remedy", errs.RemedyOf(err))
+			}
+		}
+	}()
+}
+
+// regreetOne is regreet for a guest that was told before; others are being told by who
+// started them.
+func (s *Appliance) regreetOne(ctx context.Context, r *recovery.Run, vm dr.VMID) error {
+	v, err := r.Handle(ctx, vm)
+	if err != nil || v == nil {
+		return err
+	}
+	s.telling.Lock()
+	was, known := s.greeted[v.ID()]
+	s.telling.Unlock()
+	if !known || was.vm != v || was.boot == "" && s.now().Sub(was.at) >= settleFor {
+		return nil
+	}
+	if g, ok := v.(hypervisor.Guest); !ok || guest.Ping(ctx, g) != nil {
+		return nil // it boots just now
+	}
+	err = s.tell(ctx, r, vm, v)
+	if errs.Is(err, errs.Unavailable) || errs.Is(err, errs.Transient) || errs.Is(err, errs.Canceled) || errs.Is(err, errs.Conflict) {
+		return nil // it is asked again
+	}
+	return err
 }
 
 // Script runs a script in a guest, or on this machine.

@@ -17,6 +17,20 @@ const (
 	maxSeeds = 16 << 20
 	// lookEvery is how often what lives here is looked at.
 	lookEvery = 10 * time.Second
+	// maxAgain is how often a VM is started again that ends again and again, and
+	// againAfter the pause before the first time, each later one twice as long: it
+	// outlasts the shutdown of a host, and a store that is away for minutes. One that
+	// then runs for steadyAfter begins anew.
+	maxAgain    = 5
+	againAfter  = 5 * time.Second
+	steadyAfter = 10 * time.Minute
+	// bootLimit is how long a VM counts as starting whose guest's agent does not answer:
+	// what reads most of its disk is over by then. bootEvery is how often it is asked.
+	bootLimit = time.Minute
+	bootEvery = 2 * time.Second
+	// askAgain is how long who waits for its turn to start a VM may be silent: the slowest
+	// asks every lookEvery.
+	askAgain = 3 * lookEvery
 	// agentLimit bounds one question to a guest's agent, portLimit the wait for a port.
 	agentLimit = 10 * time.Second
 	portLimit  = 2 * time.Second
@@ -28,8 +42,16 @@ const (
 	// and greetEvery how often its agent is asked.
 	greetLimit = 30 * time.Minute
 	greetEvery = 2 * time.Second
-	// moveEvery is how often a standby looks whether the domain goes on elsewhere.
+	// settleFor is how long after it was told its addresses in a boot a guest is looked at
+	// whether it has them still: its own configuration may come later than its agent.
+	settleFor = 2 * time.Minute
+	// regreetLimit bounds a look at the guests of one recovery.
+	regreetLimit = time.Minute
+	// moveEvery is how often a standby looks whether the domain goes on elsewhere, and a VM
+	// that is down because it does is looked at.
 	moveEvery = time.Minute
+	// copyBlock is how much of an image is copied at once, bytes.
+	copyBlock = 1 << 20
 	// standbyRetry is the pause before a standby is tried again that could not be
 	// opened.
 	standbyRetry = 30 * time.Second

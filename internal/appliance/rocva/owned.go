@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,6 +28,11 @@ type owned struct {
 
 	seen  atomic.Pointer[recovery.Run] // as run, for who only looks
 	stuck atomic.Bool                  // nobody looks after it, because of an error: it is tried again
+
+	regreeting atomic.Bool // its guests are looked at
+
+	falling sync.Mutex
+	falls   falls // guarded by falling: VMs that ended though nobody wanted it
 }
 
 // job is an action that lasts longer than a call.
@@ -73,42 +79,68 @@ func (s *Appliance) parent(plan, domain site.Name) string {
 	return s.path("r", short(plan), short(domain))
 }
 
-// find returns the directory of the domain's newest run that is not over, or the one
-// for the next. To who begins one, a recovery that was committed is over.
-func (s *Appliance) find(ctx context.Context, plan, domain site.Name, test, begins bool) (dir string, there bool, err error) {
+// asks reports whether a run is of the site whose plan a step is of: two sites may have
+// plans and domains of the same names. One that does not say is taken for it: it is of a
+// release that did not tell them apart.
+func asks(a *operate.Act, rec *recovery.Record) bool {
+	return rec.Request.Origin == "" || a.Origin == "" || rec.Request.Origin == a.Origin
+}
+
+// find returns the directory of the newest run of an act's plan and a domain that is not
+// over, or the one for the next. To who begins one, a recovery that was committed is over.
+func (s *Appliance) find(ctx context.Context, a *operate.Act, u *use) (dir string, there bool, err error) {
 	p, err := s.ready()
 	if err != nil {
 		return "", false, err
 	}
-	parent := s.parent(plan, domain)
+	parent := s.parent(a.Plan, u.domain)
 	prefix := ""
-	if test {
+	if u.test {
 		prefix = "test"
 	}
-	entries, err := durable.OS{}.ReadDir(parent)
-	if err != nil && !errs.Is(err, errs.NotFound) {
+	numbers, err := counted(parent, prefix)
+	if err != nil {
 		return "", false, err
 	}
-	last := 0
-	for _, e := range entries {
-		text, ok := strings.CutPrefix(e.Name, prefix)
-		if n, err := strconv.Atoi(text); ok && err == nil && e.Dir {
-			last = max(last, n)
-		}
+	next := parent + "/" + prefix + "1"
+	if len(numbers) > 0 {
+		next = parent + "/" + prefix + strconv.Itoa(numbers[0]+1)
 	}
-	if last > 0 {
-		dir = parent + "/" + prefix + strconv.Itoa(last)
+	for i, n := range numbers {
+		dir = parent + "/" + prefix + strconv.Itoa(n)
 		st, err := p.Service.Status(ctx, dir)
 		switch {
 		case errs.Is(err, errs.NotFound): // made, and never begun
-			return dir, false, nil
+			if i == 0 {
+				return dir, false, nil
+			}
 		case err != nil:
 			return "", false, err
-		case !over(st.State) && !(begins && st.Committed):
+		case !asks(a, &st.Record): // of another site's plan
+		case !over(st.State) && !(u.begin != nil && st.Committed):
 			return dir, true, nil
+		default:
+			return next, false, nil
 		}
 	}
-	return parent + "/" + prefix + strconv.Itoa(last+1), false, nil
+	return next, false, nil
+}
+
+// counted lists the numbers of directories whose names are a prefix and a number, the
+// largest first; none if their parent is missing.
+func counted(parent, prefix string) (numbers []int, err error) {
+	entries, err := durable.OS{}.ReadDir(parent)
+	if err != nil && !errs.Is(err, errs.NotFound) {
+		return nil, err
+	}
+	for _, e := range entries {
+		text, ok := strings.CutPrefix(e.Name, prefix)
+		if n, err := strconv.Atoi(text); ok && err == nil && n > 0 && e.Dir {
+			numbers = append(numbers, n)
+		}
+	}
+	slices.SortFunc(numbers, func(a, b int) int { return b - a })
+	return numbers, nil
 }
 
 // use is what a step needs of its domain's run.
@@ -123,7 +155,7 @@ type use struct {
 // with has f work on the run of a plan's domain. Meanwhile nothing attends to it,
 // afterwards it is attended to again.
 func (s *Appliance) with(ctx context.Context, a *operate.Act, u use, f func(*owned) error) error {
-	dir, there, err := s.find(ctx, a.Plan, u.domain, u.test, u.begin != nil)
+	dir, there, err := s.find(ctx, a, &u)
 	if err != nil {
 		return err
 	}
@@ -160,6 +192,9 @@ func (s *Appliance) hold(ctx context.Context, a *operate.Act, o *owned, job stri
 	if err := a.Hold(ctx); err != nil {
 		return err
 	}
+	if o.run != nil && open != nil && !asks(a, o.run.Record()) {
+		return errs.New("rocva", errs.Transient, "domain "+string(a.Domain), "a plan of the same name at another site has just begun a recovery of a domain of that name")
+	}
 	o.still()
 	if err := o.quiet(job); err != nil {
 		return err
@@ -184,7 +219,7 @@ func (s *Appliance) hold(ctx context.Context, a *operate.Act, o *owned, job stri
 // look returns the run of a plan's domain to who only asks its VMs: neither what attends
 // to it nor a job is disturbed. Kind NotFound.
 func (s *Appliance) look(ctx context.Context, a *operate.Act, domain site.Name, test bool) (*recovery.Run, error) {
-	dir, there, err := s.find(ctx, a.Plan, domain, test, false)
+	dir, there, err := s.find(ctx, a, &use{domain: domain, test: test})
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,13 @@ type Appliance struct {
 	opts  Options
 	log   *slog.Logger
 	began int64 // UTC milliseconds
+	now   func() time.Time
 
+	life  context.Context    // ends with the appliance
+	end   context.CancelFunc // ends it
+	boots *boots
+
+	seeding  sync.Mutex // held while seeds are taken, made or deleted
 	applying sync.Mutex // one Setup at a time
 	parts    atomic.Pointer[Parts]
 
@@ -64,8 +70,8 @@ type Appliance struct {
 	standbys map[site.Name]*warmth     // guarded by mu
 	seen     map[site.Name]*protection // guarded by mu: of domains that live here
 
-	telling sync.Mutex                // held while a guest is told its addresses
-	greeted map[dr.VMID]hypervisor.VM // guarded by telling: VMs whose guests were told
+	telling sync.Mutex           // held while a guest is told its addresses
+	greeted map[dr.VMID]greeting // guarded by telling: VMs whose guests were told
 }
 
 var _ operate.Effects = (*Appliance)(nil)
@@ -78,8 +84,9 @@ func New(o Options) (*Appliance, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Appliance{opts: o, log: o.Logger, began: time.Now().UnixMilli(), runs: map[string]*owned{}, standbys: map[site.Name]*warmth{},
-		seen: map[site.Name]*protection{}, greeted: map[dr.VMID]hypervisor.VM{}}, nil
+	life, end := context.WithCancel(context.Background())
+	return &Appliance{life: life, end: end, boots: &boots{up: map[boot]bool{}}, opts: o, log: o.Logger, began: time.Now().UnixMilli(), now: time.Now, runs: map[string]*owned{}, standbys: map[site.Name]*warmth{},
+		seen: map[site.Name]*protection{}, greeted: map[dr.VMID]greeting{}}, nil
 }
 
 // ready returns what the appliance works with. Kind Unavailable: it was not told its
@@ -175,7 +182,9 @@ func (s *Appliance) reopen(ctx context.Context, parent string) error {
 		}
 		o := &owned{}
 		o.have(r)
-		if oerr := goOn(ctx, r); oerr != nil {
+		if oerr := goOn(ctx, r); errors.Is(oerr, recovery.ErrMovedOn) {
+			err = errors.Join(err, oerr) // its VMs stay off
+		} else if oerr != nil {
 			o.stuck.Store(true) // it is tried again
 			err = errors.Join(err, oerr)
 		}
@@ -184,6 +193,7 @@ func (s *Appliance) reopen(ctx context.Context, parent string) error {
 		s.mu.Unlock()
 		s.attend(o)
 		for _, v := range r.Record().VMs {
+			s.recall(ctx, r, &v)
 			s.greet(r, v.Source)
 		}
 	}
@@ -191,11 +201,15 @@ func (s *Appliance) reopen(ctx context.Context, parent string) error {
 }
 
 // goOn has the VMs of a run go on that an earlier process left: their disks are served
-// again. What of it is under way is gone on with by its step.
+// again, and those are started that ended with their host, if they still are the domain.
+// What of it is under way is gone on with by its step.
 func goOn(ctx context.Context, r *recovery.Run) error {
 	rec := r.Record()
 	switch {
 	case !rec.State.Active():
+		if err := r.Ours(ctx); err != nil {
+			return err
+		}
 		return r.Resume(ctx, "")
 	case rec.Action == recovery.Recover && r.Building():
 		return r.DoWith(ctx, recovery.Recover, recovery.ActOptions{Until: recovery.UntilHydrated})
@@ -205,6 +219,7 @@ func goOn(ctx context.Context, r *recovery.Run) error {
 
 // close gives all runs and standbys up; VMs go on.
 func (s *Appliance) close() error {
+	s.end()
 	s.mu.Lock()
 	s.is = "" // from now on it does not tell what is in it, but gives it up
 	kept := s.standbys

@@ -373,8 +373,11 @@ type rig struct {
 	o     *operate.Operator
 	at    map[site.Name]*place
 	mode  site.Mode
+	most  int // VMs that start at once at a site
+	given []site.DiskSeed
 	world *world
-	prot  *protectors // nil: what is recovered is not protected
+	prot  *protectors      // nil: what is recovered is not protected
+	now   func() time.Time // of the appliances; nil: the system's
 	stop  func()
 
 	lost   atomic.Bool           // the first store does not answer
@@ -466,9 +469,17 @@ func (r *rig) appliance(name site.Name, p *place) *rocva.Appliance {
 		return &rocva.Parts{Service: recovery.New(o), Open: open, Site: there, Close: there.Close}, nil
 	}})
 	check(r.t, err)
+	if r.now != nil {
+		box.SetNow(r.now)
+	}
 	check(r.t, box.Setup(r.t.Context(), &setup.Setup{Generation: "g", Role: site.RocVA, Site: name, Platform: site.QEMU, RocVA: &setup.RocVA{
+<<<<<<< HEAD
 		Domains:  []setup.Domain{{Name: "erp", ID: r.src.c.Domain().ID, Container: "mem://erp", Identity: "unused", Mode: r.mode, Copies: r.further()}},
 		Networks: []site.Network{{Ref: map[site.Name]site.Ref{"a": "lan", "b": "lan-b"}[name]}},
+=======
+		Domains:  []setup.Domain{{Name: "erp", ID: r.src.c.Domain().ID, Container: "mem://erp", Identity: "unused", Mode: r.mode, Preseed: r.given}},
+		Networks: []site.Network{{Ref: map[site.Name]site.Ref{"a": "lan", "b": "lan-b"}[name]}}, MaxBoots: r.most,
+>>>>>>> lives
 	}}))
 	return box
 }
@@ -495,24 +506,57 @@ func (r *rig) restart() {
 
 func (r *rig) does(op plan.Operation, want plan.State) {
 	r.t.Helper()
+	r.asks(op)
+	if s := r.awaitEnd(op); s.State != want {
+		r.t.Fatalf("%s led to %s, want %s\n%s", op, s.State, want, r.dump(s.Run))
+	}
+}
+
+// asks begins an operation of the plan.
+func (r *rig) asks(op plan.Operation) (run string) {
+	r.t.Helper()
 	check(r.t, r.d.Tx(r.t.Context(), func(tx *db.Tx) error {
-		_, err := r.o.Begin(r.t.Context(), tx, operate.Request{Plan: "p", Operation: op, By: "ann",
+		begun, err := r.o.Begin(r.t.Context(), tx, operate.Request{Plan: "p", Operation: op, By: "ann",
 			Confirm: &plan.Confirmation{Plan: "p", Version: 1, Does: op, Alone: true}})
+		if err == nil {
+			run = begun.Run
+		}
 		return err
 	}))
-	var s operate.Status
-	for end := time.Now().Add(3 * time.Minute); ; {
+	return run
+}
+
+// awaitEnd waits until an operation has ended.
+func (r *rig) awaitEnd(op plan.Operation) (s operate.Status) {
+	r.t.Helper()
+	r.await(func() bool {
 		check(r.t, r.d.View(r.t.Context(), func(tx *db.Tx) (err error) { s, err = r.o.Look(r.t.Context(), tx, "p"); return err }))
-		if !s.State.Running() {
-			break
-		}
+		return !s.State.Running()
+	}, func() string { return fmt.Sprintf("%s is %s\n%s", op, s.State, r.dump(s.Run)) })
+	return s
+}
+
+// awaitAttempt waits until one of a run's steps has been begun so often.
+func (r *rig) awaitAttempt(run, step string, n int) {
+	r.t.Helper()
+	r.await(func() (found bool) {
+		check(r.t, r.d.View(r.t.Context(), func(tx *db.Tx) error {
+			steps, err := runs.Steps(r.t.Context(), tx, run)
+			found = slices.ContainsFunc(steps, func(s runs.StepState) bool { return strings.HasSuffix(s.Step.Name, step) && s.Attempt >= n })
+			return err
+		}))
+		return found
+	}, func() string { return r.dump(run) })
+}
+
+// await asks until ok says so.
+func (r *rig) await(ok func() bool, otherwise func() string) {
+	r.t.Helper()
+	for end := time.Now().Add(3 * time.Minute); !ok(); {
 		if time.Now().After(end) {
-			r.t.Fatalf("%s is %s", op, s.State)
+			r.t.Fatal(otherwise())
 		}
 		time.Sleep(2 * time.Millisecond) // between questions; the answer decides
-	}
-	if s.State != want {
-		r.t.Fatalf("%s led to %s, want %s\n%s", op, s.State, want, r.dump(s.Run))
 	}
 }
 

@@ -63,6 +63,11 @@ func (s *Appliance) writeSeeds(domain site.Name, list seeds) error {
 // sow makes the disks of the run in a directory seeds of its domain: where they will be is noted before they
 // are moved there. To be done again after a crash anywhere in it.
 func (s *Appliance) sow(run string, rec *recovery.Record) error {
+	lock, err := s.lockSeeds()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	domain := site.Name(rec.Request.Label)
 	list, err := s.readSeeds(domain)
 	if err != nil {
@@ -137,8 +142,8 @@ func inUse(all []*recovery.Record, but dr.UUID) map[string]bool {
 		if rec.ID == but || over(rec.State) {
 			continue
 		}
-		for _, d := range rec.Disks {
-			used[d.Path] = true
+		for _, path := range oldOf(rec) {
+			used[path] = true
 		}
 	}
 	return used

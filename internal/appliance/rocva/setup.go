@@ -9,6 +9,7 @@ import (
 	"holdfast/internal/errs"
 	"holdfast/internal/msa/setup"
 	"holdfast/internal/msa/site"
+	"holdfast/internal/recovery"
 )
 
 // Setup makes the appliance what a setup says: it writes what opens the containers, and
@@ -60,11 +61,13 @@ func (s *Appliance) apply(ctx context.Context, u *setup.Setup) error {
 	before := s.told
 	s.told = *u
 	s.mu.Unlock()
+	s.boots.bound(u.RocVA.MaxBoots)
 	if s.parts.Load() == nil {
 		p, err := s.opts.Begin(ctx, u.Platform, u.Endpoints)
 		if err != nil {
 			return err
 		}
+		p.Service.TakeTurns(s.turn)
 		s.parts.Store(p)
 		if err := s.open(ctx); err != nil {
 			s.log.Warn("not all recoveries go on", "err", err, "remedy", errs.RemedyOf(err))
@@ -131,12 +134,15 @@ type protection struct {
 }
 
 // mind looks after the domains that live here: what protects them is started again when it
-// has ended. Their VMs are not: who ended one may have meant it.
+// has ended, and VMs are that ended though nobody wanted it.
 func (s *Appliance) mind(ctx context.Context) {
 	for _, o := range s.all() {
 		if o.stuck.Load() && o.mu.TryLock() {
 			s.unstick(ctx, o)
 			o.mu.Unlock()
+		}
+		if r := o.seen.Load(); r != nil {
+			s.regreet(o, r)
 		}
 	}
 	seen := map[site.Name]*protection{}
@@ -156,6 +162,8 @@ func (s *Appliance) mind(ctx context.Context) {
 			o.mu.Unlock()
 		}
 		if r != nil {
+			s.again(ctx, o, r)
+			p.err = errors.Join(p.err, o.troubles(r, s.now()))
 			p.domain, p.figures = s.standing(ctx, name, r)
 		}
 		seen[name] = p
@@ -172,8 +180,11 @@ func (s *Appliance) unstick(ctx context.Context, o *owned) {
 	}
 	o.still()
 	o.stuck.Store(false)
-	if err := goOn(ctx, o.run); err != nil {
+	if err := goOn(ctx, o.run); errors.Is(err, errTurn) {
 		o.stuck.Store(true)
+		s.log.Info("a recovery's VMs wait for their turn to start", "run", o.run.Dir())
+	} else if err != nil {
+		o.stuck.Store(!errors.Is(err, recovery.ErrMovedOn))
 		s.log.Warn("a recovery cannot be gone on with", "run", o.run.Dir(), "err", err, "remedy", errs.RemedyOf(err))
 	}
 	s.attend(o)

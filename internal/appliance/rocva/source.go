@@ -35,7 +35,7 @@ func (s *Appliance) leaving(ctx context.Context, a *operate.Act, f func(*owned) 
 func (s *Appliance) Sync(ctx context.Context, a *operate.Act, in *plan.DomainInputs, final bool) (res runs.Result, err error) {
 	err = s.leaving(ctx, a, func(o *owned) error {
 		if final {
-			if err := off(ctx, o.run, in.VMs); err != nil && a.Step.OnError == runs.Stop {
+			if err := s.rest(ctx, o, in.VMs); err != nil && a.Step.OnError == runs.Stop {
 				return err
 			} else if err != nil {
 				a.Warn(err.Error())
@@ -75,6 +75,26 @@ func off(ctx context.Context, r *recovery.Run, vms []dr.VMID) error {
 	return nil
 }
 
+// rest demands that none of the VMs runs, and that nothing here starts one from then on
+// while the domain leaves.
+func (s *Appliance) rest(ctx context.Context, o *owned, vms []dr.VMID) error {
+	if err := off(ctx, o.run, vms); err != nil {
+		return err
+	}
+	for _, v := range o.run.Record().VMs {
+		if !slices.Contains(vms, v.Source) {
+			continue
+		}
+		if o.pending(o.run, v.Source, s.now()) {
+			return errs.New("rocva.SourceOff", errs.Conflict, v.Config.Name, "it ended, and is about to be started again").WithRemedy("shut it down first")
+		}
+		if err := o.run.KeepDown(v.Source, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Running reports whether a VM runs here: in the recovery its domain lives in, or, of a
 // domain that does not live here, as one of the site's platform.
 func (s *Appliance) Running(ctx context.Context, a *operate.Act, vm *plan.VMInputs) (bool, error) {
@@ -105,17 +125,18 @@ func (s *Appliance) Running(ctx context.Context, a *operate.Act, vm *plan.VMInpu
 	if r == nil {
 		return false, errs.New("rocva.Running", errs.Unavailable, "domain "+string(a.Domain), "its recovery was given up by this process").WithRemedy("start the appliance again")
 	}
-	return r.Alive(ctx, vm.VM)
+	up, err := r.Alive(ctx, vm.VM)
+	return up || err == nil && o.pending(r, vm.VM, s.now()), err // one that is started again must be shut down as well
 }
 
 // Shutdown asks a guest to shut down, and does not wait.
 func (s *Appliance) Shutdown(ctx context.Context, a *operate.Act, vm *plan.VMInputs) error {
 	return s.leaving(ctx, a, func(o *owned) error {
-		v, err := o.run.Handle(ctx, vm.VM)
-		if err != nil || v == nil {
+		if err := o.run.KeepDown(vm.VM, true); err != nil {
 			return err
 		}
-		if err := o.run.KeepDown(vm.VM, true); err != nil {
+		v, err := o.run.Handle(ctx, vm.VM)
+		if err != nil || v == nil {
 			return err
 		}
 		go func() { // a press of the button may be missed: it is pressed until the guest is off
@@ -139,7 +160,7 @@ func (s *Appliance) Cut(ctx context.Context, a *operate.Act, vm *plan.VMInputs) 
 
 // SourceOff sees that nothing of the domain runs.
 func (s *Appliance) SourceOff(ctx context.Context, a *operate.Act, in *plan.DomainInputs) (runs.Result, error) {
-	return runs.Result{}, s.leaving(ctx, a, func(o *owned) error { return off(ctx, o.run, in.VMs) })
+	return runs.Result{}, s.leaving(ctx, a, func(o *owned) error { return s.rest(ctx, o, in.VMs) })
 }
 
 // StartSource starts a VM again that a plan's run has shut down here.
@@ -153,7 +174,7 @@ func (s *Appliance) StartSource(ctx context.Context, a *operate.Act, vm *plan.VM
 		if err := o.run.KeepDown(vm.VM, false); err != nil {
 			return err
 		}
-		return o.run.Resume(ctx, "")
+		return s.inTurn(&res, o.run.Resume(ctx, ""))
 	})
 	return res, err
 }

@@ -35,6 +35,7 @@ func (s *Appliance) choose(ctx context.Context, a *operate.Act, in *plan.PinInpu
 		if err != nil {
 			return nil, err
 		}
+<<<<<<< HEAD
 		if d, err := s.domain(in.Domain); err == nil {
 			from := s.reads(ctx, p.Open, d, in.Final)
 			q.Protect.Copies = from.copies
@@ -43,6 +44,9 @@ func (s *Appliance) choose(ctx context.Context, a *operate.Act, in *plan.PinInpu
 			}
 		}
 		q.At, q.By, q.Note = spec(in), "plan "+string(a.Plan), a.Run
+=======
+		q.At, q.By, q.Note, q.Origin = spec(in), "plan "+string(a.Plan), a.Run, a.Origin
+>>>>>>> lives
 		for _, id := range in.VMs {
 			q.VMs = append(q.VMs, id.String())
 		}
@@ -94,6 +98,14 @@ func (s *Appliance) build(ctx context.Context, a *operate.Act, r *recovery.Run, 
 	if dir := s.standby(ctx, in.Domain, r.Record()); dir != "" {
 		return r.Build(recovery.Warm, dir, nil)
 	}
+	if err := s.plant(s.life, a, r.Record()); err != nil {
+		a.Warn("the images that are given for its disks cannot be used: " + err.Error())
+	}
+	lock, err := s.lockSeeds() // until the run notes which it takes
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	old, err := s.reap(ctx, r.Record(), s.records())
 	if err != nil {
 		a.Warn("the old disks cannot be used, they are built anew: " + err.Error())
@@ -180,7 +192,7 @@ func (s *Appliance) PowerOn(ctx context.Context, a *operate.Act, vm *plan.VMInpu
 			}
 		}
 		if err := o.run.StartVM(ctx, vm.VM); err != nil {
-			return err
+			return s.inTurn(&res, err)
 		}
 		s.greet(o.run, vm.VM)
 		return nil

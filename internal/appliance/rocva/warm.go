@@ -78,11 +78,11 @@ func (s *Appliance) takenLocked(domain site.Name) bool {
 func (s *Appliance) warmLocked(d *setup.Domain) *warmth {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &warmth{cancel: cancel, done: make(chan struct{})}
-	url, access, dir := d.Container, s.access(d), s.path("warm", string(d.Name))
+	name, url, access, dir := d.Name, d.Container, s.access(d), s.path("warm", string(d.Name))
 	go func() {
 		defer close(w.done)
 		for {
-			err := s.follow(ctx, url, access, dir)
+			err := s.follow(ctx, name, url, access, dir)
 			if ctx.Err() != nil || err == nil {
 				return // ended, or handed over
 			}
@@ -105,7 +105,7 @@ var errMoved = errors.New("the domain goes on in another history")
 // follow keeps a standby of the domain's current history until ctx ends, it is handed
 // over, or another history is the current one: each has a standby of its own, since disks
 // of the one before may be a VM's by now. Disks that a VM had since are compared.
-func (s *Appliance) follow(ctx context.Context, url string, access map[string]string, parent string) error {
+func (s *Appliance) follow(ctx context.Context, name site.Name, url string, access map[string]string, parent string) error {
 	p, err := s.ready()
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func (s *Appliance) follow(ctx context.Context, url string, access map[string]st
 	if err := durable.MkdirAll(durable.OS{}, dir); err != nil {
 		return err
 	}
-	w, err := warm.Open(ctx, c, dir, warm.Options{Timeline: t, Place: placed, Again: true, Logger: s.log})
+	w, err := warm.Open(ctx, c, dir, warm.Options{Timeline: t, Place: s.placing(ctx, name, dir), Again: true, Logger: s.log})
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package rocva_test
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
@@ -53,4 +54,38 @@ func TestWarm(t *testing.T) {
 	r.does(plan.Rollback, plan.Ready)
 	r.src.publisher()
 	r.standby()
+}
+
+// TestWarmOnImages builds a standby's disks and a recovery's onto images that were given for
+// them, whatever they hold.
+func TestWarmOnImages(t *testing.T) {
+	for name, mode := range map[string]site.Mode{"standby": site.Continuous, "recovery": site.Failover} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.mode = mode
+			for i, vm := range r.src.vms {
+				path := filepath.Join(t.TempDir(), vm.Name+".img")
+				image := bytes.Repeat([]byte{byte(i)}, diskSize) // one is all zeroes
+				copy(image, r.src.disks[vm.Disks[0].ID][:diskSize/2])
+				check(t, os.WriteFile(path, image, 0o600))
+				r.given = append(r.given, site.DiskSeed{VM: site.Ref(vm.Name), Disk: "system", Path: path})
+			}
+			r.begin()
+			dir := filepath.Join(r.at["b"].dir, "seeds", "erp")
+			if mode == site.Continuous {
+				dir = r.standby()
+			}
+			r.does(plan.Planned, plan.BeforeCommit)
+			var paths []string
+			for _, vm := range r.src.vms {
+				paths = append(paths, filepath.Join(dir, vm.Disks[0].ID.String()+".raw"))
+			}
+			r.same(paths)
+			for _, g := range r.given {
+				if b, err := os.ReadFile(g.Path); err != nil || len(b) != diskSize || bytes.Equal(b, r.src.disks[r.src.vms[0].Disks[0].ID]) {
+					t.Errorf("the image that was given was changed: %v", err)
+				}
+			}
+		})
+	}
 }

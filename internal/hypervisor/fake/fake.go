@@ -173,6 +173,13 @@ func (p *Provider) Started() []hypervisor.Spec {
 	return append([]hypervisor.Spec(nil), p.specs...)
 }
 
+// Find returns a VM that starts or runs, by its id; nil: there is none.
+func (p *Provider) Find(id dr.VMID) *VM {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.vms[id]
+}
+
 // Start begins a run as the VM's script says.
 func (p *Provider) Start(ctx context.Context, spec hypervisor.Spec) (hypervisor.VM, error) {
 	const op = "fake.Start"

@@ -152,6 +152,17 @@ func Interfaces(ctx context.Context, g hypervisor.Guest) ([]Interface, error) {
 	return out, nil
 }
 
+// Boot names the boot that a guest which is a Linux is in: another one after each restart;
+// "": the guest does not tell. Kinds: those of hypervisor.Guest but Invalid.
+func Boot(ctx context.Context, g hypervisor.Guest) (string, error) {
+	text, err := read(ctx, g, "/proc/sys/kernel/random/boot_id")
+	if errs.Is(err, errs.Invalid) {
+		return "", nil
+	}
+	text = strings.TrimSpace(text)
+	return text[:min(len(text), maxBoot)], err
+}
+
 // Listens reports whether something listens on a TCP port in a guest that is a Linux.
 // Kinds: those of hypervisor.Guest; Invalid also: the guest does not tell.
 func Listens(ctx context.Context, g hypervisor.Guest, port int) (bool, error) {

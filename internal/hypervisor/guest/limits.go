@@ -17,4 +17,6 @@ const (
 	// one piece of it.
 	maxTable = 1 << 20
 	maxRead  = 32 << 10
+	// maxBoot bounds the name of a boot, bytes: it is a UUID.
+	maxBoot = 64
 )

@@ -247,13 +247,16 @@ func (v *vm) sync(ctx context.Context) {
 	v.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, lookLimit)
 	defer cancel()
-	state, err := ask(ctx, v.p.conn, "libvirt.sync", v.name, func(l *golibvirt.Libvirt) (int32, error) {
-		state, _, err := l.DomainGetState(ref, 0)
+	var why int32
+	state, err := ask(ctx, v.p.conn, "libvirt.sync", v.name, func(l *golibvirt.Libvirt) (state int32, err error) {
+		state, why, err = l.DomainGetState(ref, 0)
 		return state, err
 	})
 	switch {
-	case errs.Is(err, errs.NotFound), err == nil && golibvirt.DomainState(state) == golibvirt.DomainShutoff:
+	case errs.Is(err, errs.NotFound):
 		v.end(hypervisor.Crashed, "it ended while nobody could tell how")
+	case err == nil && golibvirt.DomainState(state) == golibvirt.DomainShutoff:
+		v.end(v.verdict(detailOf(golibvirt.DomainShutoffReason(why))))
 	case err != nil:
 		v.log.Warn("a VM's state cannot be had", "err", err)
 	case golibvirt.DomainState(state) == golibvirt.DomainRunning:
@@ -298,6 +301,20 @@ func (v *vm) tellMove() {
 	v.moves++
 	close(v.moreOf)
 	v.moreOf = make(chan struct{})
+}
+
+// detailOf says what the event of a VM's end would have told, of one that the platform
+// keeps: it remembers why.
+func detailOf(why golibvirt.DomainShutoffReason) golibvirt.DomainEventStoppedDetailType {
+	switch why {
+	case golibvirt.DomainShutoffShutdown:
+		return golibvirt.DomainEventStoppedShutdown
+	case golibvirt.DomainShutoffDestroyed:
+		return golibvirt.DomainEventStoppedDestroyed
+	case golibvirt.DomainShutoffCrashed:
+		return golibvirt.DomainEventStoppedCrashed
+	}
+	return golibvirt.DomainEventStoppedFailed
 }
 
 // verdict says what kind of end it was.

@@ -156,8 +156,8 @@ func (v *VM) verdict(err error) (hypervisor.State, string) {
 	case "":
 	case "guest-panic":
 		return hypervisor.Crashed, "the guest panicked"
-	case "host-signal":
-		return hypervisor.Stopped, "QEMU was told to end by a signal"
+	case "host-signal": // neither the guest nor we: as on a host that goes down
+		return hypervisor.Crashed, "QEMU was told to end by a signal"
 	default:
 		return hypervisor.Stopped, v.fate.shutdown
 	}

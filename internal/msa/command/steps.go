@@ -23,7 +23,7 @@ func (s steps) Do(ctx context.Context, c *Command, call *runs.Call) Outcome {
 	if !ok {
 		return Fail(errs.New("command.Steps", errs.Invalid, c.Kind, "this box knows no such command").WithRemedy("use appliances of the manager's release"))
 	}
-	a := &operate.Act{Call: call, Plan: c.Plan, From: c.From, To: c.To, Domain: c.Domain}
+	a := &operate.Act{Call: call, Plan: c.Plan, Origin: c.Origin, From: c.From, To: c.To, Domain: c.Domain}
 	o, err := do(ctx, s.e, a, c.Input)
 	if err != nil {
 		return Fail(err)

@@ -189,7 +189,7 @@ func (f *Fleet) see(ctx context.Context, l *look) (got found, err error) {
 	}
 	if err := l.add(ctx, c, wanted); err == nil {
 		opens = openSite // our own key is among them
-	} else if l.create {
+	} else if l.create || opens == openLent {
 		return got, err
 	}
 	return found{c.Domain().ID.String(), opens}, nil
@@ -205,7 +205,7 @@ func (l *look) add(ctx context.Context, c *journal.Container, wanted []journal.R
 	return nil
 }
 
-// open opens a container by the site's key, or else by the one that was given.
+// open opens a container by the site's key, or else by what was given.
 func (f *Fleet) open(ctx context.Context, st store.Store, l *look) (*journal.Container, string, error) {
 	c, err := journal.Open(ctx, st, l.key.identity)
 	if err == nil || !errs.Is(err, errs.Denied) {
@@ -216,8 +216,13 @@ func (f *Fleet) open(ctx context.Context, st store.Store, l *look) (*journal.Con
 			return c, openGiven, err
 		}
 	}
+	for _, id := range f.Openers {
+		if c, err := journal.Open(ctx, st, id); err == nil || !errs.Is(err, errs.Denied) {
+			return c, openLent, err
+		}
+	}
 	return nil, "", errs.E("fleet.container", errs.Denied, l.url, err).
-		WithRemedy("have somebody who can open it add this site's key: holdfast key add " + l.url + " --recipient " + l.key.identity.Recipient())
+		WithRemedy("have somebody who can open it add this site's key: holdfast key add " + l.url + " --recipient " + l.key.identity.Recipient() + "; or start the manager with what opens it: --container-key, --container-passphrase-file, --container-kms")
 }
 
 // note keeps what a look came to.

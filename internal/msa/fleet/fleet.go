@@ -39,6 +39,10 @@ type Options struct {
 	// Given is the text of a further key that opens containers, as of a recovery key's
 	// file; "": there is none.
 	Given string
+	// Openers open containers that neither the site's key nor Given does, by a passphrase
+	// or a key service, say. They never leave the manager: it adds the site's key to what
+	// they open.
+	Openers []journal.Identity
 	// Ask asks the manager of a paired site for a path of its API. Nil: peers are not
 	// asked.
 	Ask func(ctx context.Context, pair site.Name, path string, out any) error

@@ -21,6 +21,7 @@ import (
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
+	"holdfast/internal/kms"
 	"holdfast/internal/msa/catalog"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
@@ -403,6 +404,80 @@ func TestOtherSite(t *testing.T) {
 	}
 	_, err = journal.Open(t.Context(), c.stores[d.Container], own)
 	check(t, err)
+}
+
+// keyService wraps by a byte.
+type keyService byte
+
+func (k keyService) URI() string { return fmt.Sprintf("vault://kms.example.com/transit/key%d", k) }
+
+func (k keyService) Wrap(_ context.Context, secret, bound []byte) (kms.Wrapped, error) {
+	b, err := kms.Bind(secret, bound)
+	return kms.Wrapped{Version: "v1", Data: k.turn(b)}, err
+}
+
+func (k keyService) Unwrap(_ context.Context, w kms.Wrapped, bound []byte) ([]byte, error) {
+	return kms.Unbind(k.turn(w.Data), bound)
+}
+
+func (k keyService) Describe(context.Context) (kms.Info, error) { return kms.Info{}, nil }
+
+func (k keyService) turn(b []byte) []byte {
+	out := make([]byte, len(b))
+	for i := range b {
+		out[i] = b[i] ^ byte(k)
+	}
+	return out
+}
+
+// TestLentOpeners: a container that a passphrase or a key service alone opens is opened by
+// it once, and by the site's own key from then on: boxes get that, and a manager that is
+// not given the passphrase any more needs none.
+func TestLentOpeners(t *testing.T) {
+	phrase, err := journal.PassphraseRecipient("correct horse", "")
+	check(t, err)
+	kept, err := journal.KeyServiceRecipient(keyService(7), "")
+	check(t, err)
+	openers := []journal.Identity{journal.PassphraseIdentity("wrong horse"), journal.PassphraseIdentity("correct horse"), journal.KeyServiceIdentity(keyService(7))}
+	for name, recipient := range map[string]journal.Recipient{"passphrase": phrase, "key service": kept} {
+		t.Run(name, func(t *testing.T) {
+			const url = "s3://bucket/dr/erp?region=eu-west-1"
+			c := newClouds()
+			st := mem.New()
+			c.stores[url] = st
+			_, err := journal.Create(t.Context(), st, journal.CreateOptions{Name: "erp", Recipients: []journal.Recipient{recipient}})
+			check(t, err)
+			b := newRig(t, dbtest.SQLite(t), "b", c, "")
+			b.furnish()
+			b.enrol("roc-b", site.RocVA, "")
+			again := func() []setup.Domain {
+				t.Helper()
+				b.tx(func(ctx context.Context, tx *db.Tx) error {
+					_, err := tx.Exec(ctx, `UPDATE fleet_domains SET due_at = 0`)
+					return err
+				})
+				b.settle()
+				return b.setup("roc-b").RocVA.Domains
+			}
+			b.settle()
+			if got := again(); len(got) != 0 {
+				t.Fatalf("without what opens it, it has %v", got)
+			}
+			b.f.Openers = openers
+			if got := again(); len(got) != 1 {
+				t.Fatalf("with what opens it, it has %v", got)
+			}
+			b.f.Openers = nil
+			got := again()
+			if len(got) != 1 {
+				t.Fatalf("afterwards it has %v", got)
+			}
+			id, err := journal.ParseIdentity(got[0].Identity)
+			check(t, err)
+			_, err = journal.Open(t.Context(), st, id)
+			check(t, err)
+		})
+	}
 }
 
 // TestStoreAway: what cannot be made is tried again, and no DRVA is given it before.

@@ -32,6 +32,8 @@ type place struct {
 const (
 	openSite  = "site"
 	openGiven = "given"
+	// openLent is never stored: boxes cannot be given it.
+	openLent = "lent"
 )
 
 const placeColumns = `domain, id, url, opens, checked, due_at, tries, error, remedy, kind, drva, leaving, placed_at`

@@ -93,6 +93,7 @@ func (m *maker) rocva() (*setup.RocVA, error) {
 			if d.To != m.Site {
 				x.Mode = site.Failover // nothing stands by at the site that the domain is at
 			}
+			x.Preseed = d.Preseed
 			out.Domains = append(out.Domains, *x)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 type Act struct {
 	*runs.Call
 	Plan     site.Name
+	Origin   string    // the fingerprint of the authority of the site whose plan it is; "": it is not said
 	From, To site.Name // the sites, in the run's direction
 	Domain   site.Name // the one the step is about, or whose VM; empty: none
 }

@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/dr"
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
+	"holdfast/internal/journal"
 	"holdfast/internal/msa/api"
 	"holdfast/internal/msa/auth"
 	"holdfast/internal/msa/catalog"
@@ -64,6 +65,9 @@ type Options struct {
 	// ContainerKey is the text of a further key that opens containers, as a recovery
 	// key's file has it; empty: the site's own has to do.
 	ContainerKey string
+	// Openers open containers that no such key does: the site's own is added to what they
+	// open.
+	Openers []journal.Identity
 	// Effects is how plans act on the world; nil: by commands to the sites' boxes.
 	Effects operate.Effects
 	// Parts returns what runs beside the API, until the context ends: watchers,
@@ -159,7 +163,7 @@ func (r *Replica) open(ctx context.Context) (err error) {
 	r.Auth = auth.New(auth.Options{DB: r.DB, Box: r.Box, Certificates: []auth.CertificateFunc{enrol.Holder(r.DB, r.PKI), pair.Holder(r.DB)}})
 	r.pairs = &pair.Monitor{DB: r.DB, PKI: r.PKI, Release: o.Release, Logger: o.Logger}
 	if r.Fleet, err = fleet.New(fleet.Options{
-		DB: r.DB, Box: r.Box, Site: o.Site, Inventory: r.Store, Stats: r.Stats, Release: o.Release, OpenStore: o.OpenStore, Given: o.ContainerKey, Ask: r.pairs.Get, Logger: o.Logger,
+		DB: r.DB, Box: r.Box, Site: o.Site, Inventory: r.Store, Stats: r.Stats, Release: o.Release, OpenStore: o.OpenStore, Given: o.ContainerKey, Openers: o.Openers, Ask: r.pairs.Get, Logger: o.Logger,
 		Vacate: func(ctx context.Context, at site.Name, vm dr.VMID) error { return r.Sites.Vacate(ctx, at, vm) },
 		Tell: func(ctx context.Context, tx *db.Tx, name site.Name, e plan.Event, by string) error {
 			return r.Plans.Tell(ctx, tx, name, e, by)

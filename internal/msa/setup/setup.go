@@ -88,6 +88,8 @@ type Domain struct {
 	Suspended bool      `json:"suspended,omitempty"`
 	Mode      site.Mode `json:"mode,omitempty"`
 	Settings  Settings  `json:"settings"`
+	// Preseed are images at the recovery appliance, to whom alone they are told.
+	Preseed []site.DiskSeed `json:"preseed,omitempty"`
 	// Copies are the container's in the domain's further stores, in their order: a DRVA
 	// keeps them, a recovery appliance reads them where the first store is away.
 	Copies []Copy `json:"copies,omitempty"`

@@ -42,7 +42,7 @@ type ProtectedDomain struct {
 	Recipients  []string   `json:"recipients,omitempty"`  // who can open the container, besides the managers
 	TestRemind  Span       `json:"test_remind,omitzero"`  // remind when untested for so long; zero: never
 	Suspended   bool       `json:"suspended,omitempty"`   // paused by a user
-	Preseed     []DiskSeed `json:"preseed,omitempty"`
+	Preseed     []DiskSeed `json:"preseed,omitempty"`     // images at the recovery appliance to begin from
 }
 
 // Kind is KindDomain.
@@ -55,11 +55,15 @@ type Rule struct {
 	Folder Ref    `json:"folder,omitempty"` // the VM's folder, or one above
 }
 
-// DiskSeed names an image at the DRVA from which a disk's first copy begins.
+// DiskSeed names an image at the recovery appliance that holds a disk as it was once:
+// brought there on other ways than through the store. A standby's first build, and
+// recoveries whose disks are built as a whole, begin from it: what differs from the
+// container is fetched alone. The image is copied for that, unless Take is set.
 type DiskSeed struct {
 	VM   Ref    `json:"vm"`
-	Disk string `json:"disk"` // name inside the VM
-	Path string `json:"path"` // absolute, at the DRVA
+	Disk string `json:"disk"`           // name inside the VM
+	Path string `json:"path"`           // of a raw image of the disk's size; absolute, at the recovery appliance
+	Take bool   `json:"take,omitempty"` // the image itself becomes the recovered VM's disk
 }
 
 // Retention says how much history a domain keeps.
@@ -149,6 +153,7 @@ func (d *ProtectedDomain) checkMembers(c problem.Checker) {
 			at.At("path").Block(problem.Form, "the path is not absolute", "write it from the root on")
 		}
 	}
+	problem.Unique(c, "preseed", d.Preseed, func(s DiskSeed) string { return string(s.VM) + "/" + s.Disk })
 }
 
 func (d *ProtectedDomain) checkPlace(c problem.Checker) {

@@ -28,7 +28,7 @@ type Site struct {
 	Endpoints []string `json:"endpoints,omitempty"` // addresses of the platform, as qemu+tls://node1/system
 	Manager   string   `json:"manager,omitempty"`   // address of the site's manager, as https://msa-b:8443
 	Zone      string   `json:"zone,omitempty"`      // time zone of the people there, for reports
-	MaxBoots  int      `json:"max_boots,omitempty"` // VMs started at once; 0: 10
+	MaxBoots  int      `json:"max_boots,omitempty"` // VMs started at once, over all plans; 0: 10
 }
 
 // Kind is KindSite.

@@ -156,7 +156,10 @@ func TestMistakesAreTold(t *testing.T) {
 		"a floor":            {func(o []Object) { domain(o).Retention.Floor = Span(MaxHistory) }, "retention.floor", problem.Contrary},
 		"alarm at nothing":   {func(o []Object) { domain(o).Retention.AlarmOnly = true }, "retention.alarm_only", problem.Contrary},
 		"an empty rule":      {func(o []Object) { domain(o).Adopt = []Rule{{}} }, "adopt[0]", problem.Missing},
-		"a relative seed":    {func(o []Object) { domain(o).Preseed = []DiskSeed{{"db", "disk0", "x.raw"}} }, "preseed[0].path", problem.Form},
+		"two seeds of a disk": {func(o []Object) {
+			domain(o).Preseed = []DiskSeed{{"db", "disk0", "/x.raw", false}, {"db", "disk0", "/y.raw", true}}
+		}, "preseed[1]", problem.Duplicate},
+		"a relative seed":    {func(o []Object) { domain(o).Preseed = []DiskSeed{{"db", "disk0", "x.raw", false}} }, "preseed[0].path", problem.Form},
 		"recipients":         {func(o []Object) { domain(o).Recipients = []string{"age1x", "age1x"} }, "recipients[1]", problem.Duplicate},
 		"a MAC":              {func(o []Object) { o[7].(*RecoverySettings).NICs[0].MAC = "01:00:5e:00:00:01" }, "nics[0].mac", problem.Form},
 		"a network address":  {func(o []Object) { nics(o).Addresses = prefix("10.2.0.0/24"); nics(o).Gateways = nil }, "nics[0].live.addresses[0]", problem.Form},
