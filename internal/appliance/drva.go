@@ -30,7 +30,13 @@ type drvaStatus struct {
 	Store struct {
 		meter.Counts
 	} `json:"store"`
-	Maintenance *maintain.Status `json:"maintenance,omitempty"`
+	Maintenance *upkeepStatus `json:"maintenance,omitempty"`
+}
+
+// upkeepStatus is how it says that a domain's history stands.
+type upkeepStatus struct {
+	maintain.Status
+	Waiting string `json:"waiting,omitempty"` // why it could not begin
 }
 
 // DRVA is an appliance that serves domains: one process for all of them. Make it with
@@ -51,6 +57,7 @@ type served struct {
 	status *drvaStatus // nil: it did not answer
 	err    error
 	since  time.Time // when it stopped answering; zero: it answers
+	stuck  time.Time // since when its history is not maintained; zero: it is
 	rates  rates
 }
 
@@ -388,9 +395,15 @@ func (d *DRVA) lookAt(ctx context.Context, m *setup.Domain, up error) (dead bool
 		d.seen[m.Name] = was
 	}
 	now := time.Now()
-	next := &served{err: err, since: was.since, rates: was.rates}
+	next := &served{err: err, since: was.since, rates: was.rates, stuck: was.stuck}
 	if err == nil {
 		next.status, next.since = &st, time.Time{}
+		switch m := st.Maintenance; {
+		case m == nil || m.trouble() == "":
+			next.stuck = time.Time{}
+		case was.stuck.IsZero():
+			next.stuck = now
+		}
 		next.rates.note(now, &st)
 	} else if was.since.IsZero() {
 		next.since = now
