@@ -103,6 +103,9 @@ func (f *Fleet) judgePeers(ctx context.Context, tx *db.Tx, h held) error {
 
 // judgeDomain says what is wrong with a domain.
 func (f *Fleet) judgeDomain(ctx context.Context, tx *db.Tx, s *standing, d *site.ProtectedDomain, h held) error {
+	if d.Mode == site.Periodic && d.From == f.Site {
+		h.add(alarm.NotProtected, "domain "+string(d.Name), "mode periodic is of no platform of this release: "+site.PeriodicRemedy)
+	}
 	p := s.places[d.Name]
 	if p == nil {
 		return nil

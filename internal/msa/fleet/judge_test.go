@@ -344,3 +344,32 @@ func TestHistoryAlarms(t *testing.T) {
 	keeps(1<<30, false, site.Slot{For: site.Span(30 * day)})
 	r.wantAlarms("it is shortened instead")
 }
+
+// TestPeriodic: a domain of an earlier release, in a mode that protects nothing, is told.
+func TestPeriodic(t *testing.T) {
+	r := newRig(t, dbtest.SQLite(t), "a", newClouds(), "")
+	r.furnish()
+	mode := func(from, to string) {
+		r.exec(`UPDATE objects SET body = replace(body, $1, $2) WHERE kind = 'domain' AND name = 'erp'`, `"mode":"`+from+`"`, `"mode":"`+to+`"`)
+	}
+	r.enrol("drva-1", site.DRVA, "")
+	mode("warm", "periodic")
+	r.settle()
+	if !slices.Contains(r.alarms(), "not-protected domain erp") || slices.Contains(r.has("drva-1"), "erp") {
+		t.Error("nobody is told")
+	}
+	r.tx(func(ctx context.Context, tx *db.Tx) error {
+		all, err := r.f.Statuses(ctx, tx)
+		for _, d := range all {
+			if d.Domain == "erp" && (d.State != "error" || d.Remedy == "") {
+				t.Errorf("%+v", d)
+			}
+		}
+		return err
+	})
+	mode("periodic", "warm")
+	r.settle()
+	if slices.Contains(r.alarms(), "not-protected domain erp") || !slices.Contains(r.has("drva-1"), "erp") {
+		t.Error("in another mode it is not protected")
+	}
+}

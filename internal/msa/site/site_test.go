@@ -146,6 +146,8 @@ func TestMistakesAreTold(t *testing.T) {
 		"RPO below interval": {func(o []Object) { domain(o).RPOTarget = Span(4 * time.Second) }, "rpo_target", problem.Contrary},
 		"app interval":       {func(o []Object) { domain(o).AppInterval = Span(time.Second) }, "app_interval", problem.Range},
 		"ack":                {func(o []Object) { domain(o).Ack = "never" }, "ack", problem.Form},
+		"periodic":           {func(o []Object) { domain(o).Mode = Periodic }, "mode", problem.Form},
+		"a mode":             {func(o []Object) { domain(o).Mode = "hot" }, "mode", problem.Form},
 		"priority":           {func(o []Object) { domain(o).Priority = "top" }, "priority", problem.Form},
 		"compression":        {func(o []Object) { domain(o).Compression = "max" }, "compression", problem.Form},
 		"bandwidth":          {func(o []Object) { domain(o).Bandwidth = "fast" }, "bandwidth", problem.Form},
