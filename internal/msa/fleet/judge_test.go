@@ -368,6 +368,7 @@ func TestPeriodic(t *testing.T) {
 		return err
 	})
 	mode("periodic", "warm")
+	r.exec(`UPDATE fleet_domains SET due_at = 0`)
 	r.settle()
 	if slices.Contains(r.alarms(), "not-protected domain erp") || !slices.Contains(r.has("drva-1"), "erp") {
 		t.Error("in another mode it is not protected")
