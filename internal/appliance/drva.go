@@ -135,7 +135,11 @@ func (d *DRVA) apply(ctx context.Context, s *setup.Setup) error {
 		if err != nil {
 			return err
 		}
-		if err := d.unit.configured(ctx, text); err != nil {
+		var sockets []string
+		for _, m := range domains {
+			sockets = append(sockets, d.socket(m))
+		}
+		if err := d.unit.configured(ctx, text, sockets...); err != nil {
 			return err
 		}
 	}

@@ -97,7 +97,7 @@ func (cfg *drvaConfig) each() ([]*domainConfig, error) {
 	return out, nil
 }
 
-func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
+func runDRVA(cmd *cobra.Command, path string, cfg *drvaConfig) error {
 	ctx := cmd.Context()
 	log, err := logger(cmd)
 	if err != nil {
@@ -135,6 +135,10 @@ func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
 		a.address = ln.Addr()
 		all = append(all, a)
 	}
+	t := &tuner{path: path, total: p.total, all: all, cfg: cfg}
+	for _, a := range all {
+		a.tuner = t
+	}
 	return p.serve(ctx, all)
 }
 
@@ -168,7 +172,7 @@ func (p *parts) appliance(ctx context.Context, d *domainConfig) (*appliance, err
 	}
 	config.Host, config.Shared, config.Logger = p.host, p.shared, p.log
 	p.front.Expect()
-	return &appliance{cfg: d, identity: identity, stack: st, limiter: limiter, log: p.log, front: p.front, names: p.names, config: config}, nil
+	return &appliance{cfg: d, live: *d, identity: identity, stack: st, limiter: limiter, log: p.log, front: p.front, names: p.names, config: config}, nil
 }
 
 // serve runs the front and all domains. A domain that cannot go on, because

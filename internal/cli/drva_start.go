@@ -105,8 +105,10 @@ type appliance struct {
 	limiter  *limit.Limiter
 	log      *slog.Logger
 	address  net.Addr
+	tuner    *tuner // of the process
 
-	mu     sync.Mutex // guards all below
+	mu     sync.Mutex   // guards all below
+	live   domainConfig // cfg, with what was changed since
 	server *drva.Server
 	keys   *keyWatch
 	up     *upkeep           // nil: maintained elsewhere
@@ -121,7 +123,14 @@ func (a *appliance) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg := a.config
+	a.mu.Lock()
+	begins := a.live
+	a.mu.Unlock()
+	cfg, err := begins.config()
+	if err != nil {
+		return err
+	}
+	cfg.Host, cfg.Shared, cfg.Logger = a.config.Host, a.config.Shared, a.config.Logger
 	cfg.Container, cfg.Lock = c, lock
 	if id := c.Domain().ID.String(); !slices.Contains(a.names, id) {
 		return errs.New("drva", errs.Denied, "domain "+id, "the appliance's certificate does not stand for this domain").
@@ -131,14 +140,18 @@ func (a *appliance) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	up, err := a.cfg.upkeep(ctx, c, a.log)
+	up, err := begins.upkeep(ctx, c, a.log)
 	if err != nil {
 		return err
 	}
 	keys := newKeyWatch(c, a.log)
 	a.mu.Lock()
 	a.server, a.keys, a.up, a.away = s, keys, up, nil
+	live := a.live
 	a.mu.Unlock()
+	if err := a.catchUp(ctx, s, up, &begins, &live); err != nil {
+		return err
+	}
 	a.front.Add(s)
 	main := keys.beside(s.Run)
 	if up != nil {
@@ -265,8 +278,9 @@ func (a *appliance) calls() map[string]control.Handler {
 			}
 			return s.Events(r.After), nil
 		},
-		"/pause":  a.pauseCall((*drva.Server).Pause),
-		"/resume": a.pauseCall((*drva.Server).Resume),
+		"/reconfigure": func(ctx context.Context, _ []byte) (any, error) { return a.tuner.reconfigure(ctx) },
+		"/pause":       a.pauseCall((*drva.Server).Pause),
+		"/resume":      a.pauseCall((*drva.Server).Resume),
 	}
 }
 
