@@ -66,7 +66,7 @@ $(VERSITYGW):
 	GOBIN=$(CURDIR)/$(BIN) $(GO) install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VER)
 
 # One package with guests and one without at a time; those that keep time, alone. All are run, whatever fails.
-test: deps build guest check ## everything CI runs: checks, unit, simulation, peers, real guests (half an hour)
+test: deps build guest check ## everything CI runs: checks, unit, simulation, peers, real guests (some 40 minutes)
 	@failed=0; \
 	$(TEST) -timeout 30m -p 1 $(TESTFLAGS) $$(cat .ci/guest-packages) & guests=$$!; \
 	$(TEST) -timeout 30m -p 1 $(TESTFLAGS) $$($(GO) list ./... | grep -v -x -F -f .ci/unit-packages -f .ci/guest-packages -f .ci/alone-packages) || failed=1; \

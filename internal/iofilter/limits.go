@@ -153,6 +153,12 @@ const (
 	// drainLimit is how long a stopping host waits for the DRVA to have
 	// everything.
 	drainLimit = 5 * time.Second
+	// releaseLost is how long the DRVA may be away before the copy of a disk that is
+	// handed over is not waited for: one that restarts is back sooner, and who moves
+	// a domain away lets its DRVA end first.
+	releaseLost = 15 * time.Second
+	// releaseLook is how often that is looked at.
+	releaseLook = 250 * time.Millisecond
 	// never is a deadline that does not come.
 	never = time.Duration(1<<63 - 1)
 )

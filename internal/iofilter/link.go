@@ -36,6 +36,9 @@ type linkState struct {
 	edition  int        // of the members that this connection's Hello named
 	outbox   []byte     // answers to be sent, whole frames
 	err      error      // why there is no link; nil while there is one
+	// lost is since when there has been none, by the outlet's clock; of no meaning while
+	// there is one.
+	lost time.Duration
 }
 
 // marker is a marker that is not yet sent. Of two, the older belongs to a round
@@ -258,6 +261,9 @@ func (o *outlet) down(err error) {
 	o.mu.Lock()
 	defer o.unlock()
 	l := &o.link
+	if l.up {
+		l.lost = o.now()
+	}
 	l.up, l.replayed, l.err = false, false, err
 	o.restateLocked()
 	l.outbox, l.marker = l.outbox[:0], marker{}

@@ -141,7 +141,8 @@ type Unprotected struct {
 // holds of them still goes to the DRVA, then a record that says so. When it
 // returns the sockets are gone and the primaries closed. It waits for the DRVA
 // a few seconds at most, and for the copy of disks to be released until ctx
-// ends.
+// ends, or the DRVA has been away for a while: it may be that nobody publishes
+// the domain any more.
 //
 // Errors: NotFound; Conflict (a client is connected, or the disk is on its way
 // out); Unavailable (the Filter does not run, or operations in flight did not
@@ -250,9 +251,23 @@ func (d *disk) awaitComplete(ctx context.Context) {
 	d.calm = calm
 	d.out.restateLocked()
 	d.out.mu.Unlock()
-	select {
-	case <-calm:
-	case <-ctx.Done():
+	look := time.NewTicker(releaseLook)
+	defer look.Stop()
+	for {
+		select {
+		case <-calm:
+			return
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+		d.out.mu.Lock()
+		l := &d.out.link
+		away := !l.up && d.out.now()-l.lost > releaseLost
+		d.out.mu.Unlock()
+		if away {
+			return
+		}
 	}
 }
 

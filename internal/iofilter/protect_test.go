@@ -196,6 +196,41 @@ func TestReleaseHandsOver(t *testing.T) {
 	}
 }
 
+// TestReleaseWithoutADRVA: what cannot be completed because the DRVA is gone is
+// waited for as long as one restarts, from when it went.
+func TestReleaseWithoutADRVA(t *testing.T) {
+	r := runFilter(t, 1<<20)
+	r.synced()
+	r.drva.with(func() { r.drva.down = true })
+	r.drva.cutLink()
+	eventually(t, "the link is down", func() bool { return !r.Status().Link.Up })
+	vm, d := r.Protected()[0], r.ports[0].disk
+	d.out.mu.Lock()
+	d.dirty.SetAll()
+	d.out.mu.Unlock()
+	released := make(chan Unprotected, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	go func() {
+		u, err := r.Unprotect(ctx, vm.Config.ID, nil, UnprotectOptions{Release: true})
+		if err != nil {
+			t.Error(err)
+		}
+		released <- u
+	}()
+	select {
+	case u := <-released:
+		t.Fatalf("it was not waited for a DRVA that may come back: %+v", u)
+	case <-time.After(4 * releaseLook):
+	}
+	d.out.mu.Lock()
+	d.out.link.lost -= releaseLost
+	d.out.mu.Unlock()
+	if u := <-released; ctx.Err() != nil || u.Told || u.Clean {
+		t.Errorf("%+v, %v", u, ctx.Err())
+	}
+}
+
 // TestUnprotectWithoutADRVA is bounded, and done on this side.
 func TestUnprotectWithoutADRVA(t *testing.T) {
 	r := runFilter(t, 1<<20)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +20,7 @@ import (
 	"holdfast/internal/demo/ledger"
 	"holdfast/internal/demo/ledger/talk"
 	"holdfast/internal/hypervisor/libvirt/libvirttest"
+	"holdfast/internal/journal"
 	"holdfast/internal/store"
 	"holdfast/internal/store/storetest/azurite"
 	"holdfast/internal/store/storetest/versitygw"
@@ -48,6 +51,8 @@ type world struct {
 	a, b      *side
 	s3, azure store.URL // of A's domains, and of B's
 	keys      [2]string // files with their credentials
+
+	odds *rand.Rand // of what dies when; nil: nothing does
 }
 
 // side is a site: what runs its VMs, and its manager.
@@ -56,6 +61,7 @@ type side struct {
 	name        string
 	v           *libvirttest.Site
 	msa         *rig.Process
+	listen      string
 	address     string
 	fingerprint string
 }
@@ -136,18 +142,16 @@ func (w *world) remove() {
 	}
 }
 
-// begin starts the site's manager, with its appliances, and logs in as its admin.
-func (s *side) begin() {
+// begin makes the site's manager, with its appliances, and logs in as its admin.
+func (s *side) begin(args ...string) {
 	t := s.t
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	listen := ln.Addr().String()
+	s.listen = ln.Addr().String()
 	must(t, ln.Close())
-	s.msa, err = rig.Start(s.path(s.name), "msa", func(p *rig.Process) { t.Errorf("%s's manager ended: %v\n%s", s.name, p.Err, rig.Tail(p.Log)) },
-		"msa", "--site", s.name, "--data", s.path(s.name+"/msa"), "--listen", listen, "--name", "127.0.0.1", "--appliances", s.path(s.name+"/boxes"))
-	must(t, err)
-	s.address = "https://" + listen
+	s.start(args...)
+	s.address = "https://" + s.listen
 	token := s.path(s.name + "/msa/setup-token")
 	s.until("the manager has started", func() bool { _, err := os.Stat(token); return err == nil })
 	s.until("the manager says its fingerprint", func() bool {
@@ -160,6 +164,17 @@ func (s *side) begin() {
 	password := s.path("password")
 	must(t, os.WriteFile(password, []byte("crow lamp tundra 7\n"), 0o600))
 	s.do("login", s.address, "--fingerprint", s.fingerprint, "--user", "root", "--setup-token", token, "--password-file", password)
+}
+
+// start starts the manager's process, for the first time or again.
+func (s *side) start(args ...string) {
+	t := s.t
+	t.Helper()
+	_ = os.Remove(s.path(s.name + "/msa.log")) // what another manager said
+	var err error
+	s.msa, err = rig.Start(s.path(s.name), "msa", func(p *rig.Process) { t.Errorf("%s's manager ended: %v\n%s", s.name, p.Err, rig.Tail(p.Log)) },
+		append([]string{"msa", "--site", s.name, "--data", s.path(s.name + "/msa"), "--listen", s.listen, "--name", "127.0.0.1", "--appliances", s.path(s.name + "/boxes")}, args...)...)
+	must(t, err)
 }
 
 // do runs a command, which must succeed.
@@ -528,4 +543,49 @@ func (s *side) pids() (all []int) {
 		}
 	}
 	return all
+}
+
+// recipient makes the recovery key that the admin has in a safe, and returns its public
+// part.
+func (w *world) recipient() string {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	must(w.t, rig.Command(ctx, nil, "key", "new", w.path("recovery.key")))
+	key, err := journal.ParseIdentityFile(w.path("recovery.key"))
+	must(w.t, err)
+	return key.Recipient()
+}
+
+// addressed gives the guest's first card an address, as whoever installed it did.
+func (g *guest) addressed(v *libvirttest.Site, address string) {
+	g.t.Helper()
+	g.until("the guest's agent answers", func() bool {
+		_, err := v.TryVirsh("qemu-agent-command", g.name, `{"execute":"guest-ping"}`)
+		return err == nil
+	})
+	b, err := json.Marshal(map[string]any{"execute": "guest-exec", "arguments": map[string]any{"path": "/bin/sh", "arg": []string{"-c",
+		"PATH=/usr/sbin:/usr/bin:/sbin:/bin; for d in /sys/class/net/*; do d=${d##*/}; [ $d = lo ] && continue; ip link set $d up; ip addr add " + address + " dev $d; done"}}})
+	must(g.t, err)
+	v.Virsh("qemu-agent-command", g.name, string(b))
+	g.until("the guest has "+address, func() bool { return strings.Contains(v.Virsh("domifaddr", g.name, "--source", "agent"), address) })
+}
+
+// has demands that a recovered guest's card has an address.
+func (s *side) has(name, address string) {
+	s.t.Helper()
+	if out := s.v.Virsh("domifaddr", name, "--source", "agent"); !strings.Contains(out, address) {
+		s.t.Errorf("%s at %s has not %s:\n%s", name, s.name, address, out)
+	}
+}
+
+// knows waits until the site's manager knows an address of a site's VM.
+func (s *side) knows(of, vm, address string) {
+	s.t.Helper()
+	c := s.client()
+	defer c.Close()
+	s.until(s.name+" knows the address of "+vm, func() bool {
+		v, err := c.VM(s.t.Context(), api.Name(of), api.Ref(vm))
+		return err == nil && len(v.NICs) > 0 && slices.Contains(v.NICs[0].Addresses, netip.MustParsePrefix(address))
+	})
 }

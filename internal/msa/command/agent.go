@@ -37,6 +37,8 @@ type Agent struct {
 	log    *slog.Logger
 	fence  *fence
 	line   line
+	up     bool          // commands are taken; of exchanges alone
+	began  time.Time     // when Run did
 	tells  chan struct{} // one place: something is to be told
 	setups chan struct{} // one place: wanted has changed
 
@@ -78,6 +80,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.fence, err = openFence(durable.OS{}, a.Dir); err != nil {
 		return err
 	}
+	a.began = time.Now()
 	a.tells, a.setups = make(chan struct{}, 1), make(chan struct{}, 1)
 	a.line = line{ctx: ctx, handler: a.Handler, fence: a.fence, changed: func() { poke(a.tells) }, meets: meet}
 	var wg sync.WaitGroup
@@ -130,6 +133,10 @@ func (a *Agent) exchanges(ctx context.Context) {
 				a.log.Info("the manager answers again")
 			}
 			pause, away, denied = firstPause, false, false
+			if !a.isUp() && len(r.Commands) > 0 {
+				r.Commands = nil // they are given again
+				sleep(ctx, upLook)
+			}
 			a.took(&r)
 			continue
 		}
@@ -149,6 +156,13 @@ func (a *Agent) exchanges(ctx context.Context) {
 		sleep(ctx, pause)
 		pause = min(2*pause, longestPause)
 	}
+}
+
+// isUp reports whether the box knows what an earlier agent left in it: a command about
+// that would find nothing. One that does not come up says so to what it is asked.
+func (a *Agent) isUp() bool {
+	a.up = a.up || a.Report == nil || a.Report().IsUp() || time.Since(a.began) > upFor
+	return a.up
 }
 
 // refused reports whether the manager itself, not the way to it, has denied.

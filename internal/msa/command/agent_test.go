@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -592,4 +593,42 @@ func FuzzTale(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestAgentBegins: while a box looks for what an earlier agent left in it, it takes no
+// commands; then it is given them.
+func TestAgentBegins(t *testing.T) {
+	r := newRig(t, dbtest.SQLite(t))
+	var up atomic.Bool
+	var began, exchanges atomic.Int64
+	r.agent(&Agent{
+		Handler: HandlerFunc(func(context.Context, *Command, *runs.Call) Outcome {
+			if !up.Load() {
+				t.Error("a command was done before the box was up")
+			}
+			began.Add(1)
+			return Outcome{}
+		}),
+		Report: func() *setup.Report {
+			if up.Load() {
+				return &setup.Report{Generation: "1"}
+			}
+			return &setup.Report{}
+		},
+		Manager: near{Desk: r.Desk, box: "rocva-1", refuse: func(path string) error {
+			if path == ExchangePath {
+				exchanges.Add(1)
+			}
+			return nil
+		}},
+	})
+	c := about(1, "erp", 0)
+	r.ask(c)
+	for from := exchanges.Load(); exchanges.Load() < from+3; {
+		time.Sleep(time.Millisecond) // between two looks
+	}
+	up.Store(true)
+	if o := r.ends(c); o.Failure != nil || began.Load() != 1 {
+		t.Errorf("%+v, begun %d times", o, began.Load())
+	}
 }

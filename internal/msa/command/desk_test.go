@@ -445,6 +445,7 @@ func TestRoutes(t *testing.T) {
 	}
 	report := func(box site.Name, rep setup.Report) {
 		t.Helper()
+		rep.Generation = "1"
 		if err := r.hear(t.Context(), box, "proof", &rep); err != nil {
 			t.Fatal(err)
 		}
@@ -481,7 +482,7 @@ func TestRoutes(t *testing.T) {
 		{"sync", "erp", none, "{}", "[drva-1]"}, {"final-sync", "crm", none, "{}", "[drva-2]"}, {"sync", "hr", none, "{}", "unavailable"},
 		{Running, "erp", vms[0], "{}", "[host-1]"}, {Cut, "erp", vms[1], "{}", "[host-2]"}, {Running, "erp", vms[2], "{}", "[host-1 host-2]"},
 		{"retire-vm", "erp", vms[1], "{}", "[host-2]"}, {"source-off", "erp", none, "{}", "[host-1 host-2]"}, {"clean-domain", "crm", none, "{}", "[host-2]"},
-		{"source-off", "hr", none, "{}", "unavailable"},
+		{"source-off", "hr", none, "{}", "unavailable"}, {"clean-domain", "hr", none, "{}", "[host-1 host-2 host-3]"},
 		{"fence", "erp", none, "{}", "[rocva-1]"}, {"fence", "crm", none, "{}", "[rocva-2]"}, {"disks", "erp", none, "{}", "[rocva-1]"}, {AgentUp, "crm", vms[2], "{}", "[rocva-2]"},
 		{"wake-host", "", none, "{}", "[rocva-2]"}, // a place of the plan's, by name of domain
 		{"script", "erp", none, `{"run":"guest"}`, "[rocva-1]"}, {"script", "erp", none, `{"run":"appliance","appliance":"host-3"}`, "[host-3]"},
@@ -503,6 +504,13 @@ func TestRoutes(t *testing.T) {
 		if got := route(kind, "erp", vms[0], "{}"); got != "[rocva-2]" {
 			t.Errorf("%s of a domain that lives in a recovery: %s", kind, got)
 		}
+	}
+	// Its agent begins anew, and has not found yet what is in it.
+	if err := r.hear(t.Context(), "rocva-2", "proof", &setup.Report{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := route("sync", "erp", none, "{}"); got != "[rocva-2]" {
+		t.Errorf("while its agent begins: %s", got)
 	}
 	// The one that has the domain is away: nobody else can do it. One that was removed has
 	// taken what it had along.

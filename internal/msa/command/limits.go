@@ -85,6 +85,11 @@ const (
 	longestPause = 10 * time.Second
 	// againLeast bounds how often a job is looked at.
 	againLeast = 10 * time.Millisecond
+	// upFor is how long an agent that begins takes no commands because its box is not up
+	// yet: recoveries that an earlier one left are taken over one by one.
+	upFor = time.Minute
+	// upLook is how often that is looked at.
+	upLook = 200 * time.Millisecond
 	// askAgain is how often a box asks a guest again that is not up yet, within the time
 	// of one question.
 	askAgain = time.Second

@@ -160,8 +160,8 @@ func (l homeList) names(is func(home1) bool) (names []site.Name) {
 }
 
 // hosts are the host components for a command about a VM, or all of the domain's.
-func (b *Boxes) hosts(ctx context.Context, tx *db.Tx, c *Command, home homeList, where class) ([]site.Name, error) {
-	all := home.names(func(h home1) bool { return h.role == site.IOFilter })
+func (b *Boxes) hosts(ctx context.Context, tx *db.Tx, c *Command, home homeList, where class) (all []site.Name, err error) {
+	all = home.names(func(h home1) bool { return h.role == site.IOFilter })
 	if where == atVM && !c.VM.IsZero() {
 		names := home.names(func(h home1) bool { return h.role == site.IOFilter && strings.Contains(h.vms, c.VM.String()+" ") })
 		if len(names) > 0 {
@@ -175,11 +175,33 @@ func (b *Boxes) hosts(ctx context.Context, tx *db.Tx, c *Command, home homeList,
 			return []site.Name{name}, nil
 		}
 	}
+	if len(all) == 0 && c.Kind == string(plan.KindCleanDomain) { // they have let go of it already, and say so
+		if all, err = b.heard(ctx, tx, site.IOFilter); err != nil {
+			return nil, err
+		}
+	}
 	slices.Sort(all)
 	if len(all) == 0 {
 		return nil, nobody("command.Route", c, "no host component says that it has VMs of the domain", "see that the host components run, and have the domain")
 	}
 	return all, nil
+}
+
+// heard are boxes of a role that are enrolled and say something.
+func (b *Boxes) heard(ctx context.Context, tx *db.Tx, role site.Role) (names []site.Name, err error) {
+	for after := site.Name(""); len(names) < maxBoxes; {
+		list, err := enrol.List(ctx, tx, after, maxBoxes)
+		if err != nil || len(list) == 0 {
+			return names, err
+		}
+		for i := range list {
+			if e := &list[i]; e.Role == role && e.State == enrol.Enrolled && e.Health != enrol.Silent && e.Health != enrol.Unseen {
+				names = append(names, e.Name)
+			}
+		}
+		after = list[len(list)-1].Name
+	}
+	return names[:maxBoxes], nil
 }
 
 // onHost is the box of the host on which the inventory has a VM; "": it is not known.
@@ -288,6 +310,7 @@ func housed(ctx context.Context, tx *db.Tx, box site.Name, r *setup.Report) erro
 		}
 		h, still := now[domain]
 		switch {
+		case !still && !r.IsUp(): // it may not have found it yet
 		case !still:
 			now[domain] = home1{told: -1}
 		case h.lives == (lives != 0) && h.vms == vms:

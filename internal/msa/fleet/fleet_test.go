@@ -385,6 +385,16 @@ func TestElsewhere(t *testing.T) {
 	if h := r.setup("host-1").Host; len(h.Domains) != 0 {
 		t.Errorf("the host has %v", h.Domains)
 	}
+	r.hear("roc-a", &setup.Report{Started: 2}) // its agent begins anew, and has not looked yet
+	r.settle()
+	if got := r.has("drva-1"); len(got) != 0 {
+		t.Errorf("while the recovery's appliance begins it has %v", got)
+	}
+	r.hear("roc-a", &setup.Report{Started: 2, Generation: "2"})
+	r.settle()
+	if got := r.has("drva-1"); !slices.Equal(got, []site.Name{"mail"}) {
+		t.Errorf("after the recovery has ended it has %v", got)
+	}
 	if x := r.setup("roc-a").RocVA; len(x.Domains) != 2 {
 		t.Errorf("the recovery appliance has %v", x.Domains)
 	}

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,9 @@ func (f *Fleet) Heard(ctx context.Context, tx *db.Tx, box site.Name, r *setup.Re
 	}
 	kept := *r
 	kept.Figures = nil // they are in the statistics
+	if !r.IsUp() {
+		kept.Lives, kept.Domains = stillThere(&was.report, r)
+	}
 	b, err := json.Marshal(&kept)
 	if err != nil || len(b) > maxReport {
 		return errs.New(op, errs.Invalid, "appliance "+string(box), "its report is too long").WithRemedy("tell less")
@@ -47,6 +51,24 @@ func (f *Fleet) Heard(ctx context.Context, tx *db.Tx, box site.Name, r *setup.Re
 		return err
 	}
 	return f.letGo(ctx, tx, box, r.Generation)
+}
+
+// stillThere is what a box has whose agent is not up yet: what it names, and what it named
+// before. A domain that lives in it must not be given to a DRVA meanwhile.
+func stillThere(was, now *setup.Report) (lives []site.Name, domains []setup.DomainReport) {
+	lives, domains = slices.Clone(now.Lives), slices.Clone(now.Domains)
+	for _, name := range was.Lives {
+		if !slices.Contains(lives, name) && len(lives) < setup.MaxDomains {
+			lives = append(lives, name)
+		}
+	}
+	for i := range was.Domains {
+		d := &was.Domains[i]
+		if !slices.ContainsFunc(domains, func(x setup.DomainReport) bool { return x.Name == d.Name }) && len(domains) < setup.MaxDomains {
+			domains = append(domains, *d)
+		}
+	}
+	return lives, domains
 }
 
 // letGo frees the domains that a box leaves, if it is a setup without them.

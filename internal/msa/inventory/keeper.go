@@ -18,10 +18,7 @@ import (
 // Keeper brings what a provider tells of a site into SQL, has VMs adopted by rule,
 // and keeps the placeholders. Every replica has one for each site; one of them
 // works. It does not own the provider.
-type Keeper struct {
-	Options
-	owner string
-}
+type Keeper struct{ Options }
 
 // Options are what a Keeper is made from.
 type Options struct {
@@ -30,8 +27,11 @@ type Options struct {
 	DB       *db.DB
 	Catalog  *catalog.Catalog
 	Store    *Store
-	Poll     time.Duration // how often a site that another replica keeps is asked for; 0: 5 s
-	Logger   *slog.Logger  // nil: nothing is logged
+	// Owner is who keeps, as no other replica is called: one that begins again under its
+	// name has at once what it had. "": a name of this Keeper alone.
+	Owner  string
+	Poll   time.Duration // how often a site that another replica keeps is asked for; 0: 5 s
+	Logger *slog.Logger  // nil: nothing is logged
 }
 
 // NewKeeper returns a keeper that does nothing before Run.
@@ -42,8 +42,11 @@ func NewKeeper(o Options) *Keeper {
 	if o.Poll <= 0 {
 		o.Poll = pollEvery
 	}
+	if o.Owner == "" {
+		o.Owner = dr.NewUUID().String()
+	}
 	o.Logger = o.Logger.With("site", o.Site)
-	return &Keeper{Options: o, owner: dr.NewUUID().String()}
+	return &Keeper{Options: o}
 }
 
 // Run works whenever the site's lease can be had, until ctx ends.
@@ -52,7 +55,7 @@ func (k *Keeper) Run(ctx context.Context) {
 		var h hold
 		ok := false
 		err := k.DB.Tx(ctx, func(tx *db.Tx) (err error) {
-			h, ok, err = claim(ctx, tx, k.Site, k.owner)
+			h, ok, err = claim(ctx, tx, k.Site, k.Owner)
 			return err
 		})
 		if err == nil && ok {

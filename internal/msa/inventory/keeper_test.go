@@ -275,6 +275,39 @@ func TestOneKeeper(t *testing.T) {
 	})
 }
 
+// TestKeeperBeginsAgain: a keeper that was killed, and begins again under its name, does
+// not wait for the end of its lease; one of another name does.
+func TestKeeperBeginsAgain(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, url string) {
+		p := fake.Filled("a", 3)
+		r := newRig(t, url, p)
+		r.tx(func(tx *db.Tx) error {
+			_, err := tx.Exec(t.Context(), `INSERT INTO inventory_sites (site, generation, seen_at, away_since, words, owner, epoch, lease_until) VALUES ('a', 0, 0, 0, '', 'me', 7, $1)`,
+				tx.Now()+time.Hour.Milliseconds())
+			return err
+		})
+		begin := func(owner string) (stop func()) {
+			k := inventory.NewKeeper(inventory.Options{Site: "a", Provider: p, DB: r.d, Catalog: r.cat, Store: &r.store, Owner: owner, Poll: time.Millisecond})
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() { defer close(ended); k.Run(ctx) }()
+			return func() { cancel(); <-ended }
+		}
+		defer begin("other")()
+		defer begin("me")()
+		r.same("a", p)
+		r.tx(func(tx *db.Tx) error {
+			var owner string
+			var epoch int64
+			_, err := tx.Row(t.Context(), `SELECT owner, epoch FROM inventory_sites WHERE site = 'a'`, nil, &owner, &epoch)
+			if owner != "me" || epoch != 8 {
+				t.Errorf("%s keeps it under epoch %d", owner, epoch)
+			}
+			return err
+		})
+	})
+}
+
 func domain(name site.Name, rules []site.Rule, vms ...site.Ref) *site.ProtectedDomain {
 	return &site.ProtectedDomain{
 		Meta: site.Meta{Name: name}, From: "a", To: "b", Stores: []site.Name{"s"}, VMs: vms, Adopt: rules,

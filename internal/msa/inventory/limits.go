@@ -11,6 +11,8 @@ const (
 	// told of them, so that what a platform has no event for, as an address a guest
 	// gave itself, is known within minutes at 500 VMs and within the hour at 4,000.
 	glance = 64
+	// maxAgain bounds the looks that againAfter asks for.
+	maxAgain = 2 * maxDirty
 	// maxDirty is how many changed VMs are looked at one by one; above it a list of
 	// all is cheaper for the platform, and bounded.
 	maxDirty = 500
@@ -63,3 +65,8 @@ const (
 	// back to its platform's news.
 	placeTries = 50
 )
+
+// againAfter is when a VM that something happened to is looked at once more. No platform
+// tells what a guest does about its addresses: they come some seconds after its start, and
+// a plan sets others some seconds after that. Who moves the VM soon after goes by them.
+var againAfter = []time.Duration{5 * time.Second, 20 * time.Second}

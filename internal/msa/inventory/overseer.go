@@ -47,6 +47,7 @@ type OverseerOptions struct {
 	DB      *db.DB
 	Catalog *catalog.Catalog
 	Store   *Store
+	Owner   string        // of its keepers; "": names of theirs
 	Every   time.Duration // how often the configuration is looked at; 0: 5 s
 	Logger  *slog.Logger  // nil: nothing is logged
 }
@@ -122,7 +123,7 @@ func (v *Overseer) begin(ctx context.Context, w Source) *kept {
 		return &kept{how: w.How, stop: func() {}}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	k := NewKeeper(Options{Site: w.Site, Provider: p, DB: v.o.DB, Catalog: v.o.Catalog, Store: v.o.Store, Logger: v.o.Logger})
+	k := NewKeeper(Options{Site: w.Site, Provider: p, DB: v.o.DB, Catalog: v.o.Catalog, Store: v.o.Store, Owner: v.o.Owner, Logger: v.o.Logger})
 	var wg sync.WaitGroup
 	wg.Go(func() { k.Run(ctx) })
 	return &kept{how: w.How, keeper: k, stop: func() {

@@ -17,11 +17,19 @@ type watch struct {
 	*Gather
 	p      *Platform
 	survey *time.Timer // fires when places are to be looked at
+	later  *time.Timer // fires when the first of again is due
 
 	// What Next told last; of its goroutine.
 	told  *site.Inventory // places
 	ids   []dr.VMID       // VMs, in order
 	place int             // where among them the next glance begins
+	again []repeat        // the first one due first
+}
+
+// repeat is a VM that is looked at once more.
+type repeat struct {
+	vm dr.VMID
+	at time.Time
 }
 
 // Watch begins to watch.
@@ -30,7 +38,7 @@ func (p *Platform) Watch(ctx context.Context) (Watcher, error) {
 	if ctx.Err() != nil {
 		return nil, errs.E(op, errs.Canceled, string(p.site), context.Cause(ctx))
 	}
-	w := &watch{p: p, Gather: NewGather(), survey: time.NewTimer(surveyEvery)}
+	w := &watch{p: p, Gather: NewGather(), survey: time.NewTimer(surveyEvery), later: time.NewTimer(surveyEvery)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -43,6 +51,7 @@ func (p *Platform) Watch(ctx context.Context) (Watcher, error) {
 // Close ends the watch.
 func (w *watch) Close() {
 	w.survey.Stop()
+	w.later.Stop()
 	w.p.mu.Lock()
 	delete(w.p.watchers, w)
 	w.p.mu.Unlock()
@@ -59,17 +68,19 @@ func (w *watch) Next(ctx context.Context) (Update, error) {
 		case <-w.survey.C:
 			surveying = true
 			w.survey.Reset(surveyEvery)
+		case <-w.later.C:
 		case <-w.Woken():
 		}
 		all, ids, open := w.Take()
 		if !open {
 			return Update{}, errs.New("inventory.Next", errs.Unavailable, string(w.p.site), "the watch was closed")
 		}
-		u, err := w.look(ctx, all, ids, surveying)
+		u, err := w.look(ctx, all, w.due(time.Now(), ids), surveying)
 		if err != nil {
 			w.All() // what was taken was not told
 			return Update{}, err
 		}
+		w.repeat(time.Now(), ids)
 		if !u.Empty() {
 			return u, nil
 		}
@@ -116,6 +127,40 @@ func (w *watch) look(ctx context.Context, all bool, ids []dr.VMID, surveying boo
 	}
 	w.ids = slices.DeleteFunc(w.ids, func(id dr.VMID) bool { return slices.Contains(u.Gone, id) })
 	return u, nil
+}
+
+// due adds the VMs whose turn has come.
+func (w *watch) due(now time.Time, ids []dr.VMID) []dr.VMID {
+	ids, n := slices.Clone(ids), 0
+	for ; n < len(w.again) && !w.again[n].at.After(now); n++ {
+		if id := w.again[n].vm; !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	w.again = slices.Delete(w.again, 0, n)
+	w.setLater(now)
+	return ids
+}
+
+// repeat has VMs that something happened to looked at again.
+func (w *watch) repeat(now time.Time, ids []dr.VMID) {
+	for _, id := range ids {
+		w.again = slices.DeleteFunc(w.again, func(r repeat) bool { return r.vm == id })
+		for _, after := range againAfter {
+			w.again = append(w.again, repeat{id, now.Add(after)})
+		}
+	}
+	slices.SortStableFunc(w.again, func(a, b repeat) int { return a.at.Compare(b.at) })
+	if len(w.again) > maxAgain { // the others have their turn at a glance
+		w.again = w.again[:maxAgain]
+	}
+	w.setLater(now)
+}
+
+func (w *watch) setLater(now time.Time) {
+	if len(w.again) > 0 {
+		w.later.Reset(w.again[0].at.Sub(now))
+	}
 }
 
 // glance returns the next VMs that are looked at without a reason.

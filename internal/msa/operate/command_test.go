@@ -133,7 +133,7 @@ func newDesk(t testing.TB, d *db.DB, w *world, at site.Name) *command.Desk {
 // agentOf is the agent of a box of a site, which has all domains.
 func agentOf(dir string, w *world, role site.Role, h command.Handler, p command.Poster) *command.Agent {
 	return &command.Agent{Dir: dir, Handler: h, Manager: p, Report: func() *setup.Report {
-		r := &setup.Report{}
+		r := &setup.Report{Generation: "1"}
 		if role == site.RocVA {
 			return r
 		}

@@ -124,9 +124,9 @@ func (c *commanders) join(r *Replica, name site.Name, role site.Role, id string)
 	}
 	agent := &command.Agent{Dir: dir, Handler: command.Steps(c.world), Report: func() *setup.Report {
 		if role == site.RocVA {
-			return &setup.Report{}
+			return &setup.Report{Generation: "1"}
 		}
-		return &setup.Report{Domains: []setup.DomainReport{{Name: "erp", State: setup.Protected, VMs: []setup.VMReport{{ID: c.vm}}}}}
+		return &setup.Report{Generation: "1", Domains: []setup.DomainReport{{Name: "erp", State: setup.Protected, VMs: []setup.VMReport{{ID: c.vm}}}}}
 	}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -99,7 +100,9 @@ type Replica struct {
 	pairs   *pair.Monitor
 	acts    *command.Effects
 	token   string
-	key     string // public half of the site's key
+	key     string    // public half of the site's key
+	id      string    // of this replica, as long as its directory is there
+	lock    io.Closer // of the directory
 }
 
 // Open opens the database, the key and the authority, making what is missing, and
@@ -128,6 +131,12 @@ func Open(ctx context.Context, o Options) (*Replica, error) {
 func (r *Replica) open(ctx context.Context) (err error) {
 	o := &r.opts
 	if err := durable.MkdirAll(durable.OS{}, o.Data); err != nil {
+		return err
+	}
+	if r.lock, err = (durable.OS{}).Lock(filepath.Join(o.Data, "msa.lock")); err != nil {
+		return err
+	}
+	if r.id, err = replicaID(o.Data); err != nil {
 		return err
 	}
 	address := o.DB
@@ -277,10 +286,38 @@ func (r *Replica) Close() error {
 	if r.ln != nil {
 		r.ln.Close()
 	}
+	var err error
 	if r.DB != nil {
-		return r.DB.Close()
+		err = r.DB.Close()
 	}
-	return nil
+	if r.lock != nil {
+		err = errors.Join(err, r.lock.Close())
+		r.lock = nil
+	}
+	return err
+}
+
+// replicaID is what the replica of a directory is called among those of its site, made
+// when it is missing. One that was killed has at once what it kept, by its name. The
+// machine is part of it: somebody may have copied the whole directory for a second one.
+func replicaID(dir string) (string, error) {
+	path := filepath.Join(dir, "replica")
+	b, err := durable.ReadFile(durable.OS{}, path, 64)
+	if err != nil && !errs.Is(err, errs.NotFound) {
+		return "", err
+	}
+	id, perr := dr.ParseUUID(strings.TrimSpace(string(b)))
+	if err != nil || perr != nil {
+		id = dr.NewUUID()
+		if err := durable.WriteFile(durable.OS{}, path, []byte(id.String()+"\n")); err != nil {
+			return "", err
+		}
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return "", errs.E("replica.Open", errs.Internal, "this machine's name", err)
+	}
+	return id.String() + " at " + host, nil
 }
 
 // Run serves until ctx ends, and closes the replica. It returns the first error of a

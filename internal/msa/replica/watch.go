@@ -30,7 +30,7 @@ func (r *Replica) watchers() []Part {
 		{"alarms", lasting(func(ctx context.Context) { stats.NewJudge(r.Stats).Run(ctx, r.DB, r.Log) })},
 		{"outlets", lasting(sender.Run)},
 	}
-	r.Sites = inventory.NewOverseer(inventory.OverseerOptions{Sources: r.wanted, DB: r.DB, Catalog: r.Catalog, Store: r.Store, Logger: r.Log})
+	r.Sites = inventory.NewOverseer(inventory.OverseerOptions{Sources: r.wanted, DB: r.DB, Catalog: r.Catalog, Store: r.Store, Owner: r.id, Logger: r.Log})
 	parts = append(parts, Part{"inventory", r.Sites.Run})
 	parts = append(parts, Part{"fleet", lasting(r.Fleet.Run)})
 	if r.opts.OpenStore != nil {

@@ -10,7 +10,7 @@ import (
 )
 
 // Report is what a box tells of itself, every ten seconds at least. It is whole: what is
-// not in it is not so.
+// not in it is not so, once the box is up.
 type Report struct {
 	// Generation is of the Setup that the box is: all that it has no more was let go
 	// of, processes and all. "": of none yet.
@@ -93,6 +93,11 @@ type Figure struct {
 	Object string       `json:"object"`
 	Value  int64        `json:"value"`
 }
+
+// IsUp reports whether the box has become what some Setup says since its agent began.
+// Before, it may not know yet what an earlier agent left in it, and what it does not name
+// may be there.
+func (r *Report) IsUp() bool { return r.Generation != "" }
 
 // Check refuses a report that is larger than any box's. Kind Invalid.
 func (r *Report) Check() error {

@@ -151,21 +151,36 @@ func (s *Site) inside(name string, args ...string) *exec.Cmd {
 // Run runs a command in the site and returns its output.
 func (s *Site) Run(name string, args ...string) string {
 	s.t.Helper()
+	out, err := s.try(name, args...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+func (s *Site) try(name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := s.inside(name, args...)
 	timed := exec.CommandContext(ctx, cmd.Path, cmd.Args[1:]...)
 	out, err := timed.CombinedOutput()
 	if err != nil {
-		s.t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
+		err = fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
 	}
-	return string(out)
+	return string(out), err
 }
 
 // Virsh runs virsh against the site's daemon.
 func (s *Site) Virsh(args ...string) string {
 	s.t.Helper()
-	return s.Run("virsh", append([]string{"-q", "-c", "qemu:///system?socket=" + s.Socket}, args...)...)
+	return s.Run("virsh", s.virsh(args)...)
+}
+
+// TryVirsh is Virsh for what may fail.
+func (s *Site) TryVirsh(args ...string) (string, error) { return s.try("virsh", s.virsh(args)...) }
+
+func (s *Site) virsh(args []string) []string {
+	return append([]string{"-q", "-c", "qemu:///system?socket=" + s.Socket}, args...)
 }
 
 // StartDaemon starts the daemon, again after StopDaemon.
