@@ -66,7 +66,7 @@ func (x *theirs) put(o site.Object) {
 func (x *theirs) inventory(vms ...site.VM) {
 	x.t.Helper()
 	x.exec(`DELETE FROM inventory_vms`)
-	inv := &site.Inventory{Site: "b", VMs: vms, Hosts: []site.Host{{Ref: "node1"}},
+	inv := &site.Inventory{Site: "b", VMs: vms, Hosts: []site.Host{{Ref: "node1"}}, Pools: []site.Pool{{Ref: "cluster"}},
 		Networks: []site.Network{{Ref: "lan-b"}, {Ref: "erp-lan"}, {Ref: "management"}, {Ref: "test-b"}}}
 	x.must(func(tx *db.Tx) error { _, err := inventory.Import(x.t.Context(), tx, inv); return err })
 }
@@ -292,6 +292,7 @@ func TestGround(t *testing.T) {
 		x.allowed("mapped "+string(n), on(n, nil))
 	}
 	x.refused("a network that nothing leads to", on("management", nil))
+	x.allowed("a pool, of which the mappings say nothing", on("", func(p *mapping.Placement) { p.Pool = "cluster" }))
 	x.allowed("a folder", on("", func(p *mapping.Placement) { p.Folder, p.Host = "/f", "node1" }))
 	for what, f := range map[string]func(*mapping.Placement){
 		"folder": func(p *mapping.Placement) { p.Folder = "/g" }, "pool": func(p *mapping.Placement) { p.Pool = "x" }, "host": func(p *mapping.Placement) { p.Host = "x" },

@@ -13,8 +13,9 @@ import (
 
 // places refuses hosts, networks, folders, pools, policies and datastores of this site
 // that another site's manager has no reason to name: where this site has mappings with
-// it, what they, recovery settings and plans name on our side, and what the VM has now;
-// where it has none, what its inventory has. A platform's default is empty.
+// it, what they, recovery settings and plans name on our side, and what the VM has now.
+// Where it has none, and of a kind of which they say nothing, what its inventory has; but
+// mappings that name no network leave VMs on none. A platform's default is empty.
 func (m *members) places(n *named) error {
 	if n.places == nil && n.host == "" {
 		return nil
@@ -81,9 +82,17 @@ func (g ground) ours(m *members, p *mapping.Placement, inv *site.Inventory) erro
 	}
 	mapped := false
 	for _, o := range objects {
-		switch o := o.(type) {
-		case *mapping.Mappings:
+		if o, ok := o.(*mapping.Mappings); ok {
 			mapped = g.mappings(m, o) || mapped
+		}
+	}
+	for _, what := range []string{"network", "folder", "pool", "policy", "datastore"} {
+		if !mapped || what != "network" && !g.says(what) {
+			g.all(what, inv)
+		}
+	}
+	for _, o := range objects {
+		switch o := o.(type) {
 		case *site.RecoverySettings:
 			if o.Site == m.Site {
 				g.settings(o)
@@ -111,10 +120,17 @@ func (g ground) ours(m *members, p *mapping.Placement, inv *site.Inventory) erro
 			g.add("datastore", vm.Disks[i].Datastore)
 		}
 	}
-	if !mapped {
-		g.all(inv)
-	}
 	return nil
+}
+
+// says reports whether anything of a kind is named.
+func (g ground) says(what string) bool {
+	for ref := range g[what] {
+		if ref != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // mappings adds our side of mappings, if they are with the other site.
@@ -161,24 +177,31 @@ func (g ground) settings(o *site.RecoverySettings) {
 	}
 }
 
-// all adds what the inventory has.
-func (g ground) all(inv *site.Inventory) {
+// all adds what the inventory has of a kind.
+func (g ground) all(what string, inv *site.Inventory) {
 	if inv == nil {
 		return
 	}
-	for i := range inv.Networks {
-		g.add("network", inv.Networks[i].Ref)
+	switch what {
+	case "network":
+		for i := range inv.Networks {
+			g.add(what, inv.Networks[i].Ref)
+		}
+	case "folder":
+		for i := range inv.Folders {
+			g.add(what, inv.Folders[i].Ref)
+		}
+	case "pool":
+		for i := range inv.Pools {
+			g.add(what, inv.Pools[i].Ref)
+		}
+	case "datastore":
+		for i := range inv.Datastores {
+			g.add(what, inv.Datastores[i].Ref)
+		}
+	case "policy":
+		g.add(what, inv.Policies...)
 	}
-	for i := range inv.Folders {
-		g.add("folder", inv.Folders[i].Ref)
-	}
-	for i := range inv.Pools {
-		g.add("pool", inv.Pools[i].Ref)
-	}
-	for i := range inv.Datastores {
-		g.add("datastore", inv.Datastores[i].Ref)
-	}
-	g.add("policy", inv.Policies...)
 }
 
 // where says how a refusal is noted.
