@@ -206,6 +206,7 @@ func goOn(ctx context.Context, r *recovery.Run) error {
 // close gives all runs and standbys up; VMs go on.
 func (s *Appliance) close() error {
 	s.mu.Lock()
+	s.is = "" // from now on it does not tell what is in it, but gives it up
 	kept := s.standbys
 	s.standbys = map[site.Name]*warmth{}
 	s.mu.Unlock()

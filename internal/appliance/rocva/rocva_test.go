@@ -431,6 +431,11 @@ func (r *rig) start() {
 		steps.Wait()
 		end()
 		g.Wait()
+		for name, box := range e.at {
+			if rep := box.Report(); rep.IsUp() { // else its manager takes it that nothing lives there
+				r.t.Errorf("%s's appliance has ended, and tells what is in it: %v", name, rep.Lives)
+			}
+		}
 	})
 }
 

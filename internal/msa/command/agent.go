@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -239,7 +240,12 @@ func (a *Agent) telling(ctx context.Context) {
 	for {
 		more := false
 		if tales := a.line.tales(maxTold); len(tales) > 0 {
-			err := a.Manager.Post(ctx, TellPath, &Told{tales}, nil)
+			told := &Told{Commands: tales}
+			if a.Report != nil && slices.ContainsFunc(tales, func(t Tale) bool { return t.Done }) {
+				told.Report = a.Report()
+				told.Report.Figures = nil // those are of the exchanges
+			}
+			err := a.Manager.Post(ctx, TellPath, told, nil)
 			switch {
 			case ctx.Err() != nil:
 				return

@@ -16,6 +16,7 @@ import (
 
 	"holdfast/internal/durable"
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
 	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/operate/fakesite"
@@ -631,4 +632,34 @@ func TestAgentBegins(t *testing.T) {
 	if o := r.ends(c); o.Failure != nil || began.Load() != 1 {
 		t.Errorf("%+v, begun %d times", o, began.Load())
 	}
+}
+
+// TestEndTellsWhatIsThere: when a step has ended, the next one finds what it made.
+func TestEndTellsWhatIsThere(t *testing.T) {
+	r := newRig(t, dbtest.SQLite(t))
+	var lives atomic.Bool
+	r.agent(&Agent{
+		Handler: HandlerFunc(func(context.Context, *Command, *runs.Call) Outcome { lives.Store(true); return Outcome{} }),
+		Report: func() *setup.Report {
+			rep := &setup.Report{Generation: "1"}
+			if lives.Load() {
+				rep.Lives = []site.Name{"erp"}
+			}
+			return rep
+		},
+	})
+	c := about(1, "erp", 0)
+	r.ask(c)
+	if o := r.ends(c); o.Failure != nil {
+		t.Fatal(o.Failure)
+	}
+	next := about(2, "erp", 0)
+	next.Kind = string(plan.KindSync)
+	r.must(func(tx *db.Tx) error {
+		got, err := r.Router.Route(t.Context(), tx, next)
+		if err != nil || !slices.Equal(got, []site.Name{"rocva-1"}) {
+			t.Errorf("%v: %v", got, err)
+		}
+		return nil
+	})
 }

@@ -99,7 +99,7 @@ func (r *rig) hands(box site.Name, holds ...Held) *Reply {
 
 func (r *rig) tells(box site.Name, t ...Tale) {
 	r.t.Helper()
-	if err := r.Tell(r.t.Context(), box, "proof", &Told{t}); err != nil {
+	if err := r.Tell(r.t.Context(), box, "proof", &Told{Commands: t}); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -334,7 +334,7 @@ func TestHostile(t *testing.T) {
 				_, err := r.Exchange(t.Context(), c.Box, "proof", &Exchange{Holds: make([]Held, 2*maxHeld+1)})
 				return err
 			},
-			"tales": func() error { return r.Tell(t.Context(), c.Box, "proof", &Told{make([]Tale, maxTold+1)}) },
+			"tales": func() error { return r.Tell(t.Context(), c.Box, "proof", &Told{Commands: make([]Tale, maxTold+1)}) },
 			"report": func() error {
 				return r.hear(t.Context(), c.Box, "proof", &setup.Report{Lives: make([]site.Name, setup.MaxDomains+1)})
 			},

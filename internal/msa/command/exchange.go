@@ -244,6 +244,9 @@ func give(ctx context.Context, tx *db.Tx, box site.Name, ids []string, r *Reply)
 // Told is what a box tells of its commands.
 type Told struct {
 	Commands []Tale `json:"commands"`
+	// Report comes with the end of a command: what the box has may be another now, and the
+	// next step asks for it. Nil: as before.
+	Report *setup.Report `json:"report,omitempty"`
 }
 
 // Tale is how far a command is, or how it ended.
@@ -259,6 +262,9 @@ type Tale struct {
 func (d *Desk) Tell(ctx context.Context, box site.Name, proof string, in *Told) error {
 	if len(in.Commands) > maxTold {
 		return errs.New("command.Tell", errs.Invalid, "appliance "+string(box), fmt.Sprintf("it tells of %d commands", len(in.Commands))).WithRemedy(fmt.Sprintf("tell of at most %d at once", maxTold))
+	}
+	if err := d.hear(ctx, box, proof, in.Report); err != nil {
+		return err
 	}
 	var over []string
 	err := d.DB.Tx(ctx, func(tx *db.Tx) error {
