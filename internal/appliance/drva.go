@@ -31,8 +31,14 @@ type drvaStatus struct {
 	Store struct {
 		meter.Counts
 	} `json:"store"`
-	Maintenance *maintain.Status `json:"maintenance,omitempty"`
-	Copies      []copies.Status  `json:"copies,omitempty"` // as the configuration has them
+	Maintenance *upkeepStatus   `json:"maintenance,omitempty"`
+	Copies      []copies.Status `json:"copies,omitempty"` // as the configuration has them
+}
+
+// upkeepStatus is how it says that a domain's history stands.
+type upkeepStatus struct {
+	maintain.Status
+	Waiting string `json:"waiting,omitempty"` // why it could not begin
 }
 
 // DRVA is an appliance that serves domains: one process for all of them. Make it with
@@ -53,6 +59,7 @@ type served struct {
 	status *drvaStatus // nil: it did not answer
 	err    error
 	since  time.Time // when it stopped answering; zero: it answers
+	stuck  time.Time // since when its history is not maintained; zero: it is
 	rates  rates
 }
 
@@ -130,7 +137,11 @@ func (d *DRVA) apply(ctx context.Context, s *setup.Setup) error {
 		if err != nil {
 			return err
 		}
-		if err := d.unit.configured(ctx, text); err != nil {
+		var sockets []string
+		for _, m := range domains {
+			sockets = append(sockets, d.socket(m))
+		}
+		if err := d.unit.configured(ctx, text, sockets...); err != nil {
 			return err
 		}
 	}
@@ -416,9 +427,15 @@ func (d *DRVA) lookAt(ctx context.Context, m *setup.Domain, up error) (dead bool
 		d.seen[m.Name] = was
 	}
 	now := time.Now()
-	next := &served{err: err, since: was.since, rates: was.rates}
+	next := &served{err: err, since: was.since, rates: was.rates, stuck: was.stuck}
 	if err == nil {
 		next.status, next.since = &st, time.Time{}
+		switch m := st.Maintenance; {
+		case m == nil || m.trouble() == "":
+			next.stuck = time.Time{}
+		case was.stuck.IsZero():
+			next.stuck = now
+		}
 		next.rates.note(now, &st)
 	} else if was.since.IsZero() {
 		next.since = now

@@ -79,12 +79,39 @@ func (s *served) report(m *setup.Domain) setup.DomainReport {
 	if st.Maintenance != nil {
 		r.Points = int64(st.Maintenance.Kept)
 	}
+	r.Upkeep = s.upkeep()
 	r.State, r.Cause = standing(st)
 	r.Copies = setup.CopyReports(m.Copies, st.Copies)
 	if n := len(st.Errors); n > 0 && r.State == setup.Failing {
 		r.Cause, r.Remedy = setup.Clip(st.Errors[n-1].Error), setup.Clip(st.Errors[n-1].Remedy)
 	}
 	return r
+}
+
+// upkeep is how the domain's history stands.
+func (s *served) upkeep() *setup.Upkeep {
+	m := s.status.Maintenance
+	if m == nil {
+		return nil
+	}
+	u := &setup.Upkeep{Error: setup.Clip(m.trouble()), Reach: m.Promised.Milliseconds(), Needed: m.Stats.Live}
+	for _, x := range []struct {
+		at time.Time
+		to *int64
+	}{{s.stuck, &u.Stuck}, {m.Began, &u.Began}, {m.Oldest, &u.Oldest}} {
+		if !x.at.IsZero() {
+			*x.to = x.at.UnixMilli()
+		}
+	}
+	return u
+}
+
+// trouble is why the history is not maintained; "": it is.
+func (m *upkeepStatus) trouble() string {
+	if m.Failures == 0 {
+		return m.Waiting
+	}
+	return m.LastError
 }
 
 // fenced reports whether a process that does not answer has ended because another one

@@ -51,8 +51,10 @@ func newUnit(boxes *Boxes, log *slog.Logger, name, dir string, command string) *
 func (u *unit) startedPath() string { return filepath.Join(u.dir, u.name+".started") }
 
 // configured has the process's configuration be content: on return it is durable, and no
-// process runs with another one. Kinds: those of durable, and of ending a process.
-func (u *unit) configured(ctx context.Context, content []byte) error {
+// process runs with another one. One that answers on one of the sockets is asked to take
+// it as it runs; if it does not, it is ended. Kinds: those of durable, and of ending a
+// process.
+func (u *unit) configured(ctx context.Context, content []byte, sockets ...string) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	sum := sha256.Sum256(content)
@@ -67,14 +69,61 @@ func (u *unit) configured(ctx context.Context, content []byte) error {
 	if err := durable.MkdirAll(durable.OS{}, u.dir); err != nil {
 		return err
 	}
-	if err := u.endLocked(ctx); err != nil {
+	live, err := u.runsOn(ctx, content, sockets)
+	if err != nil {
 		return err
+	}
+	if !live {
+		if err := u.endLocked(ctx); err != nil {
+			return err
+		}
+		if err := durable.WriteFile(durable.OS{}, u.config, content); err != nil {
+			return err
+		}
+		u.next, u.pause = time.Time{}, 0
+	}
+	return durable.WriteFile(durable.OS{}, u.startedPath(), []byte(digest))
+}
+
+// runsOn has the process take the configuration as it runs; live: it has. Else the file
+// says what it did. The digest goes first: whoever dies in between leaves a process of
+// which nothing is said, and the next one asks it again.
+func (u *unit) runsOn(ctx context.Context, content []byte, sockets []string) (live bool, err error) {
+	was, err := durable.ReadFile(durable.OS{}, u.config, maxConfig)
+	if errs.Is(err, errs.NotFound) || len(sockets) == 0 {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := durable.Remove(durable.OS{}, u.startedPath()); err != nil {
+		return false, err
 	}
 	if err := durable.WriteFile(durable.OS{}, u.config, content); err != nil {
-		return err
+		return false, err
 	}
-	u.next, u.pause = time.Time{}, 0
-	return durable.WriteFile(durable.OS{}, u.startedPath(), []byte(digest))
+	if u.takes(ctx, sockets) {
+		return true, nil
+	}
+	return false, durable.WriteFile(durable.OS{}, u.config, was)
+}
+
+// takes reports whether the process that answers on one of the sockets is by now what its
+// file says.
+func (u *unit) takes(ctx context.Context, sockets []string) bool {
+	for _, s := range sockets {
+		var out struct{}
+		err := ask(ctx, s, "/reconfigure", nil, &out)
+		if err == nil {
+			u.log.Info("the process has other settings, and runs on")
+			return true
+		}
+		if !errs.Is(err, errs.Unavailable) && !errs.Is(err, errs.NotFound) { // it refuses, or does not know how; else it is not there, and another socket may be
+			u.log.Info("the process is started again for its new settings", "why", err)
+			return false
+		}
+	}
+	return false
 }
 
 // isConfigured reports whether the process was ever to run.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -131,7 +132,8 @@ func applianceOptions(dir string, name site.Name, log *slog.Logger) head.Options
 // boxPlatform is the hypervisor of a box by its endpoints, in the words of a host
 // component's configuration:
 //
-//	libvirt   unix:///run/libvirt/libvirt-sock                  the first; none: the system's
+//	libvirt   unix:///run/libvirt/libvirt-sock                  none: the system's
+//	          unix:///run/node2.sock?host=/run/libvirt/libvirt-sock   the manager's socket, and this host's
 //	qemu      unix:///run/a.qmp?host=/run/b.qmp&power=/run/c.qmp&agent=/run/a.qga
 //
 // A monitor of QEMU has one user at a time: the manager has the one of the path, the host
@@ -148,7 +150,7 @@ func boxPlatform(p site.Platform, endpoints []string, user string) (c platformCo
 		}
 		switch p {
 		case site.Libvirt:
-			return platformConfig{Libvirt: u.Path}, nil
+			return platformConfig{Libvirt: cmp.Or(u.Query().Get("host"), u.Path)}, nil
 		case site.QEMU:
 			m := monitorConfig{Socket: u.Query().Get(user)}
 			if user == "host" {

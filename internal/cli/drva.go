@@ -169,6 +169,12 @@ wanted, total-bandwidth for all together and log-pool, the bytes that logs witho
 a quota share. What the domains share goes by "priority": low, normal or high, 1 to
 2 to 4; none can starve another.
 
+A running appliance reads its file again when it is asked to: POST /reconfigure on a status
+socket. Interval, app-interval, rpo-target, compression, throttle, throttle-delay,
+bandwidth, total-bandwidth and the history's settings but its lock are changed at once,
+without a domain noticing. If the file is bad, or has anything else changed, that is the
+answer, and nothing is.
+
 The appliance comes up while the store is away, says so in its log and status, and
 goes on trying; hosts track what changes meanwhile.
 
@@ -190,7 +196,7 @@ func newDRVACommand() *cobra.Command {
 			if err := readConfig(path, &cfg); err != nil {
 				return err
 			}
-			return runDRVA(cmd, &cfg)
+			return runDRVA(cmd, path, &cfg)
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration file")

@@ -98,7 +98,7 @@ func (cfg *drvaConfig) each() ([]*domainConfig, error) {
 	return out, nil
 }
 
-func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
+func runDRVA(cmd *cobra.Command, path string, cfg *drvaConfig) error {
 	ctx := cmd.Context()
 	log, err := logger(cmd)
 	if err != nil {
@@ -135,6 +135,10 @@ func runDRVA(cmd *cobra.Command, cfg *drvaConfig) error {
 		}
 		a.address = ln.Addr()
 		all = append(all, a)
+	}
+	t := &tuner{path: path, total: p.total, all: all, cfg: cfg}
+	for _, a := range all {
+		a.tuner = t
 	}
 	return p.serve(ctx, all)
 }
@@ -176,7 +180,7 @@ func (p *parts) appliance(ctx context.Context, d *domainConfig) (*appliance, err
 	for _, c := range list {
 		c.limiter, c.shared, c.log = limiter, p.total, p.log
 	}
-	return &appliance{cfg: d, copies: list, identity: identity, stack: st, limiter: limiter, log: p.log, front: p.front, names: p.names, config: config}, nil
+	return &appliance{cfg: d, live: *d, copies: list, identity: identity, stack: st, limiter: limiter, log: p.log, front: p.front, names: p.names, config: config}, nil
 }
 
 // serve runs the front and all domains. A domain that cannot go on, because

@@ -106,8 +106,10 @@ type appliance struct {
 	log      *slog.Logger
 	address  net.Addr
 	copies   []*copier
+	tuner    *tuner // of the process
 
-	mu     sync.Mutex // guards all below
+	mu     sync.Mutex   // guards all below
+	live   domainConfig // cfg, with what was changed since
 	server *drva.Server
 	keys   *keyWatch
 	up     *upkeep           // nil: maintained elsewhere
@@ -122,7 +124,14 @@ func (a *appliance) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg := a.config
+	a.mu.Lock()
+	begins := a.live
+	a.mu.Unlock()
+	cfg, err := begins.config()
+	if err != nil {
+		return err
+	}
+	cfg.Host, cfg.Shared, cfg.Logger = a.config.Host, a.config.Shared, a.config.Logger
 	cfg.Container, cfg.Lock = c, lock
 	if id := c.Domain().ID.String(); !slices.Contains(a.names, id) {
 		return errs.New("drva", errs.Denied, "domain "+id, "the appliance's certificate does not stand for this domain").
@@ -132,14 +141,18 @@ func (a *appliance) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	up, err := a.cfg.upkeep(ctx, c, a.log)
+	up, err := begins.upkeep(ctx, c, a.log)
 	if err != nil {
 		return err
 	}
 	keys := newKeyWatch(c, a.log)
 	a.mu.Lock()
 	a.server, a.keys, a.up, a.away = s, keys, up, nil
+	live := a.live
 	a.mu.Unlock()
+	if err := a.catchUp(ctx, s, up, &begins, &live); err != nil {
+		return err
+	}
 	a.front.Add(s)
 	main := keys.beside(s.Run)
 	for _, k := range a.copies {
@@ -272,8 +285,9 @@ func (a *appliance) calls() map[string]control.Handler {
 			}
 			return s.Events(r.After), nil
 		},
-		"/pause":  a.pauseCall((*drva.Server).Pause),
-		"/resume": a.pauseCall((*drva.Server).Resume),
+		"/reconfigure": func(ctx context.Context, _ []byte) (any, error) { return a.tuner.reconfigure(ctx) },
+		"/pause":       a.pauseCall((*drva.Server).Pause),
+		"/resume":      a.pauseCall((*drva.Server).Resume),
 	}
 }
 

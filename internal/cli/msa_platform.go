@@ -22,7 +22,8 @@ import (
 
 // openInventory opens the platform of a manager's site, by its endpoints:
 //
-//	libvirt   unix:///run/libvirt/libvirt-sock             a daemon each; none: the system's
+//	libvirt   unix:///run/libvirt/libvirt-sock             a daemon each; none: the system's.
+//	                                                       ?host=PATH: where its own host has it
 //	qemu      unix:///run/vm1.qmp?agent=/run/vm1.ga        the monitor of a QEMU each
 //	fake      fake:///100                                  so many VMs, for demonstrations
 //
@@ -65,8 +66,12 @@ func libvirtInventory(s *site.Site, sockets []*url.URL, log *slog.Logger) invent
 		sockets = []*url.URL{{Path: libvirt.DefaultSocket}}
 	}
 	var endpoints []inventory.Endpoint
-	for _, u := range sockets {
-		endpoints = append(endpoints, inventory.Endpoint{Name: u.Path, Open: func(ctx context.Context) (hypervisor.Platform, error) {
+	for i, u := range sockets {
+		address := ""
+		if len(s.Endpoints) > 0 {
+			address = s.Endpoints[i]
+		}
+		endpoints = append(endpoints, inventory.Endpoint{Name: u.Path, Address: address, Open: func(ctx context.Context) (hypervisor.Platform, error) {
 			return libvirt.Connect(ctx, libvirt.Options{Socket: u.Path, Log: log})
 		}})
 	}

@@ -12,6 +12,7 @@ import (
 
 	"holdfast/api"
 	"holdfast/internal/errs"
+	"holdfast/internal/hypervisor/libvirt"
 	"holdfast/internal/msa/inventory"
 	"holdfast/internal/msa/replica"
 	"holdfast/internal/msa/scan"
@@ -134,6 +135,18 @@ func TestScanCommand(t *testing.T) {
 	fresh.want(exitOK, "get", "domain", "erp")
 	if out, _ := fresh.want(exitOK, "inventory", "vm", "site-a", "vm-00001"); !strings.Contains(out, "10.1.") {
 		t.Errorf("the VM: %s", out)
+	}
+}
+
+// TestBoxSocket: a host's boxes take the socket that it has itself.
+func TestBoxSocket(t *testing.T) {
+	for endpoint, want := range map[string]string{"": libvirt.DefaultSocket, "unix:///run/x": "/run/x", "unix:///run/forward?host=/run/own": "/run/own"} {
+		for _, user := range []string{"host", "power", "recover"} {
+			c, err := boxPlatform(site.Libvirt, strings.Fields(endpoint), user)
+			if err != nil || c.Libvirt != want {
+				t.Errorf("%s for %s: %q, %v", endpoint, user, c.Libvirt, err)
+			}
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -33,9 +34,11 @@ type upkeep struct {
 	log  *slog.Logger
 	keys *keyWatch // of a process that does nothing else; nil: somebody else's
 
-	mu  sync.Mutex // guards all below
-	m   *maintain.Maintainer
-	why string // m is nil: why
+	mu   sync.Mutex // guards all below
+	m    *maintain.Maintainer
+	why  string // m is nil: why
+	turn int    // of text: another one with each change
+	stop func() // ends the run of m; nil: it does not run
 }
 
 // upkeepStatus is how maintenance stands, on a status socket.
@@ -53,22 +56,28 @@ func newUpkeep(c *journal.Container, text policyText, opts maintain.Options) *up
 
 // open begins maintenance. Kind Invalid for what no later try would mend.
 func (u *upkeep) open(ctx context.Context) error {
-	m, err := u.begin(ctx)
+	u.mu.Lock()
+	text, turn := u.text, u.turn
+	u.mu.Unlock()
+	m, err := u.begin(ctx, text)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.m = m
+	if turn != u.turn {
+		return errRetuned
+	}
+	u.m, u.why = m, ""
 	if err != nil {
 		u.why = err.Error()
 	}
 	return err
 }
 
-func (u *upkeep) begin(ctx context.Context) (*maintain.Maintainer, error) {
+func (u *upkeep) begin(ctx context.Context, text policyText) (*maintain.Maintainer, error) {
 	opts := u.opts
-	if err := u.text.apply(&maintain.Policy{}); err != nil {
+	if err := text.apply(&maintain.Policy{}); err != nil {
 		return nil, err
 	}
-	if u.text.empty() {
+	if text.empty() {
 		return maintain.New(ctx, u.c, opts)
 	}
 	base, err := maintain.New(ctx, u.c, opts) // finds the timeline
@@ -80,7 +89,7 @@ func (u *upkeep) begin(ctx context.Context) (*maintain.Maintainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := u.text.apply(&p); err != nil {
+	if err := text.apply(&p); err != nil {
 		return nil, err
 	}
 	opts.Policy = &p
@@ -107,19 +116,56 @@ func (u *upkeep) maintainer() *maintain.Maintainer {
 
 // run maintains until ctx ends.
 func (u *upkeep) run(ctx context.Context) error {
-	for u.maintainer() == nil {
-		timer := time.NewTimer(upkeepRetry)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
-		case <-timer.C:
+	for {
+		for u.maintainer() == nil {
+			err := u.open(ctx)
+			if err == nil {
+				u.log.Info("maintenance begins")
+				break
+			}
+			if errors.Is(err, errRetuned) {
+				continue
+			}
+			timer := time.NewTimer(upkeepRetry)
+			select {
+			case <-ctx.Done():
+				timer.Stop()
+				return ctx.Err()
+			case <-timer.C:
+			}
 		}
-		if err := u.open(ctx); err == nil {
-			u.log.Info("maintenance begins")
+		if err := u.runOne(ctx); ctx.Err() != nil || u.maintainer() != nil {
+			return err
 		}
 	}
-	return u.maintainer().Run(ctx)
+}
+
+// errRetuned is how beginning ends when the settings were changed meanwhile.
+var errRetuned = errs.New("gc", errs.Transient, "maintenance", "its settings were changed meanwhile")
+
+// runOne runs the maintainer that there is until ctx ends or it is to be another one.
+func (u *upkeep) runOne(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	u.mu.Lock()
+	m := u.m
+	u.stop = cancel
+	u.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	return m.Run(ctx)
+}
+
+// retune has maintenance go by other settings: the pass under way is given up, and the
+// next begins by them.
+func (u *upkeep) retune(text policyText) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.text, u.m, u.turn = text, nil, u.turn+1
+	if u.stop != nil {
+		u.stop()
+	}
 }
 
 // beside runs main, and maintenance for as long as main runs. What it returns

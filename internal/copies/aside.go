@@ -321,7 +321,7 @@ func (m *Copier) claims(ctx context.Context, l *line) error {
 }
 
 // keys brings wrapped keys over, a rotation's end after them. What the source has no
-// more stays, and is told: a store that loses its keys must not take the copy's along.
+// more stays: a store that loses its keys must not take the copy's along.
 func (m *Copier) keys(ctx context.Context) error {
 	return m.bring(ctx, journal.KeysPrefix, func(a, b string) int {
 		return ordered(journal.KeyCompletes(a), journal.KeyCompletes(b))

@@ -92,14 +92,14 @@ func (q *sequencer) cutDue(now time.Time) {
 			continue
 		}
 		r.id = id
-		q.nextCut = now.Add(q.s.cfg.Interval)
+		q.nextCut = now.Add(q.s.tuning.Load().Interval)
 		return
 	}
 	if now.Before(q.nextCut) || q.core.Open() != 0 {
 		return
 	}
 	if q.s.isPaused() {
-		q.nextCut = now.Add(q.s.cfg.Interval)
+		q.nextCut = now.Add(q.s.tuning.Load().Interval)
 		return
 	}
 	kind := dr.CrashConsistent
@@ -112,9 +112,9 @@ func (q *sequencer) cutDue(now time.Time) {
 		return
 	}
 	if app {
-		q.nextApp = now.Add(q.s.cfg.AppInterval)
+		q.nextApp = now.Add(q.s.tuning.Load().AppInterval)
 	}
-	q.nextCut = now.Add(q.s.cfg.Interval)
+	q.nextCut = now.Add(q.s.tuning.Load().Interval)
 }
 
 // result takes the outcome of a checkpoint.

@@ -83,23 +83,14 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Domain != id {
 		return bad("domain "+c.Domain.String(), "the container is of domain "+id.String(), "give the container that was made for this domain")
 	}
-	if c.Interval == 0 {
-		c.Interval = DefaultInterval
-	}
-	if c.Interval < MinInterval || c.Interval > MaxInterval {
-		return bad("interval", "checkpoints every "+c.Interval.String()+" are not offered", "choose 1s to 60s")
-	}
 	if c.Heartbeat == 0 {
 		c.Heartbeat = Heartbeat
 	}
-	if err := c.checkPromises(); err != nil {
+	if err := c.checkTuning(); err != nil {
 		return c, err
 	}
 	if err := c.Lock.Validate(); err != nil {
 		return c, err
-	}
-	if c.ThrottleDelay == 0 {
-		c.ThrottleDelay = DefaultThrottleDelay
 	}
 	if c.Priority == 0 {
 		c.Priority = NormalPriority
@@ -117,10 +108,19 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// checkPromises checks what is promised to people and asked of guests.
-func (c *Config) checkPromises() error {
+// checkTuning checks what is promised to people and asked of guests, and fills in what
+// may be left out of it.
+func (c *Config) checkTuning() error {
 	const op = "drva.New"
+	if c.Interval == 0 {
+		c.Interval = DefaultInterval
+	}
+	if c.ThrottleDelay == 0 {
+		c.ThrottleDelay = DefaultThrottleDelay
+	}
 	switch {
+	case c.Interval < MinInterval || c.Interval > MaxInterval:
+		return errs.New(op, errs.Invalid, "interval", "checkpoints every "+c.Interval.String()+" are not offered").WithRemedy("choose 1s to 60s")
 	case c.RPOTarget != 0 && (c.RPOTarget < MinTarget || c.RPOTarget > MaxTarget):
 		return errs.New(op, errs.Invalid, "RPO target", c.RPOTarget.String()+" cannot be promised").WithRemedy("choose 2s to 720h")
 	case c.AppInterval != 0 && c.AppInterval < MinAppInterval:

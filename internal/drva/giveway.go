@@ -17,7 +17,7 @@ import (
 // until the processors are free, the burst has lasted burstMost, or at short
 // intervals the greater part of one, or the log is filling up; less than burstLeast is no burst.
 func (h *shipper) giveWay(ctx context.Context) error {
-	most := min(burstMost, h.s.cfg.Interval*burstOfInterval/100)
+	most := min(burstMost, h.s.tuning.Load().Interval*burstOfInterval/100)
 	for time.Since(h.caughtUp) < most && yields(h.behindBy(), h.busy.look(time.Now()), time.Since(h.caughtUp), h.logFill()) {
 		t := time.NewTimer(pressureSpan)
 		select {

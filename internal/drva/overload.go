@@ -201,7 +201,7 @@ func (q *sequencer) orderHosts(time.Time) {
 // begins to write is not held at nothing.
 func (q *sequencer) throttleHosts(fill float64, now time.Time) {
 	o := &q.load
-	on := !q.s.cfg.NoThrottle && o.level == LevelThrottle
+	on := !q.s.tuning.Load().NoThrottle && o.level == LevelThrottle
 	if !on && o.throttle == 0 || on && o.throttle != 0 && now.Sub(o.told) < throttleEvery {
 		return
 	}
@@ -224,7 +224,7 @@ func (q *sequencer) throttleHosts(fill float64, now time.Time) {
 		if sum > 0 {
 			share = 0.9*c.rate.perSecond/sum + 0.1/float64(n)
 		}
-		q.tell(c, wire.Throttle{Rate: uint64(o.throttle * share), Delay: q.s.cfg.ThrottleDelay}.Append(nil))
+		q.tell(c, wire.Throttle{Rate: uint64(o.throttle * share), Delay: q.s.tuning.Load().ThrottleDelay}.Append(nil))
 	}
 }
 

@@ -77,10 +77,10 @@ type flight struct {
 func newSequencer(s *Server, core *order.Core, rl *replog.Log, group func(func() error)) *sequencer {
 	now := time.Now()
 	q := &sequencer{s: s, core: core, rl: rl, conns: map[order.ConnID]*conn{}, group: group,
-		space: make(chan error, 1), moved: make(chan struct{}, 1), nextCut: now.Add(s.cfg.Interval)}
+		space: make(chan error, 1), moved: make(chan struct{}, 1), nextCut: now.Add(s.tuning.Load().Interval)}
 	q.load = overload{since: now, in: rate{window: lookWindow}, out: rate{window: lookWindow}}
-	if s.cfg.AppInterval > 0 {
-		q.nextApp = now.Add(s.cfg.AppInterval)
+	if s.tuning.Load().AppInterval > 0 {
+		q.nextApp = now.Add(s.tuning.Load().AppInterval)
 	}
 	if s.isPaused() {
 		q.load.order = wire.TrackPausedUser

@@ -24,11 +24,12 @@ import (
 // methods are safe for concurrent use at any time.
 type Server struct {
 	// Immutable after New.
-	cfg     Config
+	cfg     Config // but for what tuning has
 	log     *slog.Logger
 	events  chan event    // to the sequencer; written by connections and callers, never closed
 	stopped chan struct{} // closed when Run returns
 
+	tuning  atomic.Pointer[Tuning] // never nil
 	conns   atomic.Uint64
 	shipped shipped
 	hashes  *hashSource // set before hosts are accepted
@@ -57,9 +58,12 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{cfg: cfg, log: cfg.Logger, events: make(chan event, maxEvents), stopped: make(chan struct{}), seeding: make(chan struct{}, 1),
+	s := &Server{cfg: cfg, log: cfg.Logger, events: make(chan event, maxEvents), stopped: make(chan struct{}), seeding: make(chan struct{}, 1),
 		boots: make(chan wire.BootTrace, maxBoots),
-		share: cfg.Shared.join(cfg.Priority)}, nil
+		share: cfg.Shared.join(cfg.Priority)}
+	t := cfg.Tuning()
+	s.tuning.Store(&t)
+	return s, nil
 }
 
 // Run serves the domain until ctx ends (nil) or it cannot go on: kind Fenced
@@ -264,7 +268,7 @@ func (s *Server) post(ctx context.Context, e event) bool {
 func (s *Server) watch(ctx context.Context) error {
 	t := time.NewTicker(watchEvery)
 	defer t.Stop()
-	alarm := rpoAlarm{target: s.cfg.RPOTarget, calm: max(calmLeast, calmIntervals*s.cfg.Interval)}
+	var alarm rpoAlarm
 	away := false
 	for {
 		select {
@@ -276,6 +280,11 @@ func (s *Server) watch(ctx context.Context) error {
 		s.mu.Lock()
 		s.run.rate.add(s.rl.Usage().Written, now)
 		s.mu.Unlock()
+		if alarm.retarget(s.tuning.Load()) {
+			s.mu.Lock()
+			s.run.meeting = NoTarget
+			s.mu.Unlock()
+		}
 		st := s.Status()
 		if alarm.look(st.RPO, now) {
 			s.mu.Lock()

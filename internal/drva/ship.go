@@ -293,7 +293,7 @@ func (h *shipper) pack(ctx context.Context, b *segment.Builder) error {
 		return err
 	}
 	defer h.s.share.packTurn(time.Now())
-	l := levelFor(h.s.cfg.Compression, h.logFill(), h.pub.Status().UnderWay)
+	l := levelFor(h.s.tuning.Load().Compression, h.logFill(), h.pub.Status().UnderWay)
 	b.SetLevel(l)
 	h.s.showCompression(l)
 	return h.cell.pack(b)
@@ -331,7 +331,7 @@ func (h *shipper) builder(ctx context.Context) (*segment.Builder, error) {
 		h.spare = h.spare[:n-1]
 		return b, nil
 	}
-	return h.s.cfg.Container.NewBuilder(segment.BuilderOptions{Level: h.s.cfg.Compression}), nil
+	return h.s.cfg.Container.NewBuilder(segment.BuilderOptions{Level: h.s.tuning.Load().Compression}), nil
 }
 
 // giveBack ends the use of a builder. A few are kept: each has up to 16 MiB.

@@ -173,7 +173,7 @@ func (s *Server) Status() Status {
 	st.RPO = r.rpo(now)
 	st.BytesRaw, st.BytesStored, st.Objects = r.raw, r.stored, r.objects
 	st.Errors = append([]TimedError{}, r.errors...)
-	st.RPOTarget, st.RPOState = s.cfg.RPOTarget.Seconds(), r.meeting
+	st.RPOTarget, st.RPOState = s.tuning.Load().RPOTarget.Seconds(), r.meeting
 	st.Paused, st.Load = r.paused, r.load
 	for _, j := range s.seeds {
 		st.Seeds = append(st.Seeds, j.SeedStatus)

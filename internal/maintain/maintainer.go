@@ -105,7 +105,7 @@ func New(ctx context.Context, c *journal.Container, opts Options) (*Maintainer, 
 	if err != nil {
 		return nil, err
 	}
-	t, ok := pickTimeline(all, opts.Timeline)
+	t, began, ok := pickTimeline(all, opts.Timeline)
 	if !ok {
 		return nil, errs.New("maintain.New", errs.NotFound, opts.Timeline.String(), "the container has no such timeline").
 			WithRemedy("inspect the container to see its timelines")
@@ -116,19 +116,19 @@ func New(ctx context.Context, c *journal.Container, opts Options) (*Maintainer, 
 		wake: make(chan struct{}, 1), turn: make(chan struct{}, 1),
 		gathers: gathering{gatherLeast, gatherEvery},
 		mem:     memory{deleted: make(map[string]bool), held: make(map[string]time.Time)},
-		state:   Status{Timeline: t},
+		state:   Status{Timeline: t, Began: began},
 	}
 	m.turn <- struct{}{}
 	return m, nil
 }
 
-func pickTimeline(all []journal.TimelineInfo, want dr.TimelineID) (dr.TimelineID, bool) {
+func pickTimeline(all []journal.TimelineInfo, want dr.TimelineID) (dr.TimelineID, time.Time, bool) {
 	for _, t := range all {
 		if t.ID == want || want.IsZero() && t.Current {
-			return t.ID, true
+			return t.ID, t.Created, true
 		}
 	}
-	return want, false
+	return want, time.Time{}, false
 }
 
 // Timeline is the timeline that is maintained.

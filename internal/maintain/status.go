@@ -57,6 +57,7 @@ type Held struct {
 // Status is how maintenance of a timeline stands, for people.
 type Status struct {
 	Timeline  dr.TimelineID `json:"timeline"`
+	Began     time.Time     `json:"began"` // when the timeline was made: what it keeps may be older
 	LastRun   time.Time     `json:"last_run"`
 	NextRun   time.Time     `json:"next_run"` // zero: nobody runs it here
 	Failures  int           `json:"failures"` // passes in a row

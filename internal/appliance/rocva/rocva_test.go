@@ -473,13 +473,8 @@ func (r *rig) appliance(name site.Name, p *place) *rocva.Appliance {
 		box.SetNow(r.now)
 	}
 	check(r.t, box.Setup(r.t.Context(), &setup.Setup{Generation: "g", Role: site.RocVA, Site: name, Platform: site.QEMU, RocVA: &setup.RocVA{
-<<<<<<< HEAD
-		Domains:  []setup.Domain{{Name: "erp", ID: r.src.c.Domain().ID, Container: "mem://erp", Identity: "unused", Mode: r.mode, Copies: r.further()}},
-		Networks: []site.Network{{Ref: map[site.Name]site.Ref{"a": "lan", "b": "lan-b"}[name]}},
-=======
-		Domains:  []setup.Domain{{Name: "erp", ID: r.src.c.Domain().ID, Container: "mem://erp", Identity: "unused", Mode: r.mode, Preseed: r.given}},
+		Domains:  []setup.Domain{{Name: "erp", ID: r.src.c.Domain().ID, Container: "mem://erp", Identity: "unused", Mode: r.mode, Preseed: r.given, Copies: r.further()}},
 		Networks: []site.Network{{Ref: map[site.Name]site.Ref{"a": "lan", "b": "lan-b"}[name]}}, MaxBoots: r.most,
->>>>>>> lives
 	}}))
 	return box
 }

@@ -35,7 +35,6 @@ func (s *Appliance) choose(ctx context.Context, a *operate.Act, in *plan.PinInpu
 		if err != nil {
 			return nil, err
 		}
-<<<<<<< HEAD
 		if d, err := s.domain(in.Domain); err == nil {
 			from := s.reads(ctx, p.Open, d, in.Final)
 			q.Protect.Copies = from.copies
@@ -43,10 +42,7 @@ func (s *Appliance) choose(ctx context.Context, a *operate.Act, in *plan.PinInpu
 				a.Warn(from.warn)
 			}
 		}
-		q.At, q.By, q.Note = spec(in), "plan "+string(a.Plan), a.Run
-=======
 		q.At, q.By, q.Note, q.Origin = spec(in), "plan "+string(a.Plan), a.Run, a.Origin
->>>>>>> lives
 		for _, id := range in.VMs {
 			q.VMs = append(q.VMs, id.String())
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"holdfast/internal/errs"
@@ -77,6 +79,35 @@ func Set(ctx context.Context, tx *db.Tx, c Code, object string, holds bool, deta
 		return err
 	}
 	return note(ctx, tx, d, Raised, object, detail)
+}
+
+// Settle raises what holds of some codes, by object and with what exactly it is, and
+// clears what does no more. It is for who knows all objects of those codes.
+func Settle(ctx context.Context, tx *db.Tx, codes []Code, holds map[Code]map[string]string) error {
+	for _, c := range codes {
+		var over []string
+		if err := tx.Rows(ctx, `SELECT object FROM alarms WHERE code = $1 AND cleared_at = 0`, []any{string(c)}, func(scan func(...any) error) error {
+			var object string
+			err := scan(&object)
+			if _, still := holds[c][object]; !still {
+				over = append(over, object)
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+		for _, object := range over {
+			if err := Set(ctx, tx, c, object, false, ""); err != nil {
+				return err
+			}
+		}
+		for _, object := range slices.Sorted(maps.Keys(holds[c])) {
+			if err := Set(ctx, tx, c, object, true, holds[c][object]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Tell notes an event of a moment, in the caller's transaction. Kinds as of Set.

@@ -135,7 +135,7 @@ var runCodes = []Definition{
 }
 
 var managerCodes = []Definition{
-	{LoginBlocked, Warning, false, "user", "somebody tried too many passwords", "ask whether it was they; see the audit log for the address"},
+	{LoginBlocked, Warning, false, "user or address", "somebody tried too many passwords", "ask whether it was they; see the audit log for the address"},
 	{AuditBroken, Error, true, "manager", "the audit log's chain is broken", "see where with `holdfast audit verify`; find out who had access to the database"},
 	{OutletFails, Warning, true, "outlet", "an outlet does not take events", "correct its settings, and send a test"},
 	{DatabaseSmall, Error, true, "manager", "the disk of the manager's database is nearly full", "make room: without it no run can begin"},

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/alarm"
 	"holdfast/internal/msa/db"
 )
 
@@ -171,8 +173,14 @@ func (a *Auth) attempt(ctx context.Context, name string, places []place) (stored
 			}
 		}
 		for _, pl := range places {
-			if err := count(ctx, tx, pl); err != nil {
+			locks, err := count(ctx, tx, pl)
+			if err != nil {
 				return err
+			}
+			if locks {
+				if err := alarm.Tell(ctx, tx, alarm.LoginBlocked, pl.about(), fmt.Sprintf("%q, after %d attempts", pl.key, pl.may)); err != nil {
+					return err
+				}
 			}
 		}
 		stored = ""
@@ -185,18 +193,32 @@ func (a *Auth) attempt(ctx context.Context, name string, places []place) (stored
 	return stored, err
 }
 
-func count(ctx context.Context, tx *db.Tx, pl place) error {
+// about is what an event about a place is of: a user, or who may be many.
+func (pl place) about() string {
+	kind, rest, _ := strings.Cut(pl.key, " ")
+	switch kind {
+	case "both":
+		_, name, _ := strings.Cut(rest, " ")
+		return "user " + name
+	case "name":
+		return "user " + rest
+	}
+	return "address " + rest
+}
+
+// count counts an attempt as failed; locks: the next is not looked at.
+func count(ctx context.Context, tx *db.Tx, pl place) (locks bool, err error) {
 	var failures int64
 	if _, err := tx.Row(ctx, `UPDATE login_failures SET failures = failures + 1, failed_at = $2 WHERE place = $1 RETURNING failures`, []any{pl.key, tx.Now()}, &failures); err != nil {
-		return err
+		return false, err
 	}
 	if failures < pl.may {
-		return nil
+		return false, nil
 	}
 	lock := lockMost
 	if over := failures - pl.may; over < 6 {
 		lock = lockFirst << over
 	}
-	_, err := tx.Exec(ctx, `UPDATE login_failures SET locked_until = $2 WHERE place = $1`, pl.key, tx.Now()+min(lock, lockMost).Milliseconds())
-	return err
+	_, err = tx.Exec(ctx, `UPDATE login_failures SET locked_until = $2 WHERE place = $1`, pl.key, tx.Now()+min(lock, lockMost).Milliseconds())
+	return true, err
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/alarm"
 	"holdfast/internal/msa/db"
 )
 
@@ -27,6 +28,13 @@ func TestLockOut(t *testing.T) {
 		if !errs.Is(err, errs.Unavailable) || errs.RemedyOf(err) == "" {
 			r.t.Errorf("locked: %v", err)
 		}
+		r.must(func(tx *db.Tx) error {
+			told, _, err := alarm.Events(r.ctx, tx, "", 10)
+			if len(told) != 1 || told[0].Code != alarm.LoginBlocked || told[0].Object != "user root" {
+				r.t.Errorf("told are %+v", told)
+			}
+			return err
+		})
 		// The user is not locked out elsewhere.
 		if err := r.try("root", goodPassword, "203.0.113.9:1"); err != nil {
 			r.t.Errorf("from another address: %v", err)

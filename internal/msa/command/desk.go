@@ -189,7 +189,7 @@ func (d *Desk) ready(ctx context.Context, c *Command, by *Peer) error {
 		return nil
 	}
 	if by != nil {
-		if err := d.DB.View(ctx, func(tx *db.Tx) error { return shares(ctx, tx, c, by) }); err != nil {
+		if err := d.DB.View(ctx, func(tx *db.Tx) error { return d.permit(ctx, tx, c, by) }); err != nil {
 			return err
 		}
 	}
@@ -217,6 +217,9 @@ func (d *Desk) begin(ctx context.Context, tx *db.Tx, c *Command, by *Peer, ring 
 		if err := cancel(ctx, tx, ring, `origin = $1 AND plan = $2 AND run = $3 AND substr(key, 1, length($4)) = $4`, c.Origin, c.Plan, c.Run, c.Undoes+"/"); err != nil {
 			return nil, err
 		}
+	}
+	if err := d.remember(ctx, tx, c, by); err != nil {
+		return nil, err
 	}
 	for _, b := range boxes {
 		ring(b)

@@ -93,6 +93,11 @@ const (
 	// askAgain is how often a box asks a guest again that is not up yet, within the time
 	// of one question.
 	askAgain = time.Second
+	// memberFor is how long a VM counts as recovered here after it was named last, unless
+	// a committed recovery has it: no test or undecided recovery is kept for so long.
+	memberFor = 90 * 24 * time.Hour
+	// noteFor is how long a refusal may take to be noted.
+	noteFor = 5 * time.Second
 	// abroadFor is how long one call of another site's manager waits there.
 	abroadFor = 2 * time.Second
 )

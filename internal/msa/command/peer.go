@@ -29,7 +29,8 @@ type Abroad struct {
 }
 
 // AskFor does what another site's manager asks: see Ask. Only what is done at our end of
-// a domain that both sites share is. Kinds besides: Denied.
+// a domain that both sites share is, and to VMs of it alone. What is denied is in the
+// audit log. Kinds besides: Denied.
 func (d *Desk) AskFor(ctx context.Context, p *Peer, in *Abroad) (Status, error) {
 	c := in.Command
 	c.Origin = p.Fingerprint
@@ -41,41 +42,46 @@ func (d *Desk) AskFor(ctx context.Context, p *Peer, in *Abroad) (Status, error) 
 			return Status{}, err
 		}
 	}
-	return d.ask(ctx, &c, min(max(time.Duration(in.WaitMS)*time.Millisecond, 0), abroadFor), p)
+	s, err := d.ask(ctx, &c, min(max(time.Duration(in.WaitMS)*time.Millisecond, 0), abroadFor), p)
+	if errs.Is(err, errs.Denied) {
+		d.refused(ctx, &c, p, err)
+	}
+	return s, err
 }
 
 // foreign refuses what a peer may not have done here, and notes what it may.
 func (d *Desk) foreign(ctx context.Context, tx *db.Tx, c *Command, p *Peer) error {
-	const op = "command.Abroad"
-	object := "domain " + string(c.Domain)
-	denied := func(words, remedy string) error { return errs.New(op, errs.Denied, object, words).WithRemedy(remedy) }
-	here := c.To
-	if AtSource(c.Kind) {
-		here = c.From
-	}
-	switch {
-	case here != d.Site || c.From == c.To || c.From != p.Site && c.To != p.Site:
-		return denied(fmt.Sprintf("a step from site %s to %s is nothing that site %s can have done here", c.From, c.To, p.Site), "run the plan where it recovers to")
-	case c.Kind == string(plan.KindScript) && !guestScript(c):
-		return denied("another site has no scripts run here but in guests of a shared domain", "run the script on an appliance of the site whose manager runs the plan")
-	case c.Domain == "" && !siteWide[c.Kind]:
-		return denied("another site has nothing done here but steps about a shared domain", "run the plan where it recovers to")
-	}
-	if err := shares(ctx, tx, c, p); err != nil {
+	if err := d.permit(ctx, tx, c, p); err != nil {
 		return err
 	}
+	object := "domain " + string(c.Domain)
 	var open int
 	if _, err := tx.Row(ctx, `SELECT count(*) FROM commands WHERE origin = $1 AND state <> $2`, []any{c.Origin, done}, &open); err != nil {
 		return err
 	}
 	if open >= maxForeign {
-		return errs.New(op, errs.Full, object, fmt.Sprintf("site %s has %d commands under way here", p.Site, open)).WithRemedy("see why none ends")
+		return errs.New("command.Abroad", errs.Full, object, fmt.Sprintf("site %s has %d commands under way here", p.Site, open)).WithRemedy("see why none ends")
 	}
 	if c.Question() {
 		return nil
 	}
-	return audit.Append(ctx, tx, audit.Entry{By: "peer/" + string(p.Pair), Operation: "command-" + c.Kind, Object: object, Outcome: audit.Done,
-		Detail: db.Text(fmt.Sprintf("plan %s, run %s, step %s", c.Plan, c.Run, c.Step), maxWords)})
+	return audit.Append(ctx, tx, entry(c, p, audit.Done, where(c)))
+}
+
+// refused notes what a peer asked for and was denied, whatever becomes of its request.
+func (d *Desk) refused(ctx context.Context, c *Command, p *Peer, why error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteFor)
+	defer cancel()
+	err := d.DB.Tx(ctx, func(tx *db.Tx) error {
+		return audit.Append(ctx, tx, entry(c, p, audit.Refused, where(c)+": "+why.Error()))
+	})
+	if err != nil && d.Logger != nil {
+		d.Logger.Warn("the audit log does not have what another site was denied", "pair", p.Pair, "kind", c.Kind, "err", err)
+	}
+}
+
+func entry(c *Command, p *Peer, outcome audit.Outcome, detail string) audit.Entry {
+	return audit.Entry{By: "peer/" + string(p.Pair), Operation: "command-" + c.Kind, Object: "domain " + string(c.Domain), Outcome: outcome, Detail: db.Text(detail, maxWords)}
 }
 
 // siteWide are kinds that are of no domain, but make way for one.
@@ -86,20 +92,26 @@ func guestScript(c *Command) bool {
 	return json.Unmarshal(c.Input, &in) == nil && in.Run == plan.InGuest && c.Domain != ""
 }
 
-// shares refuses a domain that is not both sites', or, of a step of none, a site with
-// which there is no such domain. Kind Denied.
-func shares(ctx context.Context, tx *db.Tx, c *Command, p *Peer) error {
+// shared returns all domains. It refuses a step of one that is not both sites', or, of a
+// step of none, a site with which there is no such domain. Kind Denied.
+func shared(ctx context.Context, tx *db.Tx, c *Command, p *Peer) (all []*site.ProtectedDomain, err error) {
 	objects, err := catalog.All(ctx, tx, site.KindDomain)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	found := false
 	for _, o := range objects {
 		d, ok := o.(*site.ProtectedDomain)
-		if ok && (c.Domain == "" || d.Name == c.Domain) && (d.From == c.From && d.To == c.To || d.From == c.To && d.To == c.From) {
-			return nil
+		if !ok {
+			continue
 		}
+		all = append(all, d)
+		found = found || (c.Domain == "" || d.Name == c.Domain) && (d.From == c.From && d.To == c.To || d.From == c.To && d.To == c.From)
 	}
-	return errs.New("command.Abroad", errs.Denied, "domain "+string(c.Domain), fmt.Sprintf("it is not shared with site %s", p.Site)).WithRemedy("configure it at both sites")
+	if !found {
+		return nil, denied("domain "+string(c.Domain), fmt.Sprintf("it is not shared with site %s", p.Site), "configure it at both sites")
+	}
+	return all, nil
 }
 
 // abroad asks another site's manager. What it was asked is noted first, so that it can

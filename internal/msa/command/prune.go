@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"holdfast/internal/msa/db"
+	"holdfast/internal/msa/site"
 )
 
 // Sweep cancels, once, the commands for which nobody has come for three minutes.
@@ -26,6 +27,10 @@ func (d *Desk) Sweep(ctx context.Context) error {
 // Prune deletes rows that nobody will ask for, a bounded number at once; it returns how
 // many.
 func Prune(ctx context.Context, tx *db.Tx) (int64, error) {
+	if _, err := tx.Exec(ctx, `DELETE FROM command_members WHERE ref = '' AND named_at < $1 OR domain NOT IN (SELECT name FROM objects WHERE kind = $2)`,
+		tx.Now()-memberFor.Milliseconds(), string(site.KindDomain)); err != nil {
+		return 0, err
+	}
 	return tx.Exec(ctx, `DELETE FROM commands WHERE id IN (SELECT id FROM commands WHERE
 		asked_at < $1 OR state = $2 AND deadline > 0 AND asked_at < $3 ORDER BY asked_at LIMIT $4)`,
 		tx.Now()-keepFor.Milliseconds(), done, tx.Now()-keepQuestionFor.Milliseconds(), pruneBatch)

@@ -22,6 +22,7 @@ import (
 // judged are the alarms that are this package's to raise and to clear.
 var judged = []alarm.Code{
 	alarm.ApplianceAway, alarm.ApplianceOld, alarm.CertificateEnds, alarm.PeerAway, alarm.NotProtected, alarm.Unconfigured, alarm.StoreAway, alarm.SplitBrain, alarm.CopyBehind,
+	alarm.HistoryShort, alarm.HistoryFull, alarm.UpkeepStuck,
 }
 
 const (
@@ -60,36 +61,8 @@ func (f *Fleet) Judge(ctx context.Context) error {
 				return err
 			}
 		}
-		return h.set(ctx, tx)
+		return alarm.Settle(ctx, tx, judged, h)
 	})
-}
-
-// set raises what holds and clears what does no more.
-func (h held) set(ctx context.Context, tx *db.Tx) error {
-	for _, c := range judged {
-		var over []string
-		if err := tx.Rows(ctx, `SELECT object FROM alarms WHERE code = $1 AND cleared_at = 0`, []any{string(c)}, func(scan func(...any) error) error {
-			var object string
-			err := scan(&object)
-			if _, still := h[c][object]; !still {
-				over = append(over, object)
-			}
-			return err
-		}); err != nil {
-			return err
-		}
-		for _, object := range over {
-			if err := alarm.Set(ctx, tx, c, object, false, ""); err != nil {
-				return err
-			}
-		}
-		for _, object := range slices.Sorted(maps.Keys(h[c])) {
-			if err := alarm.Set(ctx, tx, c, object, true, h[c][object]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 func (f *Fleet) judgeBoxes(s *standing, h held) {
@@ -130,6 +103,9 @@ func (f *Fleet) judgePeers(ctx context.Context, tx *db.Tx, h held) error {
 
 // judgeDomain says what is wrong with a domain.
 func (f *Fleet) judgeDomain(ctx context.Context, tx *db.Tx, s *standing, d *site.ProtectedDomain, h held) error {
+	if d.Mode == site.Periodic && d.From == f.Site {
+		h.add(alarm.NotProtected, "domain "+string(d.Name), "mode periodic is of no platform of this release: "+site.PeriodicRemedy)
+	}
 	p := s.places[d.Name]
 	if p == nil {
 		return nil
@@ -154,6 +130,7 @@ func (f *Fleet) judgeDomain(ctx context.Context, tx *db.Tx, s *standing, d *site
 	if !s.ours(f.Site, d) || d.Suspended || p.id != "" && s.now-p.placed < settledAfter.Milliseconds() {
 		return nil
 	}
+	f.judgeHistory(s, d, h)
 	if p.id == "" {
 		if p.words != "" {
 			h.add(alarm.NotProtected, "domain "+string(d.Name), p.words)

@@ -280,6 +280,43 @@ func TestSetups(t *testing.T) {
 	})
 }
 
+// TestEndpoints: boxes of a site whose hosts have a daemon each are told that of theirs.
+func TestEndpoints(t *testing.T) {
+	r := newRig(t, dbtest.SQLite(t), "a", newClouds(), "")
+	r.furnish()
+	one, two := "unix:///run/one.sock", "unix:///run/two.sock"
+	host := func(name site.Name, ref site.Ref) *site.Appliance {
+		return &site.Appliance{Meta: meta(name), Role: site.IOFilter, Site: "a", Host: ref}
+	}
+	r.put(host("host-2", "node2"), host("host-3", "node3"), &site.Appliance{Meta: meta("roc-2"), Role: site.RocVA, Site: "a", Host: "node2"})
+	want := func(when string, all map[site.Name]string) {
+		t.Helper()
+		for name, endpoints := range all {
+			if got := strings.Join(r.setup(name).Endpoints, " "); got != endpoints {
+				t.Errorf("%s, %s has %q, not %q", when, name, got, endpoints)
+			}
+		}
+	}
+	r.put(&site.Site{Meta: meta("a"), Platform: site.Libvirt, Endpoints: []string{one}})
+	want("with one endpoint", map[site.Name]string{"host-1": one, "host-2": one, "roc-a": one})
+	r.put(&site.Site{Meta: meta("a"), Platform: site.Libvirt, Endpoints: []string{one, two}})
+	want("before it is known", map[site.Name]string{"host-1": "", "host-2": "", "roc-a": one, "roc-2": "", "drva-1": ""})
+	hosts := func(of1, of2 string) {
+		r.tx(func(ctx context.Context, tx *db.Tx) error {
+			_, err := inventory.Import(ctx, tx, &site.Inventory{Site: "a", Hosts: []site.Host{{Ref: "node1", Endpoint: of1}, {Ref: "node2", Endpoint: of2}}})
+			return err
+		})
+	}
+	hosts(two, one)
+	want("found out", map[site.Name]string{"host-1": two, "host-2": one, "host-3": "", "roc-a": one, "roc-2": one, "drva-1": ""})
+	hosts(one, two)
+	want("exchanged", map[site.Name]string{"host-1": one, "host-2": two, "roc-2": two})
+	r.put(&site.Site{Meta: meta("a"), Platform: site.Libvirt, Endpoints: []string{two, "unix:///run/three.sock"}})
+	want("one is another", map[site.Name]string{"host-1": "", "host-2": two})
+	r.put(&site.Site{Meta: meta("a"), Platform: site.QEMU, Endpoints: []string{one, two}})
+	want("monitors of one host", map[site.Name]string{"host-1": one + " " + two, "roc-a": one + " " + two})
+}
+
 // TestMove: a drained DRVA's domains go to the other one, once it has said that it let go.
 func TestMove(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, url string) {

@@ -346,3 +346,91 @@ func TestPlaceholders(t *testing.T) {
 		}
 	}
 }
+
+// TestHistoryAlarms: what a DRVA tells of a history's upkeep is judged by what the domain
+// asks for.
+func TestHistoryAlarms(t *testing.T) {
+	r := newRig(t, dbtest.SQLite(t), "a", newClouds(), "")
+	r.furnish()
+	r.enrol("drva-1", site.DRVA, "")
+	r.settle()
+	r.exec(`UPDATE fleet_domains SET placed_at = 1`)
+	r.exec(`UPDATE inventory_vms SET running = 0, doc = replace(doc, '"running":true', '"running":false')`)
+	r.exec(`UPDATE inventory_sites SET generation = generation + 1`)
+	const day = 24 * time.Hour
+	ago := func(d time.Duration) int64 { return time.Now().Add(-d).UnixMilli() }
+	tells := func(u setup.Upkeep) {
+		r.hear("drva-1", &setup.Report{Started: 1, Domains: []setup.DomainReport{{Name: "erp", State: setup.Protected, Upkeep: &u}}})
+	}
+	keeps := func(limit int64, only bool, slots ...site.Slot) {
+		r.put(&site.ProtectedDomain{Meta: meta("erp"), From: "a", To: "b", VMs: []site.Ref{"db", "web"}, Stores: []site.Name{"s3"},
+			Retention: site.Retention{Schedule: slots, SizeLimit: limit, AlarmOnly: only}})
+	}
+	keeps(0, false, site.Slot{For: site.Span(30 * day)})
+	week := (30 * day).Milliseconds()
+	good := setup.Upkeep{Began: ago(90 * day), Oldest: ago(30 * day), Reach: week, Needed: 5 << 30}
+	for _, x := range []struct {
+		when string
+		f    func(*setup.Upkeep)
+		want []string
+	}{
+		{"as it should be", func(*setup.Upkeep) {}, nil},
+		{"a failed try", func(u *setup.Upkeep) { u.Stuck, u.Error = ago(time.Hour), "denied" }, nil},
+		{"a day of failed tries", func(u *setup.Upkeep) { u.Stuck, u.Error = ago(25*time.Hour), "denied" }, []string{"upkeep-stuck domain erp"}},
+		{"it works again", func(*setup.Upkeep) {}, nil},
+		{"shortened", func(u *setup.Upkeep) { u.Oldest = ago(20 * day) }, []string{"history-short domain erp"}},
+		{"nearly", func(u *setup.Upkeep) { u.Oldest = ago(28 * day) }, nil},
+		{"young", func(u *setup.Upkeep) { u.Began, u.Oldest = ago(20*day), ago(20*day) }, nil},
+		{"young, and shortened", func(u *setup.Upkeep) { u.Began, u.Oldest = ago(20*day), ago(2*day) }, []string{"history-short domain erp"}},
+		{"no point yet", func(u *setup.Upkeep) { u.Oldest = 0 }, nil},
+		{"a liar", func(u *setup.Upkeep) { u.Oldest, u.Began, u.Reach, u.Stuck = -1, ago(-day), 1<<62, 1<<62 }, nil},
+	} {
+		u := good
+		x.f(&u)
+		tells(u)
+		r.wantAlarms(x.when, x.want...)
+	}
+	u := good
+	u.Oldest = ago(25 * day)
+	tells(u)
+	r.wantAlarms("points a second apart", "history-short domain erp")
+	keeps(0, false, site.Slot{For: site.Span(day)}, site.Slot{Every: site.Span(7 * day), For: site.Span(30 * day)})
+	r.wantAlarms("points a week apart")
+	keeps(1<<30, true, site.Slot{For: site.Span(30 * day)})
+	tells(good)
+	r.wantAlarms("beyond a limit that only tells", "history-full domain erp")
+	keeps(6<<30, true, site.Slot{For: site.Span(30 * day)})
+	r.wantAlarms("the limit was raised")
+	keeps(1<<30, false, site.Slot{For: site.Span(30 * day)})
+	r.wantAlarms("it is shortened instead")
+}
+
+// TestPeriodic: a domain of an earlier release, in a mode that protects nothing, is told.
+func TestPeriodic(t *testing.T) {
+	r := newRig(t, dbtest.SQLite(t), "a", newClouds(), "")
+	r.furnish()
+	mode := func(from, to string) {
+		r.exec(`UPDATE objects SET body = replace(body, $1, $2) WHERE kind = 'domain' AND name = 'erp'`, `"mode":"`+from+`"`, `"mode":"`+to+`"`)
+	}
+	r.enrol("drva-1", site.DRVA, "")
+	mode("warm", "periodic")
+	r.settle()
+	if !slices.Contains(r.alarms(), "not-protected domain erp") || slices.Contains(r.has("drva-1"), "erp") {
+		t.Error("nobody is told")
+	}
+	r.tx(func(ctx context.Context, tx *db.Tx) error {
+		all, err := r.f.Statuses(ctx, tx)
+		for _, d := range all {
+			if d.Domain == "erp" && (d.State != "error" || d.Remedy == "") {
+				t.Errorf("%+v", d)
+			}
+		}
+		return err
+	})
+	mode("periodic", "warm")
+	r.exec(`UPDATE fleet_domains SET due_at = 0`)
+	r.settle()
+	if slices.Contains(r.alarms(), "not-protected domain erp") || !slices.Contains(r.has("drva-1"), "erp") {
+		t.Error("in another mode it is not protected")
+	}
+}

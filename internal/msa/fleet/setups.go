@@ -30,7 +30,11 @@ func (f *Fleet) setup(ctx context.Context, tx *db.Tx, s *standing, name site.Nam
 	}
 	out := &setup.Setup{Role: a.Role, Site: f.Site}
 	if s.own != nil {
-		out.Platform, out.Endpoints = s.own.Platform, s.own.Endpoints
+		out.Platform = s.own.Platform
+		var err error
+		if out.Endpoints, err = f.endpoints(ctx, tx, s.own, a); err != nil {
+			return nil, err
+		}
 	}
 	if t := s.told[name]; t != nil {
 		out.Serial = t.serial
@@ -49,6 +53,36 @@ func (f *Fleet) setup(ctx context.Context, tx *db.Tx, s *standing, name site.Nam
 		return nil, err
 	}
 	return out, out.Seal()
+}
+
+// endpoints are those of the site that a box uses. Of libvirt each is a host of its own:
+// a box has the one that reaches its host, as the inventory has found out. While that is
+// not known it has none, which means the host's own daemon: another host's would do harm.
+// A recovery appliance that is said to be on no host has the first. Of other platforms
+// all are of every box.
+func (f *Fleet) endpoints(ctx context.Context, tx *db.Tx, own *site.Site, a *site.Appliance) ([]string, error) {
+	if own.Platform != site.Libvirt || len(own.Endpoints) < 2 {
+		return own.Endpoints, nil
+	}
+	if a.Role == site.DRVA {
+		return nil, nil
+	}
+	if a.Role == site.RocVA && a.Host == "" {
+		return own.Endpoints[:1], nil
+	}
+	inv, err := inventory.Places(ctx, tx, f.Site)
+	if errs.Is(err, errs.NotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i := range inv.Hosts {
+		if h := &inv.Hosts[i]; h.Ref == a.Host && slices.Contains(own.Endpoints, h.Endpoint) {
+			return []string{h.Endpoint}, nil
+		}
+	}
+	return nil, nil
 }
 
 // maker makes one setup.

@@ -114,6 +114,8 @@ func (s *standing) protection(d *site.ProtectedDomain, r *setup.DomainReport, ou
 	}
 	silent := out.Box != "" && s.enrols[out.Box].Health == enrol.Silent
 	switch {
+	case d.Mode == site.Periodic:
+		say(plan.ErrorState, "mode periodic is of no platform of this release: it is not protected", site.PeriodicRemedy)
 	case p == nil || p.id == "" && p.words == "":
 		say(plan.Created, "its container is being made", "")
 	case p.id == "":

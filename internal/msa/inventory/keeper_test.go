@@ -227,6 +227,18 @@ func TestAway(t *testing.T) {
 	}
 }
 
+// TestPartial: what of a platform cannot be kept is told, and when that is over.
+func TestPartial(t *testing.T) {
+	p := fake.Filled("a", 3)
+	r := newRig(t, dbtest.SQLite(t), p)
+	r.keep("a", p)
+	odd := site.VM{ID: fake.ID("a", "odd"), Ref: site.Ref(strings.Repeat("x", site.MaxRef+1))}
+	p.Put(odd)
+	r.until("the alarm holds", func(*db.Tx) (bool, error) { return r.holds(alarm.InventoryPartial, "a"), nil })
+	p.Remove(odd.ID)
+	r.until("the alarm ends", func(*db.Tx) (bool, error) { return !r.holds(alarm.InventoryPartial, "a"), nil })
+}
+
 // holds reports whether an alarm holds.
 func (r *rig) holds(c alarm.Code, object string) (found bool) {
 	r.view(func(tx *db.Tx) error {
@@ -335,6 +347,10 @@ func TestAdoption(t *testing.T) {
 		p.Change(fake.ID("a", "vm-00001"), func(vm *site.VM) { vm.Tags = nil })
 		r.until("and adopted when one wants it", func(tx *db.Tx) (bool, error) { return len(members(tx, "erp2")) == 2, nil })
 		r.until("the alarm ends", func(*db.Tx) (bool, error) { return !r.holds(alarm.AdoptRefused, "a"), nil })
+		r.until("adoptions are told", func(tx *db.Tx) (bool, error) {
+			told, _, err := alarm.Events(t.Context(), tx, "", 100)
+			return slices.ContainsFunc(told, func(e alarm.Event) bool { return e.Code == alarm.Adopted && e.Object == "domain erp2" }), err
+		})
 	})
 }
 

@@ -18,6 +18,8 @@ import (
 // Endpoint is one hypervisor host of a site.
 type Endpoint struct {
 	Name string // for messages: its address
+	// Address is the site's endpoint, as it is told of the host; "": none was named.
+	Address string
 	// Open connects. It is called again, with pauses, until it succeeds.
 	Open func(context.Context) (hypervisor.Platform, error)
 }
@@ -198,7 +200,7 @@ func (p *Platform) whole(ctx context.Context) (Update, error) {
 			missing = errors.Join(missing, err)
 			continue
 		}
-		addEstate(inv, e)
+		addEstate(inv, e, m.Address)
 		for _, vm := range found {
 			keepBest(vms, vm)
 			p.seen(vm.ID, m.Name)
@@ -352,7 +354,7 @@ func (p *Platform) places(ctx context.Context) *site.Inventory {
 		if err != nil {
 			return nil
 		}
-		addEstate(inv, e)
+		addEstate(inv, e, m.Address)
 	}
 	order(inv)
 	return inv

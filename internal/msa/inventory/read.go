@@ -145,6 +145,14 @@ func Places(ctx context.Context, tx *db.Tx, of site.Name) (*site.Inventory, erro
 	return loadPlaces(ctx, tx, of)
 }
 
+// Known reports whether anything is known of a site's VMs: its platform has answered
+// once, or somebody told.
+func Known(ctx context.Context, tx *db.Tx, of site.Name) (bool, error) {
+	var g int64
+	_, err := tx.Row(ctx, `SELECT generation FROM inventory_sites WHERE site = $1`, []any{db.Text(string(of), site.MaxRef)}, &g)
+	return g > 0, err
+}
+
 // Load returns all of a site's inventory, in order. A site that nobody has looked at
 // has an empty one.
 func Load(ctx context.Context, tx *db.Tx, of site.Name) (*site.Inventory, error) {

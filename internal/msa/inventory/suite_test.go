@@ -93,6 +93,26 @@ func TestPlatformAlone(t *testing.T) {
 	})
 }
 
+// TestEndpoints: each host has the endpoint that reached it.
+func TestEndpoints(t *testing.T) {
+	one, e1 := driver("node1")
+	_, e2 := driver("node2")
+	e1.Address, e2.Address = "unix:///run/2.sock", "unix:///run/1.sock"
+	one.Add(guest("first"), -1)
+	p := inventory.NewPlatform("fake", "a", []inventory.Endpoint{e2, e1}, nil)
+	t.Cleanup(func() { p.Close() })
+	f := inventorytest.Follow(t, p)
+	want := map[site.Ref]string{"node1": "unix:///run/2.sock", "node2": "unix:///run/1.sock"}
+	f.Until(t, "both are told with their endpoints", func() bool {
+		for _, h := range f.Places.Hosts {
+			if h.Endpoint != want[h.Ref] {
+				return false
+			}
+		}
+		return len(f.Places.Hosts) == 2
+	})
+}
+
 // TestHostAway: what is on a host that is away is not gone, a VM that migrated is
 // where it runs, and a host that could not be reached at first comes in later.
 func TestHostAway(t *testing.T) {

@@ -41,9 +41,9 @@ func datastoreOf(e hypervisor.Estate, path string) (ref site.Ref) {
 
 // addEstate adds a host's estate. Networks and datastores of one name on several
 // hosts are taken for one, reached by all of them.
-func addEstate(inv *site.Inventory, e hypervisor.Estate) {
+func addEstate(inv *site.Inventory, e hypervisor.Estate, address string) {
 	host := site.Ref(e.Host.Name)
-	inv.Hosts = append(inv.Hosts, site.Host{Ref: host, Pool: host, CPUs: e.Host.CPUs, MemoryMiB: e.Host.MemoryMiB})
+	inv.Hosts = append(inv.Hosts, site.Host{Ref: host, Pool: host, CPUs: e.Host.CPUs, MemoryMiB: e.Host.MemoryMiB, Endpoint: address})
 	inv.Pools = append(inv.Pools, site.Pool{Ref: host, CPUs: e.Host.CPUs, MemoryMiB: e.Host.MemoryMiB})
 	for _, n := range e.Networks {
 		i := slices.IndexFunc(inv.Networks, func(o site.Network) bool { return o.Ref == site.Ref(n.Name) })

@@ -350,6 +350,9 @@ func (b *beginning) store(ctx context.Context, tx *db.Tx, id string, book *plan.
 	if err := r.save(ctx, tx); err != nil {
 		return err
 	}
+	if err := tellBegun(ctx, tx, b.p.Name, b.does, b.q.By); err != nil {
+		return err
+	}
 	return b.o.note(ctx, tx, b.p.Name, string(b.does), b.q.By)
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"holdfast/internal/errs"
+	"holdfast/internal/msa/alarm"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/plan"
 	"holdfast/internal/msa/site"
@@ -51,6 +52,7 @@ func (o *Operator) Tick(ctx context.Context, d *db.DB) (began bool, err error) {
 func (o *Operator) Watch(ctx context.Context, d *db.DB, every time.Duration, wake func()) {
 	t := time.NewTicker(every)
 	defer t.Stop()
+	var looked time.Time // whether plans are ready
 	for {
 		select {
 		case <-ctx.Done():
@@ -60,6 +62,13 @@ func (o *Operator) Watch(ctx context.Context, d *db.DB, every time.Duration, wak
 		began, err := o.Tick(ctx, d)
 		if err != nil && ctx.Err() == nil {
 			o.log.Warn("what is due was not all done", "err", err)
+		}
+		deep := time.Since(looked) >= readyEvery
+		if deep {
+			looked = time.Now()
+		}
+		if err := o.Judge(ctx, d, deep); err != nil && ctx.Err() == nil {
+			o.log.Warn("the plans' alarms are not up to date", "err", err)
 		}
 		if began {
 			wake()
@@ -193,17 +202,23 @@ func (o *Operator) reminds(ctx context.Context, tx *db.Tx, name site.Name, words
 // Overdue says why people should see to a plan; "": they need not. Tests older than the
 // plan allows, tests and recoveries that nobody has ended.
 func Overdue(p *plan.Plan, s *Status, now time.Time) string {
+	_, words := overdue(p, s, now)
+	return words
+}
+
+// overdue is Overdue, with the alarm that it is.
+func overdue(p *plan.Plan, s *Status, now time.Time) (alarm.Code, string) {
 	switch {
 	case s.State == plan.BeforeCommit && s.Decide == plan.CommitByHand:
-		return "its recovered VMs wait for a decision: commit, or roll back"
+		return alarm.CommitWaits, "its recovered VMs wait for a decision: commit, or roll back"
 	case s.State == plan.TestComplete && p.TestKeep == 0 && now.Sub(s.Tested) > remindEvery:
-		return "a test's VMs still run: clean up"
+		return alarm.TestLeft, "a test's VMs still run: clean up"
 	case p.TestEvery != 0 && s.Tested.IsZero():
-		return "it was never tested"
+		return alarm.TestOverdue, "it was never tested"
 	case p.TestEvery != 0 && now.Sub(s.Tested) > p.TestEvery.D():
-		return "its last test was on " + s.Tested.Format(time.DateOnly) + ", and one is due every " + p.TestEvery.String()
+		return alarm.TestOverdue, "its last test was on " + s.Tested.Format(time.DateOnly) + ", and one is due every " + p.TestEvery.String()
 	}
-	return ""
+	return "", ""
 }
 
 // remind tells once a day what is overdue.

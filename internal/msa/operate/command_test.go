@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/msa/command"
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
+	"holdfast/internal/msa/inventory"
 	"holdfast/internal/msa/operate"
 	"holdfast/internal/msa/operate/fakesite"
 	"holdfast/internal/msa/plan"
@@ -112,6 +113,13 @@ func newDesk(t testing.TB, d *db.DB, w *world, at site.Name) *command.Desk {
 			if _, err := tx.Exec(t.Context(), `INSERT INTO objects (kind, name, id, version, folder, body, changed_at, changed_by) VALUES ($1, $2, $4, 1, '', $3, 0, '')`, site.KindDomain, x.Name, string(b), dr.NewUUID().String()); err != nil {
 				return err
 			}
+		}
+		inv := w.a
+		if at == "b" {
+			inv = w.b
+		}
+		if _, err := inventory.Import(t.Context(), tx, inv); err != nil { // what another site may name is looked up there
+			return err
 		}
 		_, err := catalog.Find[*site.ProtectedDomain](t.Context(), tx, "d1")
 		return err

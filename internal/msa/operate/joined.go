@@ -252,9 +252,11 @@ func (o *Operator) closeRun(ctx context.Context, tx *db.Tx, r *row, id string, e
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, `UPDATE plan_runs SET ended_at = $2, status = $3, event = $4, state_after = $5, report = $6 WHERE run = $1`,
-		id, tx.Now(), rep.Status, e, r.State, string(text))
-	return err
+	if _, err = tx.Exec(ctx, `UPDATE plan_runs SET ended_at = $2, status = $3, event = $4, state_after = $5, report = $6 WHERE run = $1`,
+		id, tx.Now(), rep.Status, e, r.State, string(text)); err != nil {
+		return err
+	}
+	return tellEnded(ctx, tx, r.Plan, rep)
 }
 
 // headFor reads the head of a run.

@@ -37,6 +37,10 @@ const (
 	maxSeen = 4
 	// pruneBatch is how many reports one transaction deletes.
 	pruneBatch = 50
+	// readyEvery is how often is looked whether plans are ready: each is compiled for it.
+	readyEvery = 10 * time.Minute
+	// maxHeld bounds the runs of one alarm: nobody reads more.
+	maxHeld = 500
 	// remindEvery is how often is reminded of the same thing.
 	remindEvery = 24 * time.Hour
 )

@@ -17,6 +17,7 @@ import (
 	"holdfast/internal/msa/db"
 	"holdfast/internal/msa/db/dbtest"
 	"holdfast/internal/msa/enrol"
+	"holdfast/internal/msa/inventory"
 	"holdfast/internal/msa/operate/fakesite"
 	"holdfast/internal/msa/pair"
 	"holdfast/internal/msa/plan"
@@ -83,6 +84,10 @@ func newCommanders(t *testing.T) *commanders {
 	}
 	for _, r := range []*Replica{c.a, c.b[0]} {
 		c.tx(r, func(tx *db.Tx) error {
+			// What another site may name is looked up in what is known of one's own.
+			if _, err := inventory.Import(t.Context(), tx, &site.Inventory{Site: r.opts.Site, VMs: []site.VM{{ID: dr.VMID{UUID: dr.NewUUID()}, Ref: "another"}}}); err != nil {
+				return err
+			}
 			_, err := tx.Exec(t.Context(), `INSERT INTO objects (kind, name, id, version, folder, body, changed_at, changed_by) VALUES ($1, 'erp', $2, 1, '', $3, 0, '')`,
 				site.KindDomain, dr.NewUUID().String(), string(body))
 			return err

@@ -20,6 +20,14 @@ const (
 	// plansEvery is how often is looked for tests, decisions and reminders that are due:
 	// time-tables have minutes.
 	plansEvery = 15 * time.Second
+	// diskEvery is how often is looked how full the database's disk is, and verifyEvery how
+	// often the whole audit log is followed: a million entries are some seconds of it.
+	diskEvery   = time.Minute
+	verifyEvery = 24 * time.Hour
+	// leastFree is how much of the disk should be free, bytes, and leastPart which part of
+	// it, if that is less: a year of runs, events and samples is not more.
+	leastFree = 1 << 30
+	leastPart = 20
 	// HistoryFor is how long reports of runs are kept: auditors ask about years.
 	HistoryFor = 5 * 366 * 24 * time.Hour
 	// RunsFor is how long an ended run, or task, is kept.

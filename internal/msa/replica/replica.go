@@ -330,7 +330,7 @@ func (r *Replica) Run(ctx context.Context) error {
 	defer r.Close()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	parts := []Part{{"api", r.serve}, {"worker", r.Worker.Run}, {"prune", r.prune}, {"plans", r.watchPlans}, {"pairs", r.pairs.Run}, {"commands", r.acts.Run}}
+	parts := []Part{{"api", r.serve}, {"worker", r.Worker.Run}, {"prune", r.prune}, {"plans", r.watchPlans}, {"self", r.watchSelf}, {"pairs", r.pairs.Run}, {"commands", r.acts.Run}}
 	parts = append(parts, r.watchers()...)
 	if r.opts.Parts != nil {
 		parts = append(parts, r.opts.Parts(r)...)

@@ -233,6 +233,11 @@ func TestPublisher(t *testing.T) {
 		a.tx(func(ctx context.Context, tx *db.Tx) error {
 			list, _, err := alarm.List(ctx, tx, false, alarm.Cursor{}, 0)
 			n = len(list)
+			for _, x := range list {
+				if x.Code != alarm.SettingsStale {
+					t.Errorf("%+v", x)
+				}
+			}
 			return err
 		})
 		return n

@@ -63,8 +63,20 @@ type DomainReport struct {
 	Newest int64      `json:"newest,omitempty"` // UTC milliseconds of the newest recovery point; 0: none, or not told
 	Points int64      `json:"points,omitempty"` // recovery points there are; 0: none, or not told
 	VMs    []VMReport `json:"vms,omitempty"`
+	// Upkeep is how its history stands; nil: it is not maintained here, or not yet.
+	Upkeep *Upkeep `json:"upkeep,omitempty"`
 	// Copies are the container's in further stores, as the DRVA keeps them.
 	Copies []CopyReport `json:"copies,omitempty"`
+}
+
+// Upkeep is how the history of a domain stands, by its last maintenance.
+type Upkeep struct {
+	Stuck  int64  `json:"stuck,omitempty"`  // UTC milliseconds since when each try has failed; 0: it works
+	Error  string `json:"error,omitempty"`  // of the last try
+	Began  int64  `json:"began,omitempty"`  // when the history could begin, UTC milliseconds; 0: not known
+	Oldest int64  `json:"oldest,omitempty"` // UTC milliseconds of the oldest recovery point; 0: none
+	Reach  int64  `json:"reach,omitempty"`  // how far back its schedule reaches, milliseconds
+	Needed int64  `json:"needed,omitempty"` // bytes of what the history needs
 }
 
 // CopyState is how a copy of a container stands; names are those of package copies, and

@@ -13,10 +13,16 @@ type Mode string
 
 // The modes. The zero value is Failover.
 const (
-	Failover   Mode = ""         // disks are built when they are needed
-	Continuous Mode = "warm"     // a standby at the recovery site follows
-	Periodic   Mode = "periodic" // every few minutes, with no order over VMs (platforms without a disk path)
+	Failover   Mode = ""     // disks are built when they are needed
+	Continuous Mode = "warm" // a standby at the recovery site follows
+	// Periodic is of platforms without a disk path, every few minutes, with no order over
+	// VMs. This release has no such platform: Check refuses it, and what has it all the
+	// same, from an earlier release, is not protected, and told.
+	Periodic Mode = "periodic"
 )
+
+// PeriodicRemedy is what to do about a domain in mode Periodic.
+const PeriodicRemedy = `leave mode out, or choose "warm": both capture every write`
 
 // ProtectedDomain is VMs that are protected, cut and recovered together, and how.
 // A VM is in one domain at most.
@@ -168,7 +174,11 @@ func (d *ProtectedDomain) checkPlace(c problem.Checker) {
 	if d.Appliance != "" {
 		needName(c, "appliance", d.Appliance, "appliance")
 	}
-	problem.OneOf(c, "mode", d.Mode, Failover, Continuous, Periodic)
+	if d.Mode == Periodic {
+		c.At("mode").Block(problem.Form, fmt.Sprintf("domain %s would not be protected: no platform of this release is protected periodically", d.Name), PeriodicRemedy)
+	} else {
+		problem.OneOf(c, "mode", d.Mode, Failover, Continuous)
+	}
 	problem.OneOf(c, "ack", d.Ack, "", "async", "ordered", "sync")
 	problem.OneOf(c, "priority", d.Priority, "", "low", "normal", "high")
 	problem.OneOf(c, "compression", d.Compression, "", "fastest", "default", "better", "none")
@@ -192,11 +202,8 @@ func (d *ProtectedDomain) checkPromises(c problem.Checker) {
 	if every == 0 {
 		every = Span(DefaultEvery)
 	}
-	if d.RPOTarget != 0 && d.Mode != Periodic && d.RPOTarget < every {
+	if d.RPOTarget != 0 && d.RPOTarget < every {
 		c.At("rpo_target").Block(problem.Contrary, fmt.Sprintf("%s cannot be kept with a checkpoint every %s", d.RPOTarget, every), "raise the target, or shorten the interval")
-	}
-	if d.Mode == Periodic && d.Ack == "sync" {
-		c.At("ack").Block(problem.Contrary, "periodic protection sees no write, and can acknowledge none", "leave ack out, or choose another mode")
 	}
 }
 

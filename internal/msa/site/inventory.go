@@ -30,6 +30,9 @@ type Host struct {
 	MemoryMiB   int64     `json:"memory_mib,omitempty"`
 	Maintenance bool      `json:"maintenance,omitempty"`
 	Standby     bool      `json:"standby,omitempty"` // powered down to save energy; a recovery wakes it
+	// Endpoint is the one of its site that reached it, as the site has it; empty: the
+	// platform's default, or one that reaches all hosts.
+	Endpoint string `json:"endpoint,omitempty"`
 }
 
 // VM is a virtual machine as the platform has it.

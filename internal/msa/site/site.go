@@ -176,7 +176,7 @@ type Appliance struct {
 	Role      Role   `json:"role"`
 	Site      Name   `json:"site"`
 	Address   string `json:"address,omitempty"`  // as 10.0.0.5:7480
-	Host      Ref    `json:"host,omitempty"`     // IOFilter: its hypervisor host
+	Host      Ref    `json:"host,omitempty"`     // IOFilter: its hypervisor host; RocVA: the one on which it starts VMs
 	Draining  bool   `json:"draining,omitempty"` // takes no new domain; what it has moves away
 	LogPool   int64  `json:"log_pool,omitempty"` // DRVA: bytes for replication logs; 0: it says itself
 	Bandwidth string `json:"bandwidth,omitempty"`

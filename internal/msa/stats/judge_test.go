@@ -65,6 +65,24 @@ func TestJudge(t *testing.T) {
 	now = now.Add(freshFor + time.Second)
 	want("when nothing is known", alarm.Tracking, "domain erp", "nothing")
 
+	for _, x := range []struct {
+		code   alarm.Code
+		metric Metric
+		object string
+		bad    int64
+	}{{alarm.BackPressure, Held, "domain erp", 1}, {alarm.StoreSlow, PutLatency, "domain erp", slowPut.Milliseconds() + 1}, {alarm.ClockSkew, ClockSkew, "appliance x", maxSkew.Milliseconds() + 1}} {
+		r.Observe(x.metric, x.object, x.bad)
+		want("it begins", x.code, x.object, "nothing")
+		for range 5 {
+			now = now.Add(time.Minute)
+			r.Observe(x.metric, x.object, x.bad)
+			says("", "")
+		}
+		want("it lasts", x.code, x.object, "holds")
+		r.Observe(x.metric, x.object, 0)
+		want("it ends", x.code, x.object, "is over")
+	}
+
 	d := open(t, dbtest.SQLite(t))
 	r.Observe(ClockSkew, "appliance drva-1", 60000)
 	for range 2 {
