@@ -557,6 +557,7 @@ func TestScript(t *testing.T) {
 
 // drvaRig is a DRVA's appliance with one scripted domain.
 type drvaRig struct {
+	b *boxes
 	*DRVA
 	mu   sync.Mutex
 	st   drvaStatus // guarded by mu
@@ -583,7 +584,7 @@ func newDRVARig(t testing.TB) *drvaRig {
 	dir, id := shortDir(t), dr.DomainID{UUID: dr.NewUUID()}
 	check(t, control.InitAuthority(filepath.Join(dir, "ca"), "a"))
 	check(t, control.Issue(filepath.Join(dir, "ca"), filepath.Join(dir, "d"), control.RoleDRVA, id.String(), []string{"127.0.0.1"}))
-	r.DRVA = NewDRVA(Options{Dir: filepath.Join(dir, "d"), Name: "box", Boxes: b.all()})
+	r.b, r.DRVA = b, NewDRVA(Options{Dir: filepath.Join(dir, "d"), Name: "box", Boxes: b.all()})
 	s := setup.Setup{Role: site.DRVA, DRVA: &setup.DRVA{Listen: "127.0.0.1:1", Domains: []setup.Domain{
 		{Name: "erp", ID: id, Container: "file:///nowhere", Identity: "SECRET"},
 		{Name: "new", ID: dr.DomainID{UUID: dr.NewUUID()}, Container: "file:///nowhere", Identity: "SECRET"}}}}
@@ -613,6 +614,29 @@ func TestAdmitted(t *testing.T) {
 	check(t, rep.Check())
 	if b, err := json.Marshal(rep); err != nil || strings.Contains(string(b), "SECRET") {
 		t.Errorf("%s, %v", b, err)
+	}
+}
+
+// TestOtherCredentials: a process that has read a store's credentials ends before they are
+// others, and begins with these.
+func TestOtherCredentials(t *testing.T) {
+	r := newDRVARig(t)
+	r.once(t.Context())
+	r.b.said()
+	s := *r.current()
+	m := s.DRVA.Domains[0]
+	m.Credentials = "AWS_SECRET_ACCESS_KEY=another\n"
+	s.DRVA = &setup.DRVA{Listen: s.DRVA.Listen, Domains: []setup.Domain{m}}
+	for _, want := range [][]string{{"end drva", "start drva"}, nil} {
+		check(t, s.Seal())
+		check(t, r.Setup(t.Context(), &s))
+		if got := r.b.said(); !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+		s.Serial++ // the same again, but for its number
+	}
+	if b, err := os.ReadFile(filepath.Join(r.domainDir(&m), "credentials")); err != nil || string(b) != m.Credentials {
+		t.Errorf("%q, %v", b, err)
 	}
 }
 

@@ -128,10 +128,8 @@ func (d *DRVA) apply(ctx context.Context, s *setup.Setup) error {
 			return err
 		}
 	} else {
-		for _, m := range domains {
-			if err := d.writeDomain(m); err != nil {
-				return err
-			}
+		if err := d.writeDomains(ctx, domains); err != nil {
+			return err
 		}
 		text, err := d.config(s, domains)
 		if err != nil {
@@ -172,17 +170,39 @@ func (d *DRVA) admitted(s *setup.Setup) (out []*setup.Domain, err error) {
 	return out, nil
 }
 
-// writeDomain writes the files that a domain's configuration names.
-func (d *DRVA) writeDomain(m *setup.Domain) error {
+// secrets are the files that a domain's configuration names, with what they are to hold.
+func (d *DRVA) secrets(m *setup.Domain) map[string]string {
 	dir := d.domainDir(m)
-	if err := durable.MkdirAll(durable.OS{}, dir); err != nil {
-		return err
-	}
-	failed := []error{writeIfOther(filepath.Join(dir, "key"), m.Identity+"\n"), writeIfOther(filepath.Join(dir, "credentials"), m.Credentials)}
+	files := map[string]string{filepath.Join(dir, "key"): m.Identity + "\n", filepath.Join(dir, "credentials"): m.Credentials}
 	for i := range m.Copies {
-		failed = append(failed, writeIfOther(copyCredentials(dir, i), m.Copies[i].Credentials))
+		files[copyCredentials(dir, i)] = m.Copies[i].Credentials
 	}
-	return errors.Join(failed...)
+	return files
+}
+
+// writeDomains writes the files that the configuration names. The process has read what
+// they held when it began: it ends before one of them is another.
+func (d *DRVA) writeDomains(ctx context.Context, domains []*setup.Domain) error {
+	for _, m := range domains {
+		if err := durable.MkdirAll(durable.OS{}, d.domainDir(m)); err != nil {
+			return err
+		}
+		for path, text := range d.secrets(m) {
+			b, err := durable.ReadFile(durable.OS{}, path, maxConfig)
+			if err == nil && string(b) == text {
+				continue
+			}
+			if err == nil {
+				if err := d.unit.end(ctx); err != nil {
+					return err
+				}
+			}
+			if err := durable.WriteFile(durable.OS{}, path, []byte(text)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // copyCredentials is where the credentials of a domain's copy are.
