@@ -162,8 +162,9 @@ func TestTwoSites(t *testing.T) {
 	w.pair()
 	erp := domain("erp", "a", "b", "s3", "recipients: ["+w.recipient()+"]\n", "erp1", "erp2", "erp3")
 	crm := domain("crm", "b", "a", "azure", "", "crm1", "crm2")
-	w.a.apply("a", w.estate()+w.a.drva()+erp+crm+crmPlan)
-	w.b.apply("b", w.estate()+w.b.drva()+erp+crm+erpPlan)
+	for _, s := range []*side{w.a, w.b} { // both know all: what a manager knows of its domains is in their containers
+		s.apply(s.name, w.estate()+s.drva()+erp+crm+erpPlan+crmPlan)
+	}
 	w.a.protected("erp")
 	w.b.protected("crm")
 	w.b.knows("a", "erp1", "10.1.0.9/24")
