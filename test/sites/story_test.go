@@ -238,6 +238,6 @@ func (w *world) lost(told uint64) {
 	fresh.whole("erp1")
 	fresh.has("erp1", "10.2.0.9/24")
 	at.close()
-	fresh.does("erp", "commit", "recovery-complete")
+	fresh.does("erp", "commit", "disaster-recovery-complete")
 	fresh.protected("erp")
 }
