@@ -159,7 +159,9 @@ func (f *Filter) Unprotect(ctx context.Context, vm dr.VMID, disks []dr.DiskID, o
 			if p.remote == nil { // a source ends when the guest is detached
 				p.disk.awaitComplete(ctx)
 			}
-			p.disk.keep.closeAll(ctx)
+			settled, cancel := context.WithTimeout(ctx, drainLimit) // a DRVA that is gone takes nothing more
+			p.disk.keep.closeAll(settled)
+			cancel()
 		} else if err := p.disk.keep.forget(); err != nil {
 			p.log.Warn("the disk's sidecar cannot be voided", "err", err)
 		}

@@ -197,9 +197,16 @@ func TestReleaseHandsOver(t *testing.T) {
 }
 
 // TestReleaseWithoutADRVA: what cannot be completed because the DRVA is gone is
-// waited for as long as one restarts, from when it went.
+// waited for as long as one restarts, from when it went; and what it was told of
+// one VM and did not hear keeps no other.
 func TestReleaseWithoutADRVA(t *testing.T) {
 	r := runFilter(t, 1<<20)
+	others := []VM{r.vm("b", 1<<20), r.vm("c", 1<<20)} // the DRVA has all of them
+	for _, vm := range others {
+		if err := r.Protect(t.Context(), vm); err != nil {
+			t.Fatal(err)
+		}
+	}
 	r.synced()
 	r.drva.with(func() { r.drva.down = true })
 	r.drva.cutLink()
@@ -228,6 +235,12 @@ func TestReleaseWithoutADRVA(t *testing.T) {
 	d.out.mu.Unlock()
 	if u := <-released; ctx.Err() != nil || u.Told || u.Clean {
 		t.Errorf("%+v, %v", u, ctx.Err())
+	}
+	for _, vm := range others {
+		u, err := r.Unprotect(ctx, vm.Config.ID, nil, UnprotectOptions{Release: true})
+		if err != nil || ctx.Err() != nil || u.Told {
+			t.Errorf("%s: %+v, %v, %v", vm.Config.Name, u, err, ctx.Err())
+		}
 	}
 }
 
