@@ -1,3 +1,5 @@
+//go:build recoverlong
+
 package recover
 
 import (
@@ -30,18 +32,16 @@ const (
 // combinations are what recoveries are done with.
 type combination struct{ store, platform string }
 
-// scenarios are whole recoveries, each with the combination that is done always:
-// the others are the same code with other drivers beneath, and take minutes each.
-// What is looked at in a test, and a lost site, are in TestBesideProduction and
-// TestDisasterAndZombie always.
+// scenarios are whole recoveries. They take minutes each: make recover-long. What is
+// looked at in a test, a lost site, and a planned move are in TestBesideProduction,
+// TestDisasterAndZombie and TestPlanned always, and one over libvirt in test/sites.
 var scenarios = []struct {
-	name   string
-	do     func(*stage)
-	always combination
+	name string
+	do   func(*stage)
 }{
-	{"test and cleanup", (*stage).lookAt, combination{}},
-	{"planned, and back", (*stage).thereAndBack, combination{onS3, byLibvirt}},
-	{"disaster, and home to a new site", (*stage).loseAndGoHome, combination{}},
+	{"test and cleanup", (*stage).lookAt},
+	{"planned, and back", (*stage).thereAndBack},
+	{"disaster, and home to a new site", (*stage).loseAndGoHome},
 }
 
 // TestMatrix does whole recoveries of a real guest, over stores and platforms.
@@ -50,9 +50,6 @@ func TestMatrix(t *testing.T) {
 	must(t, err)
 	for _, s := range scenarios {
 		for _, c := range []combination{{onAzure, byLibvirt}, {onS3, byLibvirt}, {onAzure, byQEMU}, {onS3, byQEMU}} {
-			if c != s.always && !long() {
-				continue
-			}
 			t.Run(s.name+"/"+c.store+"/"+c.platform, func(t *testing.T) {
 				begin := time.Now()
 				g := newStage(t, c.store, c.platform, image)

@@ -1,3 +1,5 @@
+//go:build recoverlong
+
 package recover
 
 import (
