@@ -68,6 +68,13 @@ func TestOnlyABurstOnBusyProcessorsGoesFirst(t *testing.T) {
 	}
 }
 
+// every is a server that takes a checkpoint so often.
+func every(interval time.Duration) *Server {
+	s := &Server{}
+	s.tuning.Store(&Tuning{Interval: interval})
+	return s
+}
+
 // TestPublishingGivesWayToABurst: contended processors hold publishing back for
 // burstMost and no longer; free processors and a small backlog not at all.
 func TestPublishingGivesWayToABurst(t *testing.T) {
@@ -93,7 +100,7 @@ func TestPublishingGivesWayToABurst(t *testing.T) {
 		{"no burst", 1, burstLeast - 1, 0, 0, DefaultInterval},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			h := &shipper{s: &Server{cfg: Config{Interval: c.each}}, rl: rl, caughtUp: time.Now().Add(-c.ago)}
+			h := &shipper{s: every(c.each), rl: rl, caughtUp: time.Now().Add(-c.ago)}
 			h.s.count.bytesIn.Store(c.came)
 			h.busy = &pressure{file: &account{part: c.part, from: time.Now()}, part: c.part, at: time.Now()}
 			began := time.Now()
@@ -107,7 +114,7 @@ func TestPublishingGivesWayToABurst(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		h := &shipper{s: &Server{cfg: Config{Interval: DefaultInterval}}, rl: rl, caughtUp: time.Now(), busy: &pressure{file: &account{part: 1, from: time.Now()}, part: 1, at: time.Now()}}
+		h := &shipper{s: every(DefaultInterval), rl: rl, caughtUp: time.Now(), busy: &pressure{file: &account{part: 1, from: time.Now()}, part: 1, at: time.Now()}}
 		h.s.count.bytesIn.Store(burstLeast)
 		go cancel()
 		if h.giveWay(ctx) == nil {
