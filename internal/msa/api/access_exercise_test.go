@@ -97,10 +97,11 @@ func trustExercises() []exercise {
 				Input: []byte(`{"domain":"d"}`), Memory: []byte(`{"x":1}`)}, 0); err != nil {
 				r.t.Fatal(err)
 			}
-			return r.by("box", "POST", "/enrolments/exchange", command.Exchange{Report: &setup.Report{Lives: []site.Name{"d"}}})
+			return r.by("box", "POST", "/enrolments/exchange", command.Exchange{})
 		}},
 		{"tell-box", func(r *rig) answer {
-			return r.by("box", "POST", "/enrolments/told", command.Told{Commands: []command.Tale{{ID: "x", Done: true, Outcome: command.Outcome{Memory: []byte(`{"y":[2]}`)}}}})
+			return r.by("box", "POST", "/enrolments/told", command.Told{Report: &setup.Report{Lives: []site.Name{"d"}},
+				Commands: []command.Tale{{ID: "x", Done: true, Outcome: command.Outcome{Memory: []byte(`{"y":[2]}`)}}}})
 		}},
 		{"list-enrolments", func(r *rig) answer { return r.send("GET", "/enrolments?limit=1", nil) }},
 		{"get-enrolment", func(r *rig) answer { return r.send("GET", "/enrolments/drva-x", nil) }},

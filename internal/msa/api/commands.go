@@ -15,9 +15,9 @@ import (
 func (s *server) registerCommands() {
 	// What waits is no request under way: a box's exchange has a bound of its own.
 	add(s, operation{ID: "exchange-box", Method: http.MethodPost, Path: "/enrolments/exchange", Tag: "enrolments", May: auth.BoxBeat, Stream: true,
-		Summary: "For boxes: tell of oneself, and wait for something to do", Detail: "It is answered as soon as there is something, else after 15 s."}, s.exchangeBox)
+		Summary: "For boxes: wait for something to do, and for what to be", Detail: "It is answered as soon as there is something, else after 15 s."}, s.exchangeBox)
 	add(s, operation{ID: "tell-box", Method: http.MethodPost, Path: "/enrolments/told", Tag: "enrolments", May: auth.BoxBeat, Status: http.StatusNoContent,
-		Summary: "For boxes: tell how far commands are, and how they ended"}, s.tellBox)
+		Summary: "For boxes: tell of oneself, how far commands are, and how they ended"}, s.tellBox)
 	add(s, operation{ID: "command-site", Method: http.MethodPost, Path: "/pairing/commands", Tag: "pairing", May: auth.PeerBeat, Stream: true,
 		Summary: "For paired managers: have a step of a shared domain done here, and ask how far it is", Detail: "What is begun is in the audit log."}, s.commandPair)
 }

@@ -111,7 +111,6 @@ func poke(ch chan struct{}) {
 // exchanges asks for commands, until ctx ends.
 func (a *Agent) exchanges(ctx context.Context) {
 	pause := firstPause
-	var reported time.Time
 	away, denied := false, false
 	for ctx.Err() == nil {
 		in := Exchange{Holds: a.line.holds()}
@@ -120,16 +119,9 @@ func (a *Agent) exchanges(ctx context.Context) {
 			in.Generation = a.wanted.Generation
 		}
 		a.mu.Unlock()
-		told := time.Now()
-		if a.Report != nil && told.Sub(reported) >= reportEvery {
-			in.Report = a.Report()
-		}
 		var r Reply
 		err := a.Manager.Post(ctx, ExchangePath, &in, &r)
 		if err == nil {
-			if in.Report != nil {
-				reported = told
-			}
 			if away {
 				a.log.Info("the manager answers again")
 			}
@@ -231,27 +223,30 @@ func (a *Agent) makes(ctx context.Context) {
 	}
 }
 
-// telling tells the manager of commands, until ctx ends: how far they are once a second,
-// and how they ended at once, until it has taken that.
+// telling tells the manager of the box, and of its commands, until ctx ends: how far they
+// are once a second, and how they ended at once, until it has taken that. All of it goes
+// one way, one after the other: what a command made is known before its end, and no older
+// report comes after a newer one.
 func (a *Agent) telling(ctx context.Context) {
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()
 	pause := firstPause
+	var reported time.Time
 	for {
 		more := false
-		if tales := a.line.tales(maxTold); len(tales) > 0 {
-			told := &Told{Commands: tales}
-			if a.Report != nil && slices.ContainsFunc(tales, func(t Tale) bool { return t.Done }) {
-				told.Report = a.Report()
-				told.Report.Figures = nil // those are of the exchanges
-			}
-			err := a.Manager.Post(ctx, TellPath, told, nil)
+		tales, now := a.line.tales(maxTold), time.Now()
+		due := a.Report != nil && now.Sub(reported) >= reportEvery
+		if len(tales) > 0 || due {
+			err := a.tell(ctx, tales, due)
 			switch {
 			case ctx.Err() != nil:
 				return
 			case err == nil:
 				a.line.told(tales)
 				more, pause = len(tales) == maxTold, firstPause
+				if due {
+					reported = now
+				}
 			default:
 				sleep(ctx, pause)
 				more, pause = true, min(2*pause, longestPause)
@@ -267,4 +262,26 @@ func (a *Agent) telling(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// tell tells of the box, if that is due or a command has ended, and then of commands. A
+// report that is refused for what it is keeps no command from being told.
+func (a *Agent) tell(ctx context.Context, tales []Tale, due bool) error {
+	if a.Report != nil && (due || slices.ContainsFunc(tales, func(t Tale) bool { return t.Done })) {
+		r := a.Report()
+		if !due {
+			r.Figures = nil // samples are so far apart as reports are
+		}
+		err := a.Manager.Post(ctx, TellPath, &Told{Report: r}, nil)
+		if err != nil && !errs.Is(err, errs.Invalid) {
+			return err
+		}
+		if err != nil {
+			a.log.Warn("the manager does not take what this box tells of itself", "err", err, "remedy", errs.RemedyOf(err))
+		}
+	}
+	if len(tales) == 0 {
+		return nil
+	}
+	return a.Manager.Post(ctx, TellPath, &Told{Commands: tales}, nil)
 }

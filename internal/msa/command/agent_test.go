@@ -601,7 +601,8 @@ func FuzzTale(f *testing.F) {
 func TestAgentBegins(t *testing.T) {
 	r := newRig(t, dbtest.SQLite(t))
 	var up atomic.Bool
-	var began, exchanges atomic.Int64
+	var began atomic.Int64
+	asks := make(chan struct{}, 3) // the agent's first questions
 	r.agent(&Agent{
 		Handler: HandlerFunc(func(context.Context, *Command, *runs.Call) Outcome {
 			if !up.Load() {
@@ -618,15 +619,18 @@ func TestAgentBegins(t *testing.T) {
 		},
 		Manager: near{Desk: r.Desk, box: "rocva-1", refuse: func(path string) error {
 			if path == ExchangePath {
-				exchanges.Add(1)
+				select {
+				case asks <- struct{}{}:
+				default:
+				}
 			}
 			return nil
 		}},
 	})
 	c := about(1, "erp", 0)
 	r.ask(c)
-	for from := exchanges.Load(); exchanges.Load() < from+3; {
-		time.Sleep(time.Millisecond) // between two looks
+	for range 3 { // the first waits for the command; so it was given twice before the third
+		<-asks
 	}
 	up.Store(true)
 	if o := r.ends(c); o.Failure != nil || began.Load() != 1 {

@@ -27,8 +27,6 @@ type Exchange struct {
 	Generation string `json:"generation,omitempty"`
 	// Holds are the commands it has.
 	Holds []Held `json:"holds,omitempty"`
-	// Report is what it tells of itself; nil: as before.
-	Report *setup.Report `json:"report,omitempty"`
 }
 
 // Held is a command that a box has, going on, in line, or with an outcome that the
@@ -57,7 +55,7 @@ func (r *Reply) empty() bool {
 	return len(r.Commands) == 0 && len(r.Cancelled) == 0 && len(r.Gone) == 0 && len(r.Epochs) == 0 && r.Setup == nil
 }
 
-// Exchange takes what a box tells, and waits up to a quarter of a minute for something
+// Exchange waits up to a quarter of a minute for something
 // that it is to know. proof is the digest of the certificate it has proved. Kinds:
 // Denied (it does not count any more), Invalid.
 func (d *Desk) Exchange(ctx context.Context, box site.Name, proof string, in *Exchange) (*Reply, error) {
@@ -66,9 +64,6 @@ func (d *Desk) Exchange(ctx context.Context, box site.Name, proof string, in *Ex
 	}
 	ring, leave := d.bells.listen(bellOf(box))
 	defer leave()
-	if err := d.hear(ctx, box, proof, in.Report); err != nil {
-		return nil, err
-	}
 	end := time.NewTimer(pollFor)
 	defer end.Stop()
 	again := newLooks()
@@ -241,11 +236,11 @@ func give(ctx context.Context, tx *db.Tx, box site.Name, ids []string, r *Reply)
 	return nil
 }
 
-// Told is what a box tells of its commands.
+// Told is what a box tells.
 type Told struct {
-	Commands []Tale `json:"commands"`
-	// Report comes with the end of a command: what the box has may be another now, and the
-	// next step asks for it. Nil: as before.
+	Commands []Tale `json:"commands,omitempty"`
+	// Report is of itself: every ten seconds at least, and before the end of a command is
+	// told, since the next step asks for what that made. Nil: as before.
 	Report *setup.Report `json:"report,omitempty"`
 }
 
@@ -257,7 +252,7 @@ type Tale struct {
 	Outcome  Outcome  `json:"outcome,omitzero"` // if it is done
 }
 
-// Tell enters what a box tells of its commands. What is of no command of the box that is
+// Tell enters what a box tells. What is of no command of the box that is
 // under way changes nothing. Kinds: Denied, Invalid.
 func (d *Desk) Tell(ctx context.Context, box site.Name, proof string, in *Told) error {
 	if len(in.Commands) > maxTold {
