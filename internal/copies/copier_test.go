@@ -13,19 +13,20 @@ import (
 	"holdfast/internal/store"
 	"holdfast/internal/store/dir"
 	"holdfast/internal/store/mem"
+	"holdfast/internal/store/storetest/fault"
 )
 
 // script is a history with an upkeep that frees things, copied from the middle of it
 // on. tell is called after each object the copy gets; it ends the script with a fault.
-func script(t *testing.T, base uint64, broken variant, dst func(*world) store.Store) (fault string) {
+func script(t *testing.T, base uint64, broken variant, dst func(*world) store.Store) (broke string) {
 	w := newWorld(t, base)
 	st := dst(w)
 	w.live(30, 10*time.Minute)
 	w.pass()
 	var at atomic.Pointer[string]
 	last := w.cp
-	h := &hooked{Store: st}
-	watch := func(op, key string) error {
+	h := &fault.Hooked{Store: st}
+	watch := func(op fault.Op, key string) error {
 		if op != "create" || at.Load() != nil {
 			return nil
 		}
@@ -38,7 +39,7 @@ func script(t *testing.T, base uint64, broken variant, dst func(*world) store.St
 		}
 		return nil
 	}
-	h.after = watch
+	h.After = watch
 	m := w.copier(w.src, h, broken)
 	for range 6 {
 		last = w.cp
@@ -68,16 +69,16 @@ func inMemory(w *world) store.Store { return w.dst }
 func TestEveryPrefix(t *testing.T) {
 	base := seed(t)
 	for i := range uint64(3) {
-		if fault := script(t, base+i, variant{}, inMemory); fault != "" {
-			t.Fatalf("HOLDFAST_SEED=%d: %s", base+i, fault)
+		if broke := script(t, base+i, variant{}, inMemory); broke != "" {
+			t.Fatalf("HOLDFAST_SEED=%d: %s", base+i, broke)
 		}
 	}
-	if fault := script(t, base, variant{}, func(w *world) store.Store {
+	if broke := script(t, base, variant{}, func(w *world) store.Store {
 		st, err := dir.Open(t.TempDir())
 		must(t, err)
 		return st
-	}); fault != "" {
-		t.Fatalf("in a directory: %s", fault)
+	}); broke != "" {
+		t.Fatalf("in a directory: %s", broke)
 	}
 }
 
@@ -89,8 +90,8 @@ func TestUpkeepMeanwhile(t *testing.T) {
 	w.live(40, 20*time.Minute)
 	w.pass()
 	var turn sync.Mutex // the world is one goroutine's
-	calls, deleted, fault := 0, 0, ""
-	src := &hooked{Store: w.src, before: func(string, string) error {
+	calls, deleted, broke := 0, 0, ""
+	src := &fault.Hooked{Store: w.src, Before: func(fault.Op, string) error {
 		turn.Lock()
 		defer turn.Unlock()
 		if calls++; calls > 1500 {
@@ -106,14 +107,14 @@ func TestUpkeepMeanwhile(t *testing.T) {
 		}
 		return nil
 	}}
-	dst := &hooked{Store: w.dst, after: func(op, key string) error {
+	dst := &fault.Hooked{Store: w.dst, After: func(op fault.Op, key string) error {
 		turn.Lock()
 		defer turn.Unlock()
-		if op != "create" || fault != "" {
+		if op != "create" || broke != "" {
 			return nil
 		}
 		if _, bad := w.check(w.dst, 15); bad != "" {
-			fault = fmt.Sprintf("after %s: %s", key, bad)
+			broke = fmt.Sprintf("after %s: %s", key, bad)
 		}
 		return nil
 	}}
@@ -125,8 +126,8 @@ func TestUpkeepMeanwhile(t *testing.T) {
 		turn.Unlock()
 	}
 	w.catchUp(m)
-	if fault != "" {
-		t.Fatalf("HOLDFAST_SEED=%d: %s", base, fault)
+	if broke != "" {
+		t.Fatalf("HOLDFAST_SEED=%d: %s", base, broke)
 	}
 	if newest, bad := w.check(w.dst, 0); bad != "" || newest != w.cp {
 		t.Fatalf("HOLDFAST_SEED=%d: checkpoint #%d of %d: %s", base, newest, w.cp, bad)
@@ -143,14 +144,14 @@ func TestEveryPrefixCatches(t *testing.T) {
 	for name, broken := range map[string]variant{
 		"manifest first": {manifestFirst: true}, "backwards": {backwards: true}, "container first": {domainFirst: true},
 	} {
-		fault := ""
-		for i := uint64(0); i < 5 && fault == ""; i++ {
-			fault = script(t, base+i, broken, inMemory)
+		broke := ""
+		for i := uint64(0); i < 5 && broke == ""; i++ {
+			broke = script(t, base+i, broken, inMemory)
 		}
-		if fault == "" {
+		if broke == "" {
 			t.Errorf("%s: not caught", name)
 		}
-		t.Logf("%s: %s", name, fault)
+		t.Logf("%s: %s", name, broke)
 	}
 }
 
@@ -165,8 +166,8 @@ func TestCrashAtEveryCall(t *testing.T) {
 	run := func(k int, late, once bool) (calls int) {
 		st := mem.NewAt(w.clock.Wall)
 		var n atomic.Int64
-		kill := func(when bool) func(op, key string) error {
-			return func(string, string) error {
+		kill := func(when bool) func(op fault.Op, key string) error {
+			return func(fault.Op, string) error {
 				if late != when {
 					return nil
 				}
@@ -176,7 +177,7 @@ func TestCrashAtEveryCall(t *testing.T) {
 				return nil
 			}
 		}
-		h := &hooked{Store: st, before: kill(false), after: kill(true)}
+		h := &fault.Hooked{Store: st, Before: kill(false), After: kill(true)}
 		m := w.copier(w.src, h, variant{})
 		err := m.CatchUp(t.Context())
 		if k < 0 && err != nil || k >= 0 && err == nil && !once { // the trial bears one that is not deleted
@@ -187,7 +188,7 @@ func TestCrashAtEveryCall(t *testing.T) {
 			t.Fatalf("HOLDFAST_SEED=%d: stopped at call %d, late %v: checkpoint #%d: %s", base, k, late, newest, bad)
 		}
 		if !once {
-			h.before, h.after = nil, nil
+			h.Before, h.After = nil, nil
 			m = w.copier(w.src, st, variant{})
 		}
 		w.catchUp(m)
@@ -211,7 +212,7 @@ func TestResumes(t *testing.T) {
 	w.catchUp(w.copier(w.src, w.dst, variant{}))
 	w.live(5, time.Minute)
 	creates := 0
-	h := &hooked{Store: w.dst, before: func(op, key string) error {
+	h := &fault.Hooked{Store: w.dst, Before: func(op fault.Op, key string) error {
 		if op == "create" {
 			creates++
 		}
@@ -243,7 +244,7 @@ func TestAway(t *testing.T) {
 		w.live(20, 30*time.Minute)
 		w.pass()
 		dead := false
-		h := &hooked{Store: w.dst, before: func(string, string) error {
+		h := &fault.Hooked{Store: w.dst, Before: func(fault.Op, string) error {
 			if dead {
 				return errDead
 			}
@@ -270,7 +271,7 @@ func TestAway(t *testing.T) {
 		dead = false
 		// Somebody takes the copy over from where it stands, at the last moment.
 		taken := false
-		h.before = func(op, key string) error {
+		h.Before = func(op fault.Op, key string) error {
 			if op == "create" && strings.HasPrefix(key, "t/"+w.line.String()+"/m/") && !taken {
 				taken = true
 				c, err := journal.Open(t.Context(), w.dst, w.key.Identity())
@@ -304,7 +305,7 @@ func TestFirstStoreAway(t *testing.T) {
 	w := newWorld(t, seed(t))
 	w.live(3, time.Minute)
 	dead := false
-	src := &hooked{Store: w.src, before: func(string, string) error {
+	src := &fault.Hooked{Store: w.src, Before: func(fault.Op, string) error {
 		if dead {
 			return errDead
 		}

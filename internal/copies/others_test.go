@@ -14,6 +14,7 @@ import (
 	"holdfast/internal/segment"
 	"holdfast/internal/store"
 	"holdfast/internal/store/mem"
+	"holdfast/internal/store/storetest/fault"
 )
 
 // copyOf opens the copy as somebody else does.
@@ -244,14 +245,14 @@ func TestFenceAtTheVeryMoment(t *testing.T) {
 	for k := 0; ; k++ {
 		w := newWorld(t, base)
 		w.live(4, time.Minute)
-		h := &hooked{Store: w.dst}
+		h := &fault.Hooked{Store: w.dst}
 		m := w.copier(w.src, h, variant{})
 		w.catchUp(m)
 		w.live(20, time.Minute)
 		var turn sync.Mutex
 		n, taken := 0, false
 		var p *journal.Publisher
-		h.before = func(op, key string) error {
+		h.Before = func(op fault.Op, key string) error {
 			turn.Lock()
 			defer turn.Unlock()
 			if n++; n == k+1 && !taken {
@@ -339,7 +340,7 @@ func TestKeys(t *testing.T) {
 	w.maintainer()
 	w.live(30, 30*time.Minute)
 	w.pass()
-	h := &hooked{Store: w.dst, after: func(op, key string) error {
+	h := &fault.Hooked{Store: w.dst, After: func(op fault.Op, key string) error {
 		if _, bad := w.check(w.dst, 5); op == "create" && bad != "" {
 			t.Errorf("after %s: %s", key, bad)
 		}
@@ -405,7 +406,7 @@ func TestSourceLost(t *testing.T) {
 		w.pass()
 		m := w.copier(w.src, w.dst, variant{})
 		w.catchUp(m)
-		w.clock.advance(100 * time.Hour)
+		w.clock.Advance(100 * time.Hour)
 		must(t, w.dst.Create(t.Context(), "meta/settings/0000000000000001", []byte("x"))) // the copy's clock shows
 		must(t, store.Walk(t.Context(), w.src, prefix, func(in store.Info) error { return w.src.Delete(t.Context(), in.Key) }))
 		for range 3 {
@@ -480,7 +481,7 @@ func TestRun(t *testing.T) {
 	w := newWorld(t, seed(t))
 	w.live(3, time.Minute)
 	fails := make(chan struct{}, 100)
-	h := &hooked{Store: w.dst, before: func(op, key string) error {
+	h := &fault.Hooked{Store: w.dst, Before: func(op fault.Op, key string) error {
 		select {
 		case fails <- struct{}{}:
 			return errDead

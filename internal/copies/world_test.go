@@ -18,83 +18,12 @@ import (
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
+	"holdfast/internal/journal/journaltest"
 	"holdfast/internal/maintain"
 	"holdfast/internal/segment"
 	"holdfast/internal/store"
 	"holdfast/internal/store/mem"
 )
-
-// clock is a clock that tests set. Safe for concurrent use.
-type clock struct {
-	mu   sync.Mutex
-	now  time.Time
-	boot time.Duration
-}
-
-func (c *clock) Wall() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) Boot() time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.boot
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now, c.boot = c.now.Add(d), c.boot+d
-}
-
-// hooked is a store with something before and after each call.
-type hooked struct {
-	store.Store
-	before func(op, key string) error // an error is the answer
-	after  func(op, key string) error // likewise, whatever came of the call
-}
-
-func (h *hooked) do(op, key string, call func() error) error {
-	if h.before != nil {
-		if err := h.before(op, key); err != nil {
-			return err
-		}
-	}
-	err := call()
-	if h.after != nil {
-		if lost := h.after(op, key); lost != nil {
-			return lost
-		}
-	}
-	return err
-}
-
-func (h *hooked) Create(ctx context.Context, key string, body []byte) error {
-	return h.do("create", key, func() error { return h.Store.Create(ctx, key, body) })
-}
-
-func (h *hooked) ReadRange(ctx context.Context, key string, p []byte, off int64) (n int, err error) {
-	if err := h.do("read", key, func() error { n, err = h.Store.ReadRange(ctx, key, p, off); return err }); err != nil {
-		return 0, err
-	}
-	return n, nil
-}
-
-func (h *hooked) Stat(ctx context.Context, key string) (in store.Info, err error) {
-	err = h.do("stat", key, func() error { in, err = h.Store.Stat(ctx, key); return err })
-	return in, err
-}
-
-func (h *hooked) List(ctx context.Context, prefix, after string, limit int) (page []store.Info, err error) {
-	err = h.do("list", prefix, func() error { page, err = h.Store.List(ctx, prefix, after, limit); return err })
-	return page, err
-}
-
-func (h *hooked) Delete(ctx context.Context, key string) error {
-	return h.do("delete", key, func() error { return h.Store.Delete(ctx, key) })
-}
 
 var errDead = errs.New("test.store", errs.Unavailable, "", "the store does not answer")
 
@@ -112,7 +41,7 @@ type truth struct {
 type world struct {
 	t        testing.TB
 	rng      *rand.Rand
-	clock    *clock
+	clock    *journaltest.Clock
 	key      journal.RecoveryKeyPair
 	src, dst *mem.Store
 	c        *journal.Container // in the source
@@ -154,7 +83,7 @@ func must(t testing.TB, err error) {
 func newWorld(t testing.TB, seed uint64) *world {
 	t.Helper()
 	// In the past: what is deleted goes by the stores' clocks alone.
-	clk := &clock{now: time.Now().Add(-30 * 24 * time.Hour).Truncate(time.Second), boot: time.Hour}
+	clk := journaltest.NewClock(time.Now().Add(-30 * 24 * time.Hour).Truncate(time.Second))
 	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 5)), clock: clk, src: mem.NewAt(clk.Wall), dst: mem.NewAt(clk.Wall), head: image{}, vm: dr.VMID{UUID: dr.NewUUID()}}
 	var err error
 	w.key, err = testKey()
@@ -235,7 +164,7 @@ func (w *world) live(n int, d time.Duration) {
 	w.t.Helper()
 	for range n {
 		w.publish()
-		w.clock.advance(d)
+		w.clock.Advance(d)
 	}
 }
 
@@ -304,7 +233,7 @@ func read(ctx context.Context, c *journal.Container, h *journal.History, cp jour
 // check reads every checkpoint that a copy offers and compares it with the truth; ""
 // when all is well. It returns the newest checkpoint there; 0: none, or no container.
 // every says how many to pass over after each but the newest.
-func (w *world) check(st store.Store, every int) (newest dr.CheckpointID, fault string) {
+func (w *world) check(st store.Store, every int) (newest dr.CheckpointID, broke string) {
 	ctx := w.t.Context()
 	if _, err := st.Stat(ctx, journal.DomainName); errs.Is(err, errs.NotFound) {
 		return 0, ""

@@ -7,6 +7,7 @@ import (
 
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
+	"holdfast/internal/journal/journaltest"
 	"holdfast/internal/store"
 	"holdfast/internal/store/mem"
 	"holdfast/internal/store/storetest/fault"
@@ -21,7 +22,7 @@ type lockRig struct {
 
 func newLockRig(t *testing.T) *lockRig {
 	t.Helper()
-	clock := newFakeClock()
+	clock := journaltest.NewClock(time.Unix(1_800_000_000, 0))
 	base := mem.NewAt(clock.Wall)
 	r := &lockRig{&publisherRig{t: t, base: base, st: fault.New(base), clock: clock, o: newOracle(seeded(t), 4*dr.ChunkSize)},
 		LockOptions{Mode: store.LockCompliance, For: 26 * time.Hour}}
@@ -79,7 +80,7 @@ func TestWhatIsPublishedSurvivesDeletion(t *testing.T) {
 	}
 	// Locks end.
 	r.p.Close()
-	r.clock.add(r.opts.For+time.Second, r.opts.For)
+	r.clock.Add(r.opts.For+time.Second, r.opts.For)
 	if left := attack(t, r.base); len(left) != 0 {
 		t.Errorf("held for ever: %v", left)
 	}
@@ -114,7 +115,7 @@ func TestLockCountsFromTheRequest(t *testing.T) {
 	r.st.Add(fault.Rule{Op: fault.Create, Prefix: "t/", Times: -1, Do: fault.Fail(errs.Unavailable)})
 	q := r.publish()
 	eventually(t, "the first try fails", func() bool { return r.p.Status().Failures > 0 })
-	r.clock.add(30*time.Hour, 30*time.Hour)
+	r.clock.Add(30*time.Hour, 30*time.Hour)
 	r.st.Clear()
 	wait(t, q)
 	key := objectKey(r.p.timeline, q.Number())

@@ -11,30 +11,12 @@ import (
 
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
+	"holdfast/internal/journal/journaltest"
 	"holdfast/internal/segment"
 	"holdfast/internal/store"
 	"holdfast/internal/store/mem"
 	"holdfast/internal/store/storetest/fault"
 )
-
-// fakeClock is a Clock that moves by hand.
-type fakeClock struct {
-	mu   sync.Mutex
-	wall time.Time
-	boot time.Duration
-}
-
-func newFakeClock() *fakeClock { return &fakeClock{wall: time.Unix(1_800_000_000, 0), boot: time.Hour} }
-
-func (c *fakeClock) Wall() time.Time { c.mu.Lock(); defer c.mu.Unlock(); return c.wall }
-
-func (c *fakeClock) Boot() time.Duration { c.mu.Lock(); defer c.mu.Unlock(); return c.boot }
-
-func (c *fakeClock) add(wall, boot time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wall, c.boot = c.wall.Add(wall), c.boot+boot
-}
 
 // publisherRig is a container with one open publisher behind a faulty store.
 type publisherRig struct {
@@ -44,12 +26,12 @@ type publisherRig struct {
 	c     *Container
 	p     *Publisher
 	o     *oracle
-	clock *fakeClock
+	clock *journaltest.Clock
 }
 
 func newPublisherRig(t *testing.T) *publisherRig {
 	t.Helper()
-	r := &publisherRig{t: t, base: mem.New(), clock: newFakeClock(), o: newOracle(seeded(t), 4*dr.ChunkSize)}
+	r := &publisherRig{t: t, base: mem.New(), clock: journaltest.NewClock(time.Unix(1_800_000_000, 0)), o: newOracle(seeded(t), 4*dr.ChunkSize)}
 	r.st = fault.New(r.base)
 	newTestContainer(t, r.base)
 	r.c = reopen(t, r.st)
@@ -228,7 +210,7 @@ func TestStaleEpochCheckIsRepeatedBeforeCounting(t *testing.T) {
 			if n := r.st.Calls(fault.List) - lists; n != 0 {
 				t.Fatalf("a fresh check was repeated %d times", n)
 			}
-			r.clock.add(move[0], move[1])
+			r.clock.Add(move[0], move[1])
 			r.st.Add(fault.Rule{Op: fault.List, Prefix: "t/", Times: 2, Do: fault.Fail(errs.Unavailable)})
 			wait(t, r.publish())
 			if n := r.st.Calls(fault.List) - lists; n != 3 {
@@ -240,7 +222,7 @@ func TestStaleEpochCheckIsRepeatedBeforeCounting(t *testing.T) {
 				t.Fatal(err)
 			}
 			wait(t, r.publish())
-			r.clock.add(EpochCheckAge, EpochCheckAge)
+			r.clock.Add(EpochCheckAge, EpochCheckAge)
 			if err := r.publish().Wait(t.Context()); !errs.Is(err, errs.Fenced) {
 				t.Fatalf("published after a stale check: %v", err)
 			}

@@ -6,13 +6,15 @@ import (
 	"time"
 
 	"holdfast/internal/journal"
+	"holdfast/internal/journal/journaltest"
+	"holdfast/internal/store/storetest/fault"
 )
 
 // script is a short history with everything in it, then one pass against a
 // store that dies at the k-th call, before it has its effect or after. What is
 // left must be whole at once, and after others went on. It returns how many
 // calls a pass takes when nothing dies. back is as of newWorld.
-func script(t *testing.T, back func(*clock) backing, seed uint64, v variant, at int, late, once bool) (calls int, fault string) {
+func script(t *testing.T, back func(*journaltest.Clock) backing, seed uint64, v variant, at int, late, once bool) (calls int, broke string) {
 	w := newWorld(t, seed, testPolicy(), back)
 	defer w.close()
 	l := w.lines[0]
@@ -20,21 +22,21 @@ func script(t *testing.T, back func(*clock) backing, seed uint64, v variant, at 
 	for range 16 { // past the age at which journal objects may go
 		w.write(l, 2)
 		w.publish(l, true)
-		w.clock.advance(150 * time.Minute)
+		w.clock.Advance(150 * time.Minute)
 	}
-	w.maintain(l, w.maintainer(w.container(&hooked{before: w.watch}), l, w.clock), true)
+	w.maintain(l, w.maintainer(w.container(&fault.Hooked{Before: w.watch}), l, w.clock), true)
 	for range 4 { // something to pack again
-		w.clock.advance(time.Hour)
+		w.clock.Advance(time.Hour)
 		w.write(l, 3)
 		w.publish(l, true)
 	}
-	w.clock.advance(90 * time.Minute)
+	w.clock.Advance(90 * time.Minute)
 	w.branch(l)
 	k := &killer{at: -1, late: late, once: once}
-	h := &hooked{}
+	h := &fault.Hooked{}
 	m := w.maintainer(w.container(h), l, w.clock)
 	m.broken = v
-	h.before, h.after = k.before, k.after
+	h.Before, h.After = k.before, k.after
 	k.at = at
 	m.Compact()
 	r, err := m.Pass(t.Context())
@@ -46,17 +48,17 @@ func script(t *testing.T, back func(*clock) backing, seed uint64, v variant, at 
 	}
 	w.checkAll()
 	if !once {
-		m = w.maintainer(w.container(&hooked{before: w.watch}), l, w.clock) // it restarts
+		m = w.maintainer(w.container(&fault.Hooked{Before: w.watch}), l, w.clock) // it restarts
 	} else {
-		h.before, h.after = w.watch, nil
+		h.Before, h.After = w.watch, nil
 	}
 	for range 3 {
 		w.publish(l, true)
 		w.maintain(l, m, true)
-		w.clock.advance(5 * time.Hour)
+		w.clock.Advance(5 * time.Hour)
 	}
 	w.checkAll()
-	w.clock.advance(60 * time.Hour)
+	w.clock.Advance(60 * time.Hour)
 	l.crew = []*Maintainer{m, m}
 	w.settle()
 	return k.calls, w.fault
@@ -66,16 +68,16 @@ func script(t *testing.T, back func(*clock) backing, seed uint64, v variant, at 
 // crash, and as one lost answer to a maintainer that lives on.
 func TestCrashAtEveryCall(t *testing.T) {
 	base := seed(t)
-	calls, fault := script(t, nil, base, variant{}, -1, false, false)
-	if fault != "" {
-		t.Fatal(fault)
+	calls, broke := script(t, nil, base, variant{}, -1, false, false)
+	if broke != "" {
+		t.Fatal(broke)
 	}
 	step := max(1, calls/max(1, envInt(t, "HOLDFAST_SIM_N", 12)/3))
 	tried := 0
 	for k := int(base) % step; k < calls; k += step {
 		for mode := range 4 {
-			if _, fault := script(t, nil, base, variant{}, k, mode&1 != 0, mode&2 != 0); fault != "" {
-				t.Fatalf("HOLDFAST_SEED=%d, call %d of %d, answer lost %v, lives on %v: %s", base, k, calls, mode&1 != 0, mode&2 != 0, fault)
+			if _, broke := script(t, nil, base, variant{}, k, mode&1 != 0, mode&2 != 0); broke != "" {
+				t.Fatalf("HOLDFAST_SEED=%d, call %d of %d, answer lost %v, lives on %v: %s", base, k, calls, mode&1 != 0, mode&2 != 0, broke)
 			}
 			tried++
 		}
@@ -89,8 +91,8 @@ func TestCrashesCatchBrokenRules(t *testing.T) {
 	base := seed(t)
 	calls, _ := script(t, nil, base, variant{early: true}, -1, false, false)
 	for k := calls / 3; k < calls; k++ {
-		if _, fault := script(t, nil, base, variant{early: true}, k, false, false); fault != "" {
-			t.Logf("caught at call %d of %d: %s", k, calls, fault)
+		if _, broke := script(t, nil, base, variant{early: true}, k, false, false); broke != "" {
+			t.Logf("caught at call %d of %d: %s", k, calls, broke)
 			return
 		}
 	}
@@ -109,7 +111,7 @@ func TestDroppedTimeline(t *testing.T) {
 	for range 60 {
 		w.write(child, 2)
 		w.publish(child, true)
-		w.clock.advance(10 * time.Minute)
+		w.clock.Advance(10 * time.Minute)
 	}
 	w.maintain(child, w.crewOf(child), true)
 	w.check(child)
@@ -117,7 +119,7 @@ func TestDroppedTimeline(t *testing.T) {
 	m := w.crewOf(l)
 	l.crew = []*Maintainer{m, m}
 	for range 6 {
-		w.clock.advance(13 * time.Hour)
+		w.clock.Advance(13 * time.Hour)
 		w.publish(l, true)
 		w.maintain(l, m, true)
 	}
@@ -150,7 +152,7 @@ func TestDroppedTimeline(t *testing.T) {
 	if w.failed() {
 		t.Fatal(w.fault)
 	}
-	if _, err := w.maintainer(w.container(&hooked{}), child, w.clock).Pass(t.Context()); err == nil || !strings.Contains(err.Error(), "given up") {
+	if _, err := w.maintainer(w.container(&fault.Hooked{}), child, w.clock).Pass(t.Context()); err == nil || !strings.Contains(err.Error(), "given up") {
 		t.Errorf("a pass over a dropped timeline: %v", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"holdfast/internal/journal"
 	"holdfast/internal/store"
 	"holdfast/internal/store/mem"
+	"holdfast/internal/store/storetest/fault"
 )
 
 // busy is a world whose one timeline has a history of hours.
@@ -41,14 +42,14 @@ func has(list []string, words string) bool {
 func TestPlanChangesNothing(t *testing.T) {
 	w, l := busy(t, testPolicy())
 	writes := 0
-	h := &hooked{before: func(op, _ string) error {
+	h := &fault.Hooked{Before: func(op fault.Op, _ string) error {
 		if op == "create" || op == "delete" {
 			writes++
 		}
 		return nil
 	}}
 	m := w.maintainer(w.container(h), l, w.clock)
-	w.clock.advance(7 * time.Hour)
+	w.clock.Advance(7 * time.Hour)
 	plan, err := m.Plan(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +72,7 @@ func TestStatus(t *testing.T) {
 	}
 	m := w.crewOf(l)
 	w.maintain(l, m, true)
-	for _, who := range []*Maintainer{m, w.maintainer(w.container(&hooked{}), l, w.clock)} { // one that worked, and one that did not
+	for _, who := range []*Maintainer{m, w.maintainer(w.container(&fault.Hooked{}), l, w.clock)} { // one that worked, and one that did not
 		s, err := who.Status(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -87,15 +88,15 @@ func TestStatus(t *testing.T) {
 
 func TestIdleTimelineWritesNothing(t *testing.T) {
 	w, l := busy(t, testPolicy())
-	m := w.maintainer(w.container(&hooked{}), l, w.clock)
+	m := w.maintainer(w.container(&fault.Hooked{}), l, w.clock)
 	for range 12 {
 		w.maintain(l, m, false)
-		w.clock.advance(7 * time.Hour)
+		w.clock.Advance(7 * time.Hour)
 	}
 	idle := 0
 	for range 12 { // a day and a half
 		w.maintain(l, m, false)
-		w.clock.advance(3 * time.Hour)
+		w.clock.Advance(3 * time.Hour)
 		if !l.last.Worked {
 			idle++
 		}
@@ -111,7 +112,7 @@ func TestLocksNeedAStoreThatLocks(t *testing.T) {
 	policy := testPolicy()
 	policy.Lock = LockPolicy{Mode: store.LockCompliance, Window: 10 * day}
 	// The hooks hide the store's ability.
-	if _, err := New(t.Context(), w.container(&hooked{}), Options{Policy: &policy}); !errs.Is(err, errs.Invalid) {
+	if _, err := New(t.Context(), w.container(&fault.Hooked{}), Options{Policy: &policy}); !errs.Is(err, errs.Invalid) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -151,7 +152,7 @@ func TestLocksAreExtended(t *testing.T) {
 		}
 	}
 	check()
-	w.clock.advance(6 * day)
+	w.clock.Advance(6 * day)
 	w.publish(l, true)
 	w.maintain(l, m, false)
 	if l.last.Extended == 0 {
@@ -162,7 +163,7 @@ func TestLocksAreExtended(t *testing.T) {
 	for range 6 {
 		w.write(l, 30)
 		w.publish(l, true)
-		w.clock.advance(26 * time.Hour)
+		w.clock.Advance(26 * time.Hour)
 		w.maintain(l, m, true)
 	}
 	if !slices.ContainsFunc(l.last.Held, func(h Held) bool { return h.Reason == "lock" && h.Bytes > 0 && h.Until.After(w.clock.Wall()) }) {
@@ -173,11 +174,11 @@ func TestLocksAreExtended(t *testing.T) {
 
 func TestClockSetAhead(t *testing.T) {
 	w, l := busy(t, testPolicy())
-	m := w.maintainer(w.container(&hooked{before: w.watch}), l, w.clock)
+	m := w.maintainer(w.container(&fault.Hooked{Before: w.watch}), l, w.clock)
 	w.maintain(l, m, false)
 	w.maintain(l, m, true)
 	before := l.last.Kept
-	w.clock.advance(365 * day) // publisher, store and maintainer live on one machine
+	w.clock.Advance(365 * day) // publisher, store and maintainer live on one machine
 	for range 3 {
 		w.publish(l, true)
 		w.maintain(l, m, true)
@@ -195,7 +196,7 @@ func TestClockSetAhead(t *testing.T) {
 
 func TestSizeLimit(t *testing.T) {
 	w, l := busy(t, testPolicy())
-	m := w.maintainer(w.container(&hooked{}), l, w.clock)
+	m := w.maintainer(w.container(&fault.Hooked{}), l, w.clock)
 	for range 3 {
 		w.maintain(l, m, true)
 	}
@@ -255,7 +256,7 @@ func TestSizeLimit(t *testing.T) {
 
 func TestSuspects(t *testing.T) {
 	w, l := busy(t, testPolicy())
-	m := w.maintainer(w.container(&hooked{}), l, w.clock)
+	m := w.maintainer(w.container(&fault.Hooked{}), l, w.clock)
 	w.maintain(l, m, false)
 	m.mem.detector = Detector{seen: 1 << 30, stored: 1 << 28, rate: 1000, watched: time.Hour, raw: suspectVolume, out: suspectVolume}
 	w.write(l, 3)
@@ -265,7 +266,7 @@ func TestSuspects(t *testing.T) {
 		t.Fatalf("alarms: %v", l.last.Alarms)
 	}
 	for range 5 { // all around it stays though the schedule is done with it
-		w.clock.advance(20 * time.Hour)
+		w.clock.Advance(20 * time.Hour)
 		w.publish(l, true)
 		w.maintain(l, m, true)
 	}
@@ -321,7 +322,7 @@ func TestDamage(t *testing.T) {
 		}
 		w.back.(*mem.Store).Damage(journal.PartName(man.Runs[0].Parts[0].ID), damage)
 		w.publish(l, true)
-		w.clock.advance(7 * time.Hour)
+		w.clock.Advance(7 * time.Hour)
 		m := w.crewOf(l)
 		m.Compact()
 		r, err := m.Pass(t.Context())
@@ -342,7 +343,7 @@ func hex(n uint64) string {
 
 func TestDeniedDeletion(t *testing.T) {
 	w, l := busy(t, testPolicy())
-	h := &hooked{before: func(op, key string) error {
+	h := &fault.Hooked{Before: func(op fault.Op, key string) error {
 		if op == "delete" {
 			return errs.New("test.Delete", errs.Denied, key, "this role may not delete")
 		}
@@ -351,7 +352,7 @@ func TestDeniedDeletion(t *testing.T) {
 	m := w.maintainer(w.container(h), l, w.clock)
 	for range 3 {
 		w.maintain(l, m, true)
-		w.clock.advance(3 * time.Hour)
+		w.clock.Advance(3 * time.Hour)
 		w.publish(l, true)
 	}
 	if !has(l.last.Alarms, "refuses to delete") || l.last.Deleted != 0 {
@@ -364,9 +365,9 @@ func TestDeniedDeletion(t *testing.T) {
 func TestRunRests(t *testing.T) {
 	w, l := busy(t, testPolicy())
 	var failing, calls = true, 0
-	h := &hooked{}
+	h := &fault.Hooked{}
 	m := w.maintainer(w.container(h), l, w.clock)
-	h.before = func(op, key string) error {
+	h.Before = func(op fault.Op, key string) error {
 		if failing && op == "list" {
 			calls++
 			return errs.New("test.List", errs.Unavailable, key, "no network")

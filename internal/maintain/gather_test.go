@@ -5,9 +5,11 @@ import (
 	"time"
 
 	"holdfast/internal/journal"
+	"holdfast/internal/journal/journaltest"
 	"holdfast/internal/store"
 	"holdfast/internal/store/mem"
 	"holdfast/internal/store/meter"
+	"holdfast/internal/store/storetest/fault"
 )
 
 // dense publishes n checkpoints, one every so often.
@@ -15,7 +17,7 @@ func (w *world) dense(l *line, n int, every time.Duration) {
 	for range n {
 		w.write(l, 2)
 		w.publish(l, true)
-		w.clock.advance(every)
+		w.clock.Advance(every)
 	}
 }
 
@@ -24,7 +26,7 @@ func (w *world) dense(l *line, n int, every time.Duration) {
 func beside(t *testing.T) (*world, *line, *Maintainer, *meter.Store) {
 	t.Helper()
 	var bill *meter.Store
-	w := newWorld(t, seed(t), testPolicy(), func(c *clock) backing { bill = meter.New(mem.NewAt(c.Wall)); return bill })
+	w := newWorld(t, seed(t), testPolicy(), func(c *journaltest.Clock) backing { bill = meter.New(mem.NewAt(c.Wall)); return bill })
 	t.Cleanup(w.close)
 	l := w.lines[0]
 	m, err := New(t.Context(), w.c, Options{Policy: &w.policy, Clock: w.clock})
@@ -96,7 +98,7 @@ func TestGathering(t *testing.T) {
 				t.Errorf("%d objects are live, %d of them gathered ones", live, data)
 			}
 			for range 4 {
-				w.clock.advance(13 * time.Hour)
+				w.clock.Advance(13 * time.Hour)
 				w.publish(l, true)
 				w.maintain(l, m, true)
 			}
@@ -137,7 +139,7 @@ func TestGatheringLeavesDamageAlone(t *testing.T) {
 		b[4096+40] ^= 1 // within its first frame
 		return b
 	})
-	far := w.maintainer(w.container(&hooked{}), l, w.clock) // reads from the store
+	far := w.maintainer(w.container(&fault.Hooked{}), l, w.clock) // reads from the store
 	far.gathers = gathering{gatherLeast, gatherEvery}
 	w.maintain(l, far, false)
 	if !has(l.last.Alarms, "is damaged and stays as it is") || l.last.Packed < gatherLeast {

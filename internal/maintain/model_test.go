@@ -11,6 +11,7 @@ import (
 	"holdfast/internal/dr"
 	"holdfast/internal/errs"
 	"holdfast/internal/journal"
+	"holdfast/internal/store/storetest/fault"
 )
 
 func envInt(t testing.TB, name string, def int) int {
@@ -38,13 +39,13 @@ func testPolicy() Policy {
 func (w *world) advance() {
 	switch x := w.rng.IntN(20); {
 	case x < 10:
-		w.clock.advance(time.Duration(1+w.rng.IntN(60)) * time.Second)
+		w.clock.Advance(time.Duration(1+w.rng.IntN(60)) * time.Second)
 	case x < 15:
-		w.clock.advance(time.Duration(1+w.rng.IntN(60)) * time.Minute)
+		w.clock.Advance(time.Duration(1+w.rng.IntN(60)) * time.Minute)
 	case x < 19:
-		w.clock.advance(time.Duration(1+w.rng.IntN(12)) * time.Hour)
+		w.clock.Advance(time.Duration(1+w.rng.IntN(12)) * time.Hour)
 	default:
-		w.clock.advance(20 * time.Hour)
+		w.clock.Advance(20 * time.Hour)
 	}
 }
 
@@ -61,7 +62,7 @@ func (w *world) live() (out []*line) {
 // went on meanwhile.
 func (w *world) crewOf(l *line) *Maintainer {
 	for len(l.crew) < 2 {
-		l.crew = append(l.crew, w.maintainer(w.container(&hooked{before: w.watch}), l, w.clock))
+		l.crew = append(l.crew, w.maintainer(w.container(&fault.Hooked{Before: w.watch}), l, w.clock))
 	}
 	return l.crew[w.rng.IntN(len(l.crew))]
 }
@@ -110,7 +111,7 @@ func (w *world) step() {
 		w.startReading(l)
 		if w.rng.IntN(2) == 0 { // and a pass goes over what is read
 			w.maintain(l, w.crewOf(l), true)
-			w.clock.advance(time.Duration(w.rng.IntN(60)) * time.Minute)
+			w.clock.Advance(time.Duration(w.rng.IntN(60)) * time.Minute)
 			w.maintain(l, w.crewOf(l), true)
 			w.finishReading()
 		}
@@ -259,7 +260,7 @@ func (w *world) finishReading() {
 func (w *world) drain() {
 	w.reads = nil
 	for range 8 {
-		w.clock.advance(13 * time.Hour)
+		w.clock.Advance(13 * time.Hour)
 		for _, l := range w.live() {
 			w.publish(l, true) // time passes only where there are checkpoints
 			w.maintain(l, w.crewOf(l), true)
@@ -300,12 +301,12 @@ func (w *world) settle() {
 		}
 		w.checkExact(l)
 	}
-	w.clock.advance(50 * time.Hour)
+	w.clock.Advance(50 * time.Hour)
 	for range 5 {
 		for _, l := range w.live() {
 			w.maintain(l, w.crewOf(l), true)
 		}
-		w.clock.advance(3 * time.Hour)
+		w.clock.Advance(3 * time.Hour)
 	}
 	w.checkDrained()
 	w.checkAll()

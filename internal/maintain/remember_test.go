@@ -9,6 +9,7 @@ import (
 	"holdfast/internal/dr"
 	"holdfast/internal/journal"
 	"holdfast/internal/store"
+	"holdfast/internal/store/storetest/fault"
 )
 
 // group publishes the cell with a group checkpoint at its end.
@@ -40,7 +41,7 @@ func TestCountsAreRemembered(t *testing.T) {
 	publish := func() {
 		w.set(l, d, 0, 40, false)
 		w.group(l)
-		w.clock.advance(time.Minute)
+		w.clock.Advance(time.Minute)
 	}
 	publish()
 	publish()
@@ -50,9 +51,9 @@ func TestCountsAreRemembered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := w.maintainer(w.container(&hooked{}), l, w.clock)
+	m := w.maintainer(w.container(&fault.Hooked{}), l, w.clock)
 	w.maintain(l, m, true)
-	w.clock.advance(20 * day) // beyond the schedule
+	w.clock.Advance(20 * day) // beyond the schedule
 	for range 3 {
 		publish()
 		m.AcceptClock()
@@ -116,7 +117,7 @@ func TestPolicyIsRemembered(t *testing.T) {
 		}
 		return r
 	}
-	w.clock.advance(30 * time.Hour) // more than half of the window
+	w.clock.Advance(30 * time.Hour) // more than half of the window
 	if r := pass(nil); r.Extended == 0 {
 		t.Errorf("a maintainer that was told nothing extends no lock: %+v", r)
 	}
@@ -157,7 +158,7 @@ func TestARememberedLockOnAStoreWithout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.clock.advance(3 * time.Hour)
+	w.clock.Advance(3 * time.Hour)
 	w.maintain(l, m, true)
 	if !l.last.Full || l.last.Packed == 0 || !has(l.last.Alarms, "cannot hold") {
 		t.Errorf("%+v", l.last)
@@ -181,7 +182,7 @@ func TestProgress(t *testing.T) {
 	}
 	for range 4 {
 		w.maintain(l, m, true)
-		w.clock.advance(26 * time.Hour)
+		w.clock.Advance(26 * time.Hour)
 		w.write(l, 30)
 		w.publish(l, true)
 	}

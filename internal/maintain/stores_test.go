@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/internal/dr"
+	"holdfast/internal/journal/journaltest"
 	"holdfast/internal/store"
 	"holdfast/internal/store/azblob"
 	"holdfast/internal/store/dir"
@@ -69,8 +70,8 @@ func env(vars map[string]string) func(string) string {
 
 // backs makes the backings of histories, as the appliance opens a store, with
 // the tests' dates. asked counts the calls.
-func backs(t *testing.T, open opener, asked *atomic.Int64) func(*clock) backing {
-	return func(c *clock) backing {
+func backs(t *testing.T, open opener, asked *atomic.Int64) func(*journaltest.Clock) backing {
+	return func(c *journaltest.Clock) backing {
 		driver, err := open(t.Context(), dr.NewUUID().String())
 		if err != nil {
 			t.Fatal(err)
@@ -111,9 +112,9 @@ func (s *counted) DeleteBatch(ctx context.Context, keys []string) []error {
 // over TLS.
 func TestRealStores(t *testing.T) {
 	base := seed(t)
-	calls, fault := script(t, nil, base, variant{}, -1, false, false)
-	if fault != "" {
-		t.Fatal(fault)
+	calls, broke := script(t, nil, base, variant{}, -1, false, false)
+	if broke != "" {
+		t.Fatal(broke)
 	}
 	for name, start := range realStores {
 		t.Run(name, func(t *testing.T) {
@@ -128,8 +129,8 @@ func TestRealStores(t *testing.T) {
 			var tried []string
 			for range storeCrashes {
 				k, late, once := rng.IntN(calls), rng.IntN(2) == 0, rng.IntN(2) == 0
-				if _, fault := script(t, back, base, variant{}, k, late, once); fault != "" {
-					t.Fatalf("HOLDFAST_SEED=%d, call %d of %d, answer lost %v, lives on %v: %s", base, k, calls, late, once, fault)
+				if _, broke := script(t, back, base, variant{}, k, late, once); broke != "" {
+					t.Fatalf("HOLDFAST_SEED=%d, call %d of %d, answer lost %v, lives on %v: %s", base, k, calls, late, once, broke)
 				}
 				tried = append(tried, fmt.Sprint(k))
 			}

@@ -9,6 +9,7 @@ import (
 
 	"holdfast/internal/dr"
 	"holdfast/internal/store"
+	"holdfast/internal/store/storetest/fault"
 )
 
 // below lists the names below a prefix, without it.
@@ -46,11 +47,11 @@ func TestSuperseded(t *testing.T) {
 				}
 			}
 			put(1, 5)
-			w.clock.advance(orphanAge + time.Hour)
+			w.clock.Advance(orphanAge + time.Hour)
 			put(6, 5)
 			for range 2 {
 				w.publish(l, true) // a manifest is written
-				m := w.maintainer(w.container(&hooked{}), l, w.clock)
+				m := w.maintainer(w.container(&fault.Hooked{}), l, w.clock)
 				m.request(request{sweep: true})
 				w.maintain(l, m, false)
 			}

@@ -8,6 +8,7 @@ import (
 
 	"holdfast/internal/dr"
 	"holdfast/internal/journal"
+	"holdfast/internal/store/storetest/fault"
 )
 
 // TestModelCatchesBrokenRules plays the same histories under rules that are
@@ -45,11 +46,11 @@ type actor struct {
 
 // gated returns hooks that stop at every call that others could notice or
 // that notices others.
-func gated(name string) (*actor, *hooked) {
+func gated(name string) (*actor, *fault.Hooked) {
 	a := &actor{name: name, gate: make(chan struct{}), at: make(chan string)}
-	h := &hooked{before: func(op, key string) error {
+	h := &fault.Hooked{Before: func(op fault.Op, key string) error {
 		if op == "create" || op == "delete" || op == "list" {
-			a.at <- op + " " + key
+			a.at <- string(op) + " " + key
 			<-a.gate
 		}
 		return nil
@@ -105,11 +106,11 @@ func (w *world) race(actors ...*actor) {
 // gatedMaintainer is a maintainer that stops at every call.
 func (w *world) gatedMaintainer(name string, l *line, clk journal.Clock) (*actor, *Maintainer) {
 	a, h := gated(name)
-	stop := h.before
-	h.before = nil // opening is not part of the race
+	stop := h.Before
+	h.Before = nil // opening is not part of the race
 	c := w.container(h)
 	m := w.maintainer(c, l, clk)
-	h.before = stop
+	h.Before = stop
 	return a, m
 }
 
@@ -118,13 +119,13 @@ func (w *world) prepare(l *line) {
 	for range 14 {
 		w.write(l, 1+w.rng.IntN(4))
 		w.publish(l, true)
-		w.clock.advance(time.Duration(5+w.rng.IntN(40)) * time.Minute)
+		w.clock.Advance(time.Duration(5+w.rng.IntN(40)) * time.Minute)
 	}
 	w.maintain(l, w.crewOf(l), w.rng.IntN(2) == 0)
 	for range 8 {
 		w.write(l, 1+w.rng.IntN(4))
 		w.publish(l, true)
-		w.clock.advance(time.Duration(5+w.rng.IntN(90)) * time.Minute)
+		w.clock.Advance(time.Duration(5+w.rng.IntN(90)) * time.Minute)
 	}
 }
 
@@ -134,19 +135,19 @@ func (w *world) playZombie() string {
 	defer w.close()
 	l := w.lines[0]
 	w.prepare(l)
-	other := w.maintainer(w.container(&hooked{before: w.watch}), l, w.clock)
+	other := w.maintainer(w.container(&fault.Hooked{Before: w.watch}), l, w.clock)
 	for range 4 { // until nothing is left to do but to look for orphans
 		w.maintain(l, other, true)
-		w.clock.advance(2 * time.Hour)
+		w.clock.Advance(2 * time.Hour)
 	}
 	for range 20 {
 		if !l.last.Worked {
 			break
 		}
-		w.clock.advance(7 * time.Hour)
+		w.clock.Advance(7 * time.Hour)
 		w.maintain(l, other, false)
 	}
-	clk := w.clock.frozen()
+	clk := w.clock.Frozen()
 	zombie, mz := w.gatedMaintainer("zombie", l, clk)
 	mz.Compact()
 	var zombieErr error
@@ -161,14 +162,14 @@ func (w *world) playZombie() string {
 		}
 		zombie.release()
 	}
-	w.clock.advance(time.Duration(w.rng.IntN(80)) * time.Hour)
+	w.clock.Advance(time.Duration(w.rng.IntN(80)) * time.Hour)
 	if w.rng.IntN(2) == 0 {
 		w.publish(l, true)
 	}
 	other.request(request{sweep: true})
 	w.maintain(l, other, false)
 	if w.rng.IntN(2) == 0 {
-		w.clock.advance(3 * time.Hour)
+		w.clock.Advance(3 * time.Hour)
 		w.maintain(l, other, true)
 	}
 	for ok := true; ok; _, ok = zombie.next() { // it wakes up
@@ -271,7 +272,7 @@ func (w *world) playRace(rounds int) string {
 		w.checkAll()
 		w.crewOf(l)
 		for range 3 { // what was dropped is merged away, what was held is still there
-			w.clock.advance(time.Duration(1+w.rng.IntN(5)) * time.Hour)
+			w.clock.Advance(time.Duration(1+w.rng.IntN(5)) * time.Hour)
 			w.publish(l, true)
 			w.maintain(l, w.crewOf(l), true)
 			w.checkAll()
@@ -284,11 +285,11 @@ func (w *world) playRace(rounds int) string {
 }
 
 // gatedUser opens the container for somebody who does not maintain it.
-func (w *world) gatedUser(h *hooked) *journal.Container {
-	stop := h.before
-	h.before = nil
+func (w *world) gatedUser(h *fault.Hooked) *journal.Container {
+	stop := h.Before
+	h.Before = nil
 	c := w.container(h)
-	h.before = stop
+	h.Before = stop
 	return c
 }
 

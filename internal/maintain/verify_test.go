@@ -11,6 +11,7 @@ import (
 	"holdfast/internal/index"
 	"holdfast/internal/journal"
 	"holdfast/internal/store"
+	"holdfast/internal/store/storetest/fault"
 )
 
 // materialize reads an image's blocks.
@@ -328,7 +329,7 @@ func (w *world) checkDrained() {
 
 // watch is what the store itself watches for: journal objects that may never
 // be deleted.
-func (w *world) watch(op, key string) error {
+func (w *world) watch(op fault.Op, key string) error {
 	id, ok := journal.ParseObjectName(key)
 	if op != "delete" || !ok || !id.Data.IsZero() {
 		return nil

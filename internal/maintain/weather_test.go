@@ -43,7 +43,7 @@ type weathered struct {
 func newWeathered(t *testing.T, seed uint64, climate fault.Weather, between func(store.Store) store.Store, broken variant) *weathered {
 	w := &weathered{world: newWorld(t, seed, testPolicy(), nil), climate: climate}
 	w.broken = broken
-	w.sky = fault.NewSky(w.back, seed, climate, func() { w.clock.advance(time.Duration(1+seed%17) * time.Minute) })
+	w.sky = fault.NewSky(w.back, seed, climate, func() { w.clock.Advance(time.Duration(1+seed%17) * time.Minute) })
 	w.under = w.sky
 	if between != nil {
 		w.under = between(w.sky)
@@ -62,11 +62,11 @@ func newWeathered(t *testing.T, seed uint64, climate fault.Weather, between func
 func (w *weathered) outside(patient bool) *journal.Container {
 	w.sky.Change(fault.Weather{})
 	defer w.sky.Change(w.climate)
-	h := &hooked{}
+	h := &fault.Hooked{}
 	c := w.container(h)
-	h.inner, h.before = w.under, w.watch
+	h.Store, h.Before = w.under, w.watch
 	if patient || w.rng.IntN(2) == 0 {
-		h.inner = retry.New(w.under, retry.Options{First: time.Microsecond, Most: 10 * time.Microsecond, Elapsed: time.Minute})
+		h.Store = retry.New(w.under, retry.Options{First: time.Microsecond, Most: 10 * time.Microsecond, Elapsed: time.Minute})
 	}
 	return c
 }

@@ -12,8 +12,10 @@ import (
 
 	"holdfast/internal/dr"
 	"holdfast/internal/journal"
+	"holdfast/internal/journal/journaltest"
 	"holdfast/internal/segment"
 	"holdfast/internal/store/mem"
+	"holdfast/internal/store/storetest/fault"
 )
 
 // image is a domain's disks: content by disk and block; what is absent is
@@ -106,7 +108,7 @@ type reading struct {
 type world struct {
 	t     testing.TB
 	rng   *rand.Rand
-	clock *clock
+	clock *journaltest.Clock
 	back  backing
 	key   journal.RecoveryKeyPair
 	c     *journal.Container // of the test itself, nothing between it and the store
@@ -148,18 +150,18 @@ var testKey = sync.OnceValues(journal.NewRecoveryKey)
 
 // newWorld makes a container with one timeline. back makes the store under
 // the world's clock; nil: in memory.
-func newWorld(t testing.TB, seed uint64, policy Policy, back func(*clock) backing) *world {
+func newWorld(t testing.TB, seed uint64, policy Policy, back func(*journaltest.Clock) backing) *world {
 	t.Helper()
 	return newWorldAt(t, seed, policy, back, time.Now())
 }
 
 // newWorldAt is newWorld with the clock to begin with.
-func newWorldAt(t testing.TB, seed uint64, policy Policy, back func(*clock) backing, start time.Time) *world {
+func newWorldAt(t testing.TB, seed uint64, policy Policy, back func(*journaltest.Clock) backing, start time.Time) *world {
 	t.Helper()
-	c := &clock{now: start.Truncate(time.Second), boot: time.Hour}
+	c := journaltest.NewClock(start.Truncate(time.Second))
 	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 11)), clock: c, policy: policy, vm: dr.VMID{UUID: dr.NewUUID()}}
 	if back == nil {
-		back = func(c *clock) backing { return mem.NewAt(c.Wall) }
+		back = func(c *journaltest.Clock) backing { return mem.NewAt(c.Wall) }
 	}
 	w.back = back(c)
 	var err error
@@ -179,9 +181,9 @@ func newWorldAt(t testing.TB, seed uint64, policy Policy, back func(*clock) back
 }
 
 // container opens the container for one actor.
-func (w *world) container(h *hooked) *journal.Container {
+func (w *world) container(h *fault.Hooked) *journal.Container {
 	w.t.Helper()
-	h.inner = w.back
+	h.Store = w.back
 	c, err := journal.Open(w.t.Context(), h, w.key.Identity())
 	if err != nil {
 		w.t.Fatal(err)
