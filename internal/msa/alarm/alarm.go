@@ -81,9 +81,20 @@ func Set(ctx context.Context, tx *db.Tx, c Code, object string, holds bool, deta
 	return note(ctx, tx, d, Raised, object, detail)
 }
 
-// Settle raises what holds of some codes, by object and with what exactly it is, and
-// clears what does no more. It is for who knows all objects of those codes.
-func Settle(ctx context.Context, tx *db.Tx, codes []Code, holds map[Code]map[string]string) error {
+// Held are alarms that hold: by object, what exactly it is. Not for concurrent use.
+type Held map[Code]map[string]string
+
+// Add adds one; h must have been made.
+func (h Held) Add(c Code, object, detail string) {
+	if h[c] == nil {
+		h[c] = map[string]string{}
+	}
+	h[c][object] = detail
+}
+
+// Settle raises what holds of some codes, and clears what does no more. It is for who
+// knows all objects of those codes.
+func Settle(ctx context.Context, tx *db.Tx, codes []Code, holds Held) error {
 	for _, c := range codes {
 		var over []string
 		if err := tx.Rows(ctx, `SELECT object FROM alarms WHERE code = $1 AND cleared_at = 0`, []any{string(c)}, func(scan func(...any) error) error {

@@ -33,16 +33,6 @@ const (
 	endsWithin = 7 * 24 * time.Hour
 )
 
-// held are alarms that hold, with what exactly it is.
-type held map[alarm.Code]map[string]string
-
-func (h held) add(c alarm.Code, object, detail string) {
-	if h[c] == nil {
-		h[c] = map[string]string{}
-	}
-	h[c][object] = detail
-}
-
 // Judge raises and clears the alarms of appliances, peers, stores and domains. Any
 // replica may do so at any time.
 func (f *Fleet) Judge(ctx context.Context) error {
@@ -51,7 +41,7 @@ func (f *Fleet) Judge(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		h := held{}
+		h := alarm.Held{}
 		f.judgeBoxes(s, h)
 		if err := f.judgePeers(ctx, tx, h); err != nil {
 			return err
@@ -65,7 +55,7 @@ func (f *Fleet) Judge(ctx context.Context) error {
 	})
 }
 
-func (f *Fleet) judgeBoxes(s *standing, h held) {
+func (f *Fleet) judgeBoxes(s *standing, h alarm.Held) {
 	for _, name := range slices.Sorted(maps.Keys(s.enrols)) {
 		e := s.enrols[name]
 		if e.State != enrol.Enrolled {
@@ -74,15 +64,15 @@ func (f *Fleet) judgeBoxes(s *standing, h held) {
 		object := "appliance " + string(name)
 		switch {
 		case e.Health == enrol.Silent:
-			h.add(alarm.ApplianceAway, object, "since "+db.Time(e.SeenAt).UTC().Format(time.RFC3339))
+			h.Add(alarm.ApplianceAway, object, "since "+db.Time(e.SeenAt).UTC().Format(time.RFC3339))
 		case e.Health == enrol.Unseen && s.now-e.EnrolledAt > settledAfter.Milliseconds():
-			h.add(alarm.ApplianceAway, object, "it has enrolled, and said nothing since")
+			h.Add(alarm.ApplianceAway, object, "it has enrolled, and said nothing since")
 		}
 		if e.Release != "" && f.Release != "" && e.Release != f.Release {
-			h.add(alarm.ApplianceOld, object, fmt.Sprintf("release %s, the manager has %s", e.Release, f.Release))
+			h.Add(alarm.ApplianceOld, object, fmt.Sprintf("release %s, the manager has %s", e.Release, f.Release))
 		}
 		if e.CertUntil > 0 && e.CertUntil-s.now < endsWithin.Milliseconds() {
-			h.add(alarm.CertificateEnds, object, "on "+db.Time(e.CertUntil).UTC().Format(time.RFC3339))
+			h.Add(alarm.CertificateEnds, object, "on "+db.Time(e.CertUntil).UTC().Format(time.RFC3339))
 		}
 		if f.Stats != nil && e.Health != enrol.Silent && e.Health != enrol.Unseen {
 			f.Stats.Observe(stats.ClockSkew, object, max(e.SkewMS, -e.SkewMS))
@@ -90,28 +80,28 @@ func (f *Fleet) judgeBoxes(s *standing, h held) {
 	}
 }
 
-func (f *Fleet) judgePeers(ctx context.Context, tx *db.Tx, h held) error {
+func (f *Fleet) judgePeers(ctx context.Context, tx *db.Tx, h alarm.Held) error {
 	pairs, err := pair.List(ctx, tx)
 	for i := range pairs {
 		p := &pairs[i]
 		if p.PeerSite != "" && p.Trust == site.Trusted && (p.Status == pair.StatusLost || p.Status == pair.StatusRefused) {
-			h.add(alarm.PeerAway, "site "+string(p.PeerSite), p.OutError)
+			h.Add(alarm.PeerAway, "site "+string(p.PeerSite), p.OutError)
 		}
 	}
 	return err
 }
 
 // judgeDomain says what is wrong with a domain.
-func (f *Fleet) judgeDomain(ctx context.Context, tx *db.Tx, s *standing, d *site.ProtectedDomain, h held) error {
+func (f *Fleet) judgeDomain(ctx context.Context, tx *db.Tx, s *standing, d *site.ProtectedDomain, h alarm.Held) error {
 	if d.Mode == site.Periodic && d.From == f.Site {
-		h.add(alarm.NotProtected, "domain "+string(d.Name), "mode periodic is of no platform of this release: "+site.PeriodicRemedy)
+		h.Add(alarm.NotProtected, "domain "+string(d.Name), "mode periodic is of no platform of this release: "+site.PeriodicRemedy)
 	}
 	p := s.places[d.Name]
 	if p == nil {
 		return nil
 	}
 	if p.kind == errs.Unavailable.String() || p.kind == errs.Transient.String() {
-		h.add(alarm.StoreAway, "store "+string(d.Stores[0]), p.words)
+		h.Add(alarm.StoreAway, "store "+string(d.Stores[0]), p.words)
 	}
 	f.judgeCopies(s, d, h)
 	view, err := f.Inventory.View(ctx, tx, d.From)
@@ -121,7 +111,7 @@ func (f *Fleet) judgeDomain(ctx context.Context, tx *db.Tx, s *standing, d *site
 	away, gone := s.away[d.Name]
 	if gone && d.From == f.Site && away != f.Site {
 		if n := running(view, d); n > 0 {
-			h.add(alarm.SplitBrain, "domain "+string(d.Name), fmt.Sprintf("%d of its VMs run here, and it was recovered at site %s", n, away))
+			h.Add(alarm.SplitBrain, "domain "+string(d.Name), fmt.Sprintf("%d of its VMs run here, and it was recovered at site %s", n, away))
 		}
 	}
 	if gone && d.From != f.Site {
@@ -133,12 +123,12 @@ func (f *Fleet) judgeDomain(ctx context.Context, tx *db.Tx, s *standing, d *site
 	f.judgeHistory(s, d, h)
 	if p.id == "" {
 		if p.words != "" {
-			h.add(alarm.NotProtected, "domain "+string(d.Name), p.words)
+			h.Add(alarm.NotProtected, "domain "+string(d.Name), p.words)
 		}
 		return nil
 	}
 	if p.drva == "" {
-		h.add(alarm.NotProtected, "domain "+string(d.Name), "no DRVA has room for it")
+		h.Add(alarm.NotProtected, "domain "+string(d.Name), "no DRVA has room for it")
 	}
 	told := s.toldVMs(d.Name)
 	for _, ref := range d.VMs {
@@ -149,18 +139,18 @@ func (f *Fleet) judgeDomain(ctx context.Context, tx *db.Tx, s *standing, d *site
 		object := string(d.Name) + "/" + string(vm.Ref)
 		switch r := told[vm.ID]; {
 		case r == nil:
-			h.add(alarm.NotProtected, object, "no host component of its host protects it")
+			h.Add(alarm.NotProtected, object, "no host component of its host protects it")
 		case r.State == setup.Failing || r.State == setup.Disconnected:
-			h.add(alarm.NotProtected, object, r.Cause)
+			h.Add(alarm.NotProtected, object, r.Cause)
 		case len(r.Bare) > 0:
-			h.add(alarm.Unconfigured, object, fmt.Sprintf("%q", r.Bare))
+			h.Add(alarm.Unconfigured, object, fmt.Sprintf("%q", r.Bare))
 		}
 	}
 	return nil
 }
 
 // judgeCopies says what is wrong with the copies of a domain's container.
-func (f *Fleet) judgeCopies(s *standing, d *site.ProtectedDomain, h held) {
+func (f *Fleet) judgeCopies(s *standing, d *site.ProtectedDomain, h alarm.Held) {
 	box, r := s.reporter(f.Site, d)
 	if r == nil || s.enrols[box].Health == enrol.Silent {
 		return
@@ -168,11 +158,11 @@ func (f *Fleet) judgeCopies(s *standing, d *site.ProtectedDomain, h held) {
 	for i := range r.Copies {
 		switch c := &r.Copies[i]; c.State {
 		case setup.CopyAway:
-			h.add(alarm.StoreAway, "store "+string(c.Store), c.Cause)
+			h.Add(alarm.StoreAway, "store "+string(c.Store), c.Cause)
 		case setup.CopyFull, setup.CopyFailing:
-			h.add(alarm.CopyBehind, "domain "+string(d.Name), "store "+string(c.Store)+": "+c.Cause)
+			h.Add(alarm.CopyBehind, "domain "+string(d.Name), "store "+string(c.Store)+": "+c.Cause)
 		case setup.CopyFenced:
-			h.add(alarm.SplitBrain, "domain "+string(d.Name), "it was recovered from its copy in store "+string(c.Store))
+			h.Add(alarm.SplitBrain, "domain "+string(d.Name), "it was recovered from its copy in store "+string(c.Store))
 		case setup.CopyMaking, setup.CopyBehind, setup.CopyCurrent:
 		}
 	}
@@ -190,7 +180,7 @@ func running(view *site.View, d *site.ProtectedDomain) (n int) {
 
 // returned looks whether the old site of a domain that was recovered here is back with
 // its VMs, and tells the plan.
-func (f *Fleet) returned(ctx context.Context, tx *db.Tx, s *standing, d *site.ProtectedDomain, view *site.View, h held) error {
+func (f *Fleet) returned(ctx context.Context, tx *db.Tx, s *standing, d *site.ProtectedDomain, view *site.View, h alarm.Held) error {
 	at := s.at(d.Name)
 	if at.Failover != plan.FailedOver && at.Failover != plan.DomainSplitBrain || at.Reversed {
 		return nil
@@ -210,7 +200,7 @@ func (f *Fleet) returned(ctx context.Context, tx *db.Tx, s *standing, d *site.Pr
 	if !fresh || n == 0 {
 		return nil
 	}
-	h.add(alarm.SplitBrain, "domain "+string(d.Name), fmt.Sprintf("%d of its old VMs run at site %s", n, d.From))
+	h.Add(alarm.SplitBrain, "domain "+string(d.Name), fmt.Sprintf("%d of its old VMs run at site %s", n, d.From))
 	if at.Failover == plan.DomainSplitBrain || f.Tell == nil || at.Plan == "" {
 		return nil
 	}

@@ -19,18 +19,18 @@ const (
 )
 
 // judgeHistory says what is wrong with a domain's history, by what its DRVA tells.
-func (f *Fleet) judgeHistory(s *standing, d *site.ProtectedDomain, h held) {
+func (f *Fleet) judgeHistory(s *standing, d *site.ProtectedDomain, h alarm.Held) {
 	_, r := s.reporter(f.Site, d)
 	if r == nil || r.Upkeep == nil {
 		return
 	}
 	u, object := r.Upkeep, "domain "+string(d.Name)
 	if stuck := s.since(u.Stuck); stuck > stuckAfter {
-		h.add(alarm.UpkeepStuck, object, fmt.Sprintf("for %s: %s", stuck.Round(time.Hour), u.Error))
+		h.Add(alarm.UpkeepStuck, object, fmt.Sprintf("for %s: %s", stuck.Round(time.Hour), u.Error))
 	}
 	keep := &d.Retention
 	if keep.SizeLimit > 0 && keep.AlarmOnly && u.Needed > keep.SizeLimit {
-		h.add(alarm.HistoryFull, object, fmt.Sprintf("it needs %d bytes, its limit is %d", u.Needed, keep.SizeLimit))
+		h.Add(alarm.HistoryFull, object, fmt.Sprintf("it needs %d bytes, its limit is %d", u.Needed, keep.SizeLimit))
 	}
 	// What it should reach: its schedule, or its beginning. Points are as far apart as the
 	// widest slot has them.
@@ -40,7 +40,7 @@ func (f *Fleet) judgeHistory(s *standing, d *site.ProtectedDomain, h held) {
 		slack = max(slack, slot.Every.D()+shortBy)
 	}
 	if reach := s.since(u.Oldest); reach > 0 && should > 0 && reach+slack < should {
-		h.add(alarm.HistoryShort, object, fmt.Sprintf("it reaches back %s, and should %s", reach.Round(time.Minute), should.Round(time.Minute)))
+		h.Add(alarm.HistoryShort, object, fmt.Sprintf("it reaches back %s, and should %s", reach.Round(time.Minute), should.Round(time.Minute)))
 	}
 }
 

@@ -20,23 +20,13 @@ var (
 	deeply = append(slices.Clone(judged), alarm.NotReady)
 )
 
-// holds are alarms that hold, with what exactly it is.
-type holds map[alarm.Code]map[string]string
-
-func (h holds) add(c alarm.Code, object, detail string) {
-	if h[c] == nil {
-		h[c] = map[string]string{}
-	}
-	h[c][object] = detail
-}
-
 // Judge raises and clears the alarms of plans and runs; deep: of plans' readiness as
 // well. Any replica may do so at any time.
 func (o *Operator) Judge(ctx context.Context, d *db.DB, deep bool) error {
-	h := holds{}
+	h := alarm.Held{}
 	if err := d.View(ctx, func(tx *db.Tx) error {
 		clear(h)
-		if err := h.runs(ctx, tx); err != nil {
+		if err := waiting(ctx, tx, h); err != nil {
 			return err
 		}
 		plans, err := o.opts.World.Plans(ctx, tx)
@@ -56,8 +46,8 @@ func (o *Operator) Judge(ctx context.Context, d *db.DB, deep bool) error {
 	return d.Tx(ctx, func(tx *db.Tx) error { return alarm.Settle(ctx, tx, codes, h) })
 }
 
-// runs adds the runs that wait for people.
-func (h holds) runs(ctx context.Context, tx *db.Tx) error {
+// waiting adds the runs that wait for people.
+func waiting(ctx context.Context, tx *db.Tx, h alarm.Held) error {
 	for code, query := range map[alarm.Code]string{
 		alarm.RunParked: `SELECT id, subject, reason FROM runs WHERE state = 'parked' ORDER BY id LIMIT $1`,
 		alarm.RunWaits: `SELECT r.id, r.subject, max(s.name) FROM run_prompts p JOIN run_steps s ON s.run = p.run AND s.seq = p.seq JOIN runs r ON r.id = p.run
@@ -66,7 +56,7 @@ func (h holds) runs(ctx context.Context, tx *db.Tx) error {
 		if err := tx.Rows(ctx, query, []any{maxHeld}, func(scan func(...any) error) error {
 			var id, subject, why string
 			err := scan(&id, &subject, &why)
-			h.add(code, "run "+id, subject+": "+why)
+			h.Add(code, "run "+id, subject+": "+why)
 			return err
 		}); err != nil {
 			return err
@@ -76,14 +66,14 @@ func (h holds) runs(ctx context.Context, tx *db.Tx) error {
 }
 
 // judgePlan adds what is wrong with a plan.
-func (o *Operator) judgePlan(ctx context.Context, tx *db.Tx, p *plan.Plan, deep bool, h holds) error {
+func (o *Operator) judgePlan(ctx context.Context, tx *db.Tx, p *plan.Plan, deep bool, h alarm.Held) error {
 	s, err := o.Look(ctx, tx, p.Name)
 	if err != nil {
 		return err
 	}
 	object := "plan " + string(p.Name)
 	if code, words := overdue(p, &s, db.Time(tx.Now())); words != "" {
-		h.add(code, object, words)
+		h.Add(code, object, words)
 	}
 	if !deep || s.State != plan.Ready {
 		return nil
@@ -95,7 +85,7 @@ func (o *Operator) judgePlan(ctx context.Context, tx *db.Tx, p *plan.Plan, deep 
 	case err != nil:
 		return err
 	case r.Problems.Blocked():
-		h.add(alarm.NotReady, object, r.Problems.Err("operate.Judge").Error())
+		h.Add(alarm.NotReady, object, r.Problems.Err("operate.Judge").Error())
 	}
 	return nil
 }
